@@ -1,0 +1,8 @@
+"""The rows, the coordinate algebra and the preprocessing of the Caffe-era segmentation networks. numpy only: no framework is imported."""
+
+from segtwin.architectures import ROWS, Layer, Parameter, Row, get
+from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_label, read_image
+
+__version__ = "0.1.0"
+
+__all__ = ["ROWS", "Converted", "ImageError", "Layer", "Parameter", "Row", "__version__", "get", "preprocess", "preprocess_label", "read_image"]

@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the name `path` when the block ends, and is removed when the block fails or is interrupted.
+
+    The bytes are on disk before the name is: a crash leaves the old file or the new one. Missing folders are made.
+
+    Raises:
+        OSError: the folder cannot be made or written to, the disk is full.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # The last suffixes stay, because libraries choose formats by them (".weights.h5", ".npy").
+    draft = final.with_name(f".{secrets.token_hex(4)}.part-{final.name}")
+    try:
+        yield draft
+        descriptor = os.open(draft, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(draft, final)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""Weights of the Caffe-era networks from and to the files people have. No framework is needed to read one."""
+
+from __future__ import annotations
+
+import os
+
+from segtwin import __version__
+
+from segtwin_weights import safetensors_file, vgg16_npy
+from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
+from segtwin_weights.surgery import convert
+
+__all__ = ["Weights", "WeightsError", "__version__", "check_keys", "convert", "read", "write"]
+
+FORMATS = {"vgg16.npy": vgg16_npy, "safetensors": safetensors_file}
+SUFFIXES = {".npy": vgg16_npy, ".safetensors": safetensors_file}
+
+
+def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
+    """Read weights. The format is told by the file's content, not by its name.
+
+    Args:
+        path: the file.
+        format: "vgg16.npy" or "safetensors", to insist on one.
+
+    Raises:
+        WeightsError: the file is empty, damaged, hostile or of another format; one line with its name, the reason and what to do.
+        OSError: it cannot be read.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+    return FORMATS[format or file_kind(path)].read(path)
+
+
+def write(weights: Weights, path: str | os.PathLike[str]) -> None:
+    """Write weights; the name's ending chooses the format: .safetensors, or .npy for the schema of vgg16.npy.
+
+    The file appears whole or not at all.
+
+    Raises:
+        WeightsError: the ending is unknown, or the format cannot hold these weights.
+        OSError: the file cannot be written.
+    """
+    for suffix, module in SUFFIXES.items():
+        if os.fspath(path).endswith(suffix):
+            return module.write(weights, path)
+    raise WeightsError(f"{path}: the name has to end in {' or '.join(SUFFIXES)}")

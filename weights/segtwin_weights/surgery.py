@@ -1,0 +1,120 @@
+"""Net surgery: weights of one network as the start of another, as `solve.py` and `surgery.py` of fcn.berkeleyvision.org do it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from segtwin import __version__, architectures, geometry
+
+from segtwin_weights.hub import Weights, WeightsError
+
+SCORE_INITS = ("fc8-average", "zeros")
+
+
+class Change(NamedTuple):
+    """What became of one blob."""
+
+    blob: str
+    what: str
+    """copied, reshaped, averaged, zero, bilinear or dropped."""
+    source: str
+    shape: tuple[int, ...]
+
+
+def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
+    """Weights of a VGG-16 classifier as those that an FCN starts its training from.
+
+    Convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of neighbouring classes
+    of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does); the other score layers are zero and the deconvolutions bilinear
+    (`surgery.interp`). Arrays are shared with `weights` where no number changes.
+
+    Args:
+        weights: of a VGG-16, with any widths, in Caffe's layouts.
+        to: name of the row to make.
+        num_classes: of the result; by default the row's own. Averaging needs fewer than fc8 has.
+        score_init: "fc8-average" or "zeros".
+        seed: unused by the Caffe nets, where nothing starts at random.
+
+    Raises:
+        WeightsError: the weights are not a VGG-16's, or the number of classes cannot be made.
+        ValueError: there is no such row or `score_init`.
+    """
+    return convert_with_report(weights, to, num_classes, score_init)[0]
+
+
+def convert_with_report(
+    weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average"
+) -> tuple[Weights, list[Change]]:
+    """`convert`, and what became of each blob."""
+    row = architectures.get(to)
+    if row.name not in architectures.ROWS:
+        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(architectures.ROWS)}")
+    if score_init not in SCORE_INITS:
+        raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
+    classes = row.num_classes if num_classes is None else num_classes
+    widths = classifier_widths(weights)
+    if classes < 1:
+        raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
+    originals = len(weights["fc8/bias"])
+    if score_init == "fc8-average" and classes >= originals:
+        raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
+
+    blobs: dict[str, np.ndarray] = {}
+    changes = []
+    for name, shape, _, _, fill in row.parameters(classes, widths):
+        layer, kind = name.split("/")
+        if layer == "score_fr" and score_init == "fc8-average":
+            blobs[name], what, source = average_classes(weights[f"fc8/{kind}"], classes).reshape(shape), "averaged", f"fc8/{kind}"
+        elif name in weights:
+            source = name
+            what = "copied" if weights[name].shape == shape else "reshaped"
+            blobs[name] = weights[name].reshape(shape)
+        elif fill == "bilinear":
+            blobs[name], what, source = geometry.bilinear_deconvolution(classes, shape[-1]), "bilinear", ""
+        else:
+            blobs[name], what, source = np.full(shape, fill, np.float32), "zero", ""
+        changes.append(Change(name, what, source, shape))
+    used = {change.source for change in changes}
+    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
+
+    metadata = {
+        "architecture": row.name,
+        "num_classes": classes,
+        "widths": list(widths),
+        "colour": row.colour,
+        "mean": list(row.mean),
+        "version": __version__,
+        **{key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata},
+    }
+    if row.classes and classes == len(row.classes):
+        metadata["classes"] = list(row.classes)
+    return Weights(blobs, metadata), changes
+
+
+def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
+    """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
+
+    Source: `_summary_reshape` and `_bias_reshape` of tensorflow-fcn. The mean is taken in float32, as numpy takes it there.
+    """
+    each = len(blob) // classes
+    return blob[: each * classes].reshape(classes, each, *blob.shape[1:]).mean(axis=1)
+
+
+def classifier_widths(weights: Weights) -> tuple[int, ...]:
+    """(c1, c2, c3, c4, c5, fc6, fc7) of a VGG-16's weights, read off the arrays.
+
+    Raises:
+        WeightsError: they are not a VGG-16's, or contradict each other.
+    """
+    row = architectures.VGG16
+    biases = {layer.width: weights[f"{layer.name}/bias"] for layer in row.layers if layer.width and f"{layer.name}/bias" in weights}
+    if set(biases) != {*row.widths, "classes"}:
+        raise WeightsError(f"the weights are no VGG-16 classifier: {weights!r} has no {sorted({*row.widths, 'classes'} - set(biases))[0]} layers")
+    widths = tuple(len(biases[name]) for name in row.widths)
+    for name, shape, *_ in row.parameters(len(biases["classes"]), widths):
+        if name not in weights:
+            raise WeightsError(f"the weights are no VGG-16 classifier: {name} is missing")
+        if weights[name].shape != shape:
+            raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
+    return widths
