@@ -118,3 +118,22 @@ def classifier_widths(weights: Weights) -> tuple[int, ...]:
         if weights[name].shape != shape:
             raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
     return widths
+
+
+def untrained(
+    row: str | architectures.Row,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    widths: tuple[int, ...] | None = None,
+    seed: int | None = None,
+) -> Weights:
+    """What a network holds before anything is loaded into it: what its original starts with.
+
+    net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear deconvolutions: they are meant to be started
+    from a VGG-16, by `convert`. Nothing in them is random, so `seed` changes nothing.
+    """
+    row = architectures.get(row)
+    blobs = {}
+    for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels):
+        blobs[name] = geometry.bilinear_deconvolution(shape[0], shape[-1]) if fill == "bilinear" else np.full(shape, fill, np.float32)
+    return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)})

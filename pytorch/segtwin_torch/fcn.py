@@ -1,0 +1,126 @@
+"""FCN-8s in PyTorch: VGG-16 as a fully convolutional network, with its coarse scores fused with those of pool4 and pool3.
+
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
+Layer for layer `voc-fcn8s/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there.
+Its twin is `segtwin_keras/fcn.py`.
+
+Departures from the original: none in what is computed. The data and loss layers are not part of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+
+class Forget(dict[str, Tensor]):
+    """The default notebook of blobs: keeps nothing, so that inference frees each blob as it goes."""
+
+    def __setitem__(self, name: str, blob: Tensor) -> None: ...
+
+
+Notebook = MutableMapping[str, Tensor]
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, pad: int = 1) -> nn.Conv2d:
+    """A convolution of stride 1."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=pad)
+
+
+def pool(x: Tensor) -> Tensor:
+    """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge."""
+    return max_pool2d(x, 2, ceil_mode=True)
+
+
+def upscore(channels: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
+    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full weights: a diagonal of kernels."""
+    return nn.ConvTranspose2d(channels, channels, kernel, stride, bias=False).requires_grad_(False)
+
+
+def crop(x: Tensor, like: Tensor, offset: int) -> Tensor:
+    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of `geometry.crop_offsets`, and tested to be."""
+    height, width = like.shape[2:]
+    return x[:, :, offset : offset + height, offset : offset + width]
+
+
+class Features(nn.Module):
+    """What the FCNs share: VGG-16, its classifier turned into convolutions."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        c1, c2, c3, c4, c5, c6, c7 = widths
+        self.conv1_1, self.conv1_2 = conv(in_channels, c1, pad=100), conv(c1, c1)
+        self.conv2_1, self.conv2_2 = conv(c1, c2), conv(c2, c2)
+        self.conv3_1, self.conv3_2, self.conv3_3 = conv(c2, c3), conv(c3, c3), conv(c3, c3)
+        self.conv4_1, self.conv4_2, self.conv4_3 = conv(c3, c4), conv(c4, c4), conv(c4, c4)
+        self.conv5_1, self.conv5_2, self.conv5_3 = conv(c4, c5), conv(c5, c5), conv(c5, c5)
+        self.fc6, self.fc7 = conv(c5, c6, kernel=7, pad=0), conv(c6, c7, kernel=1, pad=0)
+        self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)  # of elements, as Caffe's; not of whole channels
+
+    def features(self, data: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
+        """pool3, pool4 and fc7 of an image N×C×H×W."""
+        # 100 pixels of padding: even a 1×1 image reaches fc6, whose 7×7 window needs a pool5 of 7×7
+        x = n["conv1_1"] = relu(self.conv1_1(data))  # N×64×(H+198)×(W+198)
+        x = n["conv1_2"] = relu(self.conv1_2(x))
+        x = n["pool1"] = pool(x)  # N×64×⌈(H+198)/2⌉×…
+
+        x = n["conv2_1"] = relu(self.conv2_1(x))
+        x = n["conv2_2"] = relu(self.conv2_2(x))
+        x = n["pool2"] = pool(x)  # N×128×⌈(H+198)/4⌉×…
+
+        x = n["conv3_1"] = relu(self.conv3_1(x))
+        x = n["conv3_2"] = relu(self.conv3_2(x))
+        x = n["conv3_3"] = relu(self.conv3_3(x))
+        pool3 = x = n["pool3"] = pool(x)  # N×256×⌈(H+198)/8⌉×…
+
+        x = n["conv4_1"] = relu(self.conv4_1(x))
+        x = n["conv4_2"] = relu(self.conv4_2(x))
+        x = n["conv4_3"] = relu(self.conv4_3(x))
+        pool4 = x = n["pool4"] = pool(x)  # N×512×⌈(H+198)/16⌉×…
+
+        x = n["conv5_1"] = relu(self.conv5_1(x))
+        x = n["conv5_2"] = relu(self.conv5_2(x))
+        x = n["conv5_3"] = relu(self.conv5_3(x))
+        x = n["pool5"] = pool(x)  # N×512×h×w, h = ⌈(H+198)/32⌉
+
+        x = n["fc6"] = self.drop6(relu(self.fc6(x)))  # N×4096×(h−6)×(w−6)
+        fc7 = n["fc7"] = self.drop7(relu(self.fc7(x)))
+        return pool3, pool4, fc7
+
+
+class FCN8s(Features):
+    """voc-fcn8s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+
+    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__(in_channels, widths, dropout)
+        _, _, c3, c4, _, _, c7 = widths
+        self.score_fr = conv(c7, num_classes, kernel=1, pad=0)
+        self.upscore2 = upscore(num_classes, kernel=4, stride=2)
+        self.score_pool4 = conv(c4, num_classes, kernel=1, pad=0)
+        self.upscore_pool4 = upscore(num_classes, kernel=4, stride=2)
+        self.score_pool3 = conv(c3, num_classes, kernel=1, pad=0)
+        self.upscore8 = upscore(num_classes, kernel=16, stride=8)
+
+    def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        n = Forget() if n is None else n
+        n["data"] = data
+        pool3, pool4, fc7 = self.features(data, n)
+
+        x = n["score_fr"] = self.score_fr(fc7)
+        x = n["upscore2"] = self.upscore2(x)
+
+        skip = n["score_pool4"] = self.score_pool4(pool4)
+        skip = n["score_pool4c"] = crop(skip, like=x, offset=5)
+        x = n["fuse_pool4"] = x + skip
+        x = n["upscore_pool4"] = self.upscore_pool4(x)
+
+        skip = n["score_pool3"] = self.score_pool3(pool3)
+        skip = n["score_pool3c"] = crop(skip, like=x, offset=9)
+        x = n["fuse_pool3"] = x + skip
+        x = n["upscore8"] = self.upscore8(x)
+
+        x = n["score"] = crop(x, like=data, offset=31)  # N×classes×H×W
+        return x

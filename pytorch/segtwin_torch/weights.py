@@ -1,0 +1,53 @@
+"""Between the hub and a torch model: one table, walked both ways.
+
+torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import segtwin_weights
+import torch
+from segtwin_weights import Weights
+from torch import nn
+
+
+def table(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Hub name → the model's own tensor."""
+    return {name.replace(".", "/"): tensor for name, tensor in model.state_dict().items()}
+
+
+def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) -> None:
+    """Copy weights into a model. The model is untouched unless all of them fit.
+
+    Args:
+        model: made by `build`.
+        weights: of exactly this network, or a file that `segtwin_weights.read` understands.
+
+    Raises:
+        KeyError: names are missing or left over; the first of each and the count are named.
+        ValueError: a shape differs; the first and the count are named.
+        WeightsError, OSError: the file cannot be read.
+    """
+    if isinstance(weights, str | os.PathLike):
+        weights = segtwin_weights.read(weights)
+    slots = table(model)
+    segtwin_weights.check_keys(
+        {name: np.shape(blob) for name, blob in weights.items()}, {name: tuple(slot.shape) for name, slot in slots.items()}, _name(model)
+    )
+    with torch.no_grad():
+        for name, slot in slots.items():
+            slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
+    model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}  # type: ignore[assignment]
+
+
+def read_weights(model: nn.Module) -> Weights:
+    """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
+    blobs = {name: slot.detach().cpu().numpy().copy() for name, slot in table(model).items()}
+    return Weights(blobs, getattr(model, "weights_metadata", {}))
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "name", type(model).__name__))

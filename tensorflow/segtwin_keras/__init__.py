@@ -1,0 +1,111 @@
+"""The Caffe-era segmentation networks in Keras. `segtwin_torch` has the same functions for the same networks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+from segtwin import __version__, architectures
+from segtwin_weights import Weights, untrained
+
+from segtwin_keras.export import export_onnx, save_checkpoint
+from segtwin_keras.fcn import fcn8s
+from segtwin_keras.weights import load_weights, read_weights
+
+__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
+
+NETWORKS = {"fcn8s": fcn8s}
+DROPOUT = 0.5
+
+
+def names() -> list[str]:
+    """The networks that `build` makes."""
+    return list(NETWORKS)
+
+
+def build(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    widths: tuple[int, ...] | None = None,
+    weights: Weights | str | os.PathLike[str] | None = None,
+    logits: bool = False,
+    dropout: float | None = None,
+    dtype: str = "float32",
+    seed: int | None = None,
+    **row_options: Any,
+) -> keras.Model:
+    """Make a network.
+
+    Args:
+        name: one of `names()`.
+        num_classes: outputs; by default the row's own (21 for the FCNs).
+        in_channels: channels of the image; by default the row's own (3).
+        widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests.
+        weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.untrained`: the
+            Caffe nets at zero).
+        logits: changes nothing in the Caffe nets, whose scores are logits.
+        dropout: rate after fc6 and fc7 in training; 0.5 as in net.py.
+        dtype: "float32" or "float64", of all weights and blobs.
+        seed: of what starts at random: nothing in the Caffe nets.
+
+    Returns:
+        A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
+
+    Raises:
+        ValueError: there is no such network, width, dtype or option.
+        KeyError, ValueError, WeightsError, OSError: of `load_weights`.
+    """
+    row = checked(name, dtype, row_options)
+    with every_layer_in(dtype):
+        model = NETWORKS[name](
+            num_classes=row.num_classes if num_classes is None else num_classes,
+            in_channels=row.in_channels if in_channels is None else in_channels,
+            widths=tuple(row.resolve_widths(widths).values()),
+            dropout=DROPOUT if dropout is None else dropout,
+        )
+    load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
+    return model
+
+
+class every_layer_in:  # noqa: N801 - reads as the context it is
+    """Layers made inside compute and keep their weights in `dtype`. A policy set later would change nothing."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.dtype)
+
+    def __exit__(self, *_: object) -> None:
+        keras.config.set_dtype_policy(self.before)
+
+
+def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
+    """The row of a network that `build` can make with these options."""
+    if name not in NETWORKS:
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
+    if row_options:
+        raise ValueError(f"{name} has no option {', '.join(row_options)}")
+    return architectures.get(name)
+
+
+def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Every blob of an inference pass under its original name.
+
+    Args:
+        model: made by `build`.
+        x: N×H×W×C.
+
+    Returns:
+        Blob name → N×C×H×W in the model's dtype, in the order of the row.
+    """
+    names = architectures.get(model.name).blobs
+    notebook = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
+    values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)
+    return {name: np.ascontiguousarray(keras.ops.convert_to_numpy(values[name]).transpose(0, 3, 1, 2)) for name in names}

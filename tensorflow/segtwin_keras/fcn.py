@@ -1,0 +1,109 @@
+"""FCN-8s in Keras: VGG-16 as a fully convolutional network, with its coarse scores fused with those of pool4 and pool3.
+
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
+Layer for layer `voc-fcn8s/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there.
+Its twin is `segtwin_torch/fcn.py`.
+
+Departures from the original: none in what is computed. The data and loss layers are not part of the model; blobs are N×H×W×C.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import KerasTensor, layers, ops
+
+
+def conv(x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu") -> KerasTensor:
+    """A convolution of stride 1, with the ReLU that Caffe runs in its place. Layers start at zero: `build` fills them."""
+    if pad:
+        x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
+    return layers.Conv2D(filters, kernel, activation=activation, kernel_initializer="zeros", name=name)(x)
+
+
+def pool(x: KerasTensor, name: str) -> KerasTensor:
+    """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge, as it does in TensorFlow's SAME."""
+    return layers.MaxPooling2D(2, padding="same", name=name)(x)
+
+
+def upscore(x: KerasTensor, name: str, kernel: int, stride: int) -> KerasTensor:
+    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full weights: a diagonal of kernels."""
+    return layers.Conv2DTranspose(x.shape[-1], kernel, stride, use_bias=False, kernel_initializer="zeros", trainable=False, name=name)(x)
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class Crop(layers.Layer):
+    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of `geometry.crop_offsets`, and tested to be."""
+
+    def __init__(self, offset: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.offset = offset
+
+    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
+        """Rows and columns of `x`; channels and batch stay."""
+        _, height, width, _ = ops.shape(like)
+        return x[:, self.offset : self.offset + height, self.offset : self.offset + width]
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "offset": self.offset}
+
+
+def crop(x: KerasTensor, name: str, like: KerasTensor, offset: int) -> KerasTensor:
+    """A `Crop` layer."""
+    return Crop(offset, name=name)(x, like)
+
+
+def features(data: KerasTensor, widths: tuple[int, ...], dropout: float) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
+    """pool3, pool4 and fc7 of an image N×H×W×C: what the FCNs share, VGG-16, its classifier turned into convolutions."""
+    c1, c2, c3, c4, c5, c6, c7 = widths
+    # 100 pixels of padding: even a 1×1 image reaches fc6, whose 7×7 window needs a pool5 of 7×7
+    x = conv(data, c1, "conv1_1", pad=100)  # N×(H+198)×(W+198)×64
+    x = conv(x, c1, "conv1_2")
+    x = pool(x, "pool1")  # N×⌈(H+198)/2⌉×…×64
+
+    x = conv(x, c2, "conv2_1")
+    x = conv(x, c2, "conv2_2")
+    x = pool(x, "pool2")  # N×⌈(H+198)/4⌉×…×128
+
+    x = conv(x, c3, "conv3_1")
+    x = conv(x, c3, "conv3_2")
+    x = conv(x, c3, "conv3_3")
+    pool3 = x = pool(x, "pool3")  # N×⌈(H+198)/8⌉×…×256
+
+    x = conv(x, c4, "conv4_1")
+    x = conv(x, c4, "conv4_2")
+    x = conv(x, c4, "conv4_3")
+    pool4 = x = pool(x, "pool4")  # N×⌈(H+198)/16⌉×…×512
+
+    x = conv(x, c5, "conv5_1")
+    x = conv(x, c5, "conv5_2")
+    x = conv(x, c5, "conv5_3")
+    x = pool(x, "pool5")  # N×h×w×512, h = ⌈(H+198)/32⌉
+
+    x = layers.Dropout(dropout, name="drop6")(conv(x, c6, "fc6", kernel=7, pad=0))  # N×(h−6)×(w−6)×4096
+    fc7 = layers.Dropout(dropout, name="drop7")(conv(x, c7, "fc7", kernel=1, pad=0))
+    return pool3, pool4, fc7
+
+
+def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+    """voc-fcn8s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
+    pool3, pool4, fc7 = features(data, widths, dropout)
+
+    x = conv(fc7, num_classes, "score_fr", kernel=1, pad=0, activation=None)
+    x = upscore(x, "upscore2", kernel=4, stride=2)
+
+    skip = conv(pool4, num_classes, "score_pool4", kernel=1, pad=0, activation=None)
+    skip = crop(skip, "score_pool4c", like=x, offset=5)
+    x = layers.Add(name="fuse_pool4")([x, skip])
+    x = upscore(x, "upscore_pool4", kernel=4, stride=2)
+
+    skip = conv(pool3, num_classes, "score_pool3", kernel=1, pad=0, activation=None)
+    skip = crop(skip, "score_pool3c", like=x, offset=9)
+    x = layers.Add(name="fuse_pool3")([x, skip])
+    x = upscore(x, "upscore8", kernel=16, stride=8)
+
+    x = crop(x, "score", like=data, offset=31)  # N×H×W×classes
+    return keras.Model(data, x, name="fcn8s")

@@ -1,0 +1,109 @@
+"""ONNX files: a graph without weights, and the weights put into it on the way to the disk.
+
+The exporters of both frameworks hand over a skeleton whose weights are inputs under their hub names. Caffe's layouts are ONNX's (Conv O×I×kh×kw,
+ConvTranspose I×O×kh×kw), so the arrays of the hub become its initializers as they are, one at a time: memory never holds a second copy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from segtwin import __version__
+from segtwin.architectures import Row
+from segtwin.files import whole
+
+EXTERNAL_ABOVE = 100_000_000
+"""Bytes of weights from which on they go into a file of their own beside the graph."""
+ALIGNMENT = 4096
+"""A tensor in the data file begins on a page, so that runtimes can map it."""
+
+
+def metadata_of(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ONNX file says of itself: the row, and how an image has to be prepared."""
+    known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes") if key in weights_metadata}
+    return {
+        "architecture": row.name,
+        "version": __version__,
+        "colour": row.colour,
+        "mean": list(row.mean),
+        "preprocessing": f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255 minus mean",
+        "citation": row.citation,
+        **known,
+    }
+
+
+def write(
+    skeleton: onnx.ModelProto,
+    weights: Iterable[tuple[str, np.ndarray]],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    external_data: bool | None = None,
+) -> None:
+    """Write a skeleton with its weights.
+
+    Args:
+        skeleton: its inputs are the data and every weight under its hub name; changed in place.
+        weights: hub name → array, for every weight input of the skeleton; read once, in order.
+        path: the .onnx file. External weights go to `path` + ".data".
+        metadata: becomes metadata_props, values that are no strings as JSON.
+        external_data: weights in a file of their own (True), in the .onnx (False), or as their size asks (None: above 100 MB).
+
+    Raises:
+        ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB.
+        OSError: a file cannot be written.
+    """
+    graph = skeleton.graph
+    data, *slots = graph.input
+    wanted = {slot.name: tuple(dim.dim_value for dim in slot.type.tensor_type.shape.dim) for slot in slots}
+    size = sum(math.prod(shape) * ITEM_SIZES[slot.type.tensor_type.elem_type] for slot, shape in zip(slots, wanted.values(), strict=True))
+    if external_data is None:
+        external_data = size > EXTERNAL_ABOVE
+    if not external_data and size >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ValueError(f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on")
+    del graph.input[:]
+    graph.input.append(data)
+
+    path = Path(path)
+    beside = path.with_name(path.name + ".data")
+    with ExitStack() as stack:
+        draft = stack.enter_context(whole(path))  # takes its name last: a graph never appears before its data
+        file = stack.enter_context(open(stack.enter_context(whole(beside)), "wb")) if external_data else None
+        for name, array in weights:
+            if wanted.pop(name, None) != array.shape:
+                raise ValueError(f"{path}: the graph has no weight {name} of shape {array.shape}")
+            graph.initializer.append(_initializer(name, array, file, beside.name))
+            del array
+        if wanted:
+            raise ValueError(f"{path}: no weights for {', '.join(wanted)}")
+        if file is not None:
+            file.flush()
+        del skeleton.metadata_props[:]
+        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()})
+        skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
+        draft.write_bytes(skeleton.SerializeToString())
+
+
+ITEM_SIZES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8}
+
+
+def _initializer(name: str, array: np.ndarray, file: BinaryIO | None, location: str) -> TensorProto:
+    tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    array = np.ascontiguousarray(array)
+    if file is None:
+        tensor.raw_data = array.tobytes()
+        return tensor
+    file.write(bytes(-file.tell() % ALIGNMENT))
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    file.write(array.reshape(-1).view(np.uint8).data)
+    return tensor
