@@ -177,6 +177,12 @@ class Row:
         """Every blob of a forward pass, in order: the input, then the top of each layer."""
         return (self.input, *(layer.name for layer in self.layers))
 
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the output has the rows and columns of the input."""
+        last = self.layer(self.output)
+        return last.kind == "Crop" and last.bottoms[1] == self.input
+
     def resolve_widths(self, widths: Iterable[int] | None = None) -> dict[str, int]:
         """The row's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7) for the VGG nets.
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common as passes
+from onnxscript.optimizer import optimize
 from segtwin import architectures
 from segtwin.files import whole
 from segtwin_weights import onnx_file
 from torch import nn
 from torch.export import Dim
+from torch.func import functional_call
 
 from segtwin_torch.weights import table
 
@@ -42,7 +47,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], opset: int = OPS
     """
     row = architectures.get(str(model.name))
     weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items())
-    onnx_file.write(skeleton(model, opset), weights, path, onnx_file.metadata_of(row, getattr(model, "weights_metadata", {})), external_data)
+    onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -56,49 +61,85 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class EveryBlob(nn.Module):
-    """A model whose outputs are all of its blobs, in order, but for the input."""
+    """A model as a function of its weights, whose outputs are all of its blobs after the input, in order."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Every blob after the input."""
+    def forward(self, data: torch.Tensor, weights: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Every blob but the input."""
         notebook: dict[str, torch.Tensor] = {}
-        self.model(data, notebook)
+        functional_call(self.model, weights, (data, notebook))
         return tuple(notebook.values())[1:]
 
 
 def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(str(model.name))
+    blobs = list(row.blobs[1:])
+    slots = table(model)
+    weights = {name.replace("/", "."): tensor for name, tensor in slots.items()}
+    first = next(iter(weights.values()))
+    data = torch.zeros(2, first.shape[1], 67, 91, dtype=first.dtype, device=first.device)  # 0 and 1 would be taken for constants
+
     training = model.training
-    like = next(model.parameters())
-    example = torch.zeros(2, next(model.parameters()).shape[1], 67, 91, dtype=like.dtype, device=like.device)
-    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        program = torch.onnx.export(
-            EveryBlob(model).eval(),
-            (example,),
-            input_names=[row.input],
-            output_names=list(row.blobs[1:]),
-            dynamic_shapes=(free,),
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+        with without("torchvision", "triton"):
+            program = torch.onnx.export(
+                EveryBlob(model).eval(),
+                (data,),
+                kwargs={"weights": weights},
+                input_names=[row.input, *slots],
+                output_names=blobs,
+                dynamic_shapes={"data": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, "weights": dict.fromkeys(weights)},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
     finally:
         model.train(training)
     assert program is not None
-    graph = program.model.graph
-    for name in list(graph.initializers):
-        value = graph.initializers[name]
-        if name.startswith("model."):
-            del graph.initializers[name]
-            value.name = name.removeprefix("model.").replace(".", "/")
-            value.const_value = None
-            graph.inputs.append(value)
+    graph = program.model
+    tidy(graph, row.output)
+    return ir.to_proto(graph)
+
+
+@contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Once TensorFlow is there, these count as not installed unless they are there too.
+
+    torch.onnx imports torchvision and triton for operators that no network here has. After TensorFlow, either import aborts the interpreter
+    ("LLVM ERROR: inconsistency in registered CommandLine options"), because each brings an LLVM.
+    """
+    absent = [name for name in modules if name not in sys.modules] if "tensorflow" in sys.modules else []
+    loggers = [logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "torch.utils.flop_counter")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers if absent else []:
+            logger.setLevel(logging.ERROR)
+        sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # None: an import of it fails
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def tidy(model: ir.Model, output: str) -> None:
+    """Keep one output, and cut rows and columns in one Slice, not in two."""
+    graph = model.graph
     for value in list(graph.outputs):
-        if value.name != row.output:
+        if value.name != output:
             graph.outputs.remove(value)
-    return ir.to_proto(program.model)
+    for columns in list(graph):
+        rows = columns.inputs[0].producer() if columns.op_type == "Slice" and columns.inputs[0] is not None else None
+        if rows is not None and rows.op_type == "Slice" and len(rows.outputs[0].uses()) == 1 and not rows.outputs[0].is_graph_output():
+            both = [ir.node("Concat", [rows.inputs[i], columns.inputs[i]], attributes={"axis": 0}) for i in range(1, 5)]
+            graph.insert_before(columns, both)
+            columns.replace_input_with(0, rows.inputs[0])
+            for i, concat in enumerate(both, start=1):
+                columns.replace_input_with(i, concat.outputs[0])
+    optimize(model)  # folds the Concats of constants
+    passes.ClearMetadataAndDocStringPass()(model)  # traces of the exporting machine

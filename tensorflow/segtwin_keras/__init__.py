@@ -108,4 +108,4 @@ def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     names = architectures.get(model.name).blobs
     notebook = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
     values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)
-    return {name: np.ascontiguousarray(keras.ops.convert_to_numpy(values[name]).transpose(0, 3, 1, 2)) for name in names}
+    return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in names}

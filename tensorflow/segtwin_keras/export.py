@@ -1,2 +1,75 @@
-def export_onnx(): ...
-def save_checkpoint(): ...
+"""From a Keras model to ONNX, and to Keras' own weights file.
+
+tf2onnx traces the network with every blob as an output, so that each keeps its name in the graph; then the outputs are reduced to the row's
+one. The weights stay out of the trace and are put into the file as the hub has them: with 537 MB of them inside, tf2onnx and Keras' own
+exporter take more than 24 GB.
+"""
+
+from __future__ import annotations
+
+import os
+
+import keras
+import numpy as np
+import onnx
+import onnx_ir as ir
+import tensorflow as tf
+from segtwin import architectures
+from segtwin.files import whole
+from segtwin_weights import onnx_file
+
+from segtwin_keras import onnx_graph
+from segtwin_keras.weights import hub_array, table
+
+OPSET = 18
+
+
+def export_onnx(model: keras.Model, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None) -> None:
+    """Write a model as ONNX.
+
+    The graph takes one input N×C×H×W under the row's name (`data`) and gives one output N×classes×H×W (`score`); N, H and W are free. Row,
+    colour order and mean stand in its metadata.
+
+    Args:
+        model: made by `build`; exported as in inference.
+        path: the .onnx file; external weights go to `path` + ".data".
+        opset: version of the ONNX operators, 18 (the last that tf2onnx knows).
+        external_data: weights in a file of their own: None (above 100 MB), True or False.
+
+    Raises:
+        ValueError: the weights are above 2 GB and `external_data` is False.
+        OSError: a file cannot be written.
+    """
+    row = architectures.get(model.name)
+    weights = ((name, hub_array(*slot)) for name, slot in table(model).items())
+    onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
+
+
+def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Write the weights as Keras does (.weights.h5), which `model.load_weights(path)` reads.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with whole(path) as draft:
+        model.save_weights(draft)
+
+
+def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
+    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
+    row = architectures.get(model.name)
+    blobs = list(row.blobs[1:])
+    every_blob = keras.Model(model.input, [model.get_layer(name).output for name in blobs])
+    dtype = model.input.dtype
+    every_blob(np.zeros((1, 8, 8, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
+    slots = {name: variable for name, (variable, _) in table(model).items()}
+
+    def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:
+        with keras.StatelessScope(state_mapping=list(zip(slots.values(), weights, strict=True))):
+            return every_blob(data, training=False)
+
+    signature = [tf.TensorSpec((None, None, None, model.input.shape[-1]), dtype, name=row.input)]
+    signature += [tf.TensorSpec(variable.shape, dtype, name=name.replace("/", ".")) for name, variable in slots.items()]
+    graph = onnx_graph.convert(tf.function(forward, input_signature=signature, autograph=False), signature, opset, row.input, blobs)
+    onnx_graph.tidy(graph, list(slots), row.output)
+    return ir.to_proto(graph)

@@ -63,7 +63,7 @@ def read_weights(model: keras.Model) -> Weights:
 
 def hub_array(variable: Any, to_keras: tuple[int, ...]) -> np.ndarray:
     """One variable in the hub's layout, contiguous."""
-    return np.array(np.transpose(keras.ops.convert_to_numpy(variable), np.argsort(to_keras)), order="C")
+    return np.array(np.transpose(variable.numpy(), np.argsort(to_keras)), order="C")
 
 
 def _hub_shape(variable: Any, to_keras: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ ALIGNMENT = 4096
 """A tensor in the data file begins on a page, so that runtimes can map it."""
 
 
-def metadata_of(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
+def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What an ONNX file says of itself: the row, and how an image has to be prepared."""
     known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes") if key in weights_metadata}
     return {
@@ -45,6 +45,7 @@ def write(
     skeleton: onnx.ModelProto,
     weights: Iterable[tuple[str, np.ndarray]],
     path: str | os.PathLike[str],
+    row: Row,
     metadata: Mapping[str, Any],
     external_data: bool | None = None,
 ) -> None:
@@ -54,7 +55,8 @@ def write(
         skeleton: its inputs are the data and every weight under its hub name; changed in place.
         weights: hub name → array, for every weight input of the skeleton; read once, in order.
         path: the .onnx file. External weights go to `path` + ".data".
-        metadata: becomes metadata_props, values that are no strings as JSON.
+        row: what the graph computes.
+        metadata: of the weights; goes into metadata_props with the row's, values that are no strings as JSON.
         external_data: weights in a file of their own (True), in the .onnx (False), or as their size asks (None: above 100 MB).
 
     Raises:
@@ -62,15 +64,19 @@ def write(
         OSError: a file cannot be written.
     """
     graph = skeleton.graph
-    data, *slots = graph.input
+    slots = list(graph.input)[1:]
     wanted = {slot.name: tuple(dim.dim_value for dim in slot.type.tensor_type.shape.dim) for slot in slots}
     size = sum(math.prod(shape) * ITEM_SIZES[slot.type.tensor_type.elem_type] for slot, shape in zip(slots, wanted.values(), strict=True))
     if external_data is None:
         external_data = size > EXTERNAL_ABOVE
     if not external_data and size >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ValueError(f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on")
-    del graph.input[:]
-    graph.input.append(data)
+    del graph.input[1:]
+    _name_axes(graph.input[0], ("N", "", "H", "W"))
+    _name_axes(graph.output[0], ("N", "", *(("H", "W") if row.keeps_size else ("output rows", "output columns"))))
+    for node in graph.node:
+        node.name = node.output[0]
+    del graph.value_info[:]
 
     path = Path(path)
     beside = path.with_name(path.name + ".data")
@@ -87,9 +93,17 @@ def write(
         if file is not None:
             file.flush()
         del skeleton.metadata_props[:]
-        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()})
+        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in properties(row, metadata).items()})
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
+
+
+def _name_axes(value: onnx.ValueInfoProto, names: tuple[str, ...]) -> None:
+    """Axes without a name keep their size."""
+    del value.metadata_props[:]
+    for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+        if name:
+            axis.dim_param = name
 
 
 ITEM_SIZES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8}

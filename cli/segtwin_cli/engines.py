@@ -1,0 +1,39 @@
+"""Ways to compute a network's blobs, one function an engine, all with the same arguments: what parity is measured between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+
+def onnx_blobs(path: str | os.PathLike[str], data: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Blobs of an exported network by ONNX Runtime on the CPU.
+
+    Args:
+        path: a file of `export_onnx`; its values carry the names of the blobs.
+        data: N×C×H×W.
+        names: which blobs; the network's input may be among them.
+
+    Raises:
+        ValueError: the graph has no such value.
+    """
+    # The session gets a copy of the graph in which every blob is an output; the weights stay in the file.
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    graph = model.graph
+    wanted = [name for name in names if name != graph.input[0].name]
+    computed = {value for node in graph.node for value in node.output}
+    if missing := [name for name in wanted if name not in computed]:
+        raise ValueError(f"{path}: the graph has no blob {missing[0]!r} ({len(missing)} missing)")
+    present = {output.name for output in graph.output}
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(path).resolve().parent))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = session.run(wanted, {graph.input[0].name: data})
+    return {graph.input[0].name: data, **dict(zip(wanted, values, strict=True))}

@@ -1,0 +1,125 @@
+"""A third implementation, in numpy: it runs a row as Caffe would, and is what the twins are measured against.
+
+Caffe computes a convolution as im2col and one matrix product a layer; so does this. In float64 it is the truth that errors are counted from; in
+float32 it rounds as Caffe rounds, so its distance from the float64 run is the noise floor where no real Caffe can be asked. It reads the
+rows, not the models, and shares no line with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from segtwin.architectures import Layer, Row
+
+BLOCK = 1 << 24
+"""Numbers in the im2col matrix at once. Caffe unfolds a whole image; columns do not mix, so cutting them changes memory and nothing else."""
+
+
+def run(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64") -> dict[str, np.ndarray]:
+    """Every blob of an inference pass.
+
+    Args:
+        row: any row of `architectures`.
+        weights: hub name → array.
+        data: N×C×H×W.
+        dtype: "float64" or "float32", of every number computed.
+
+    Returns:
+        Blob name → N×C×H×W, in the order of the row.
+    """
+    return dict(blobs(row, weights, data, dtype))
+
+
+def blobs(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64") -> Iterator[tuple[str, np.ndarray]]:
+    """The blobs of `run`, one by one as they are computed; those that no later layer needs are let go."""
+    kept = {row.input: data.astype(dtype)}
+    yield row.input, kept[row.input]
+    for position, layer in enumerate(row.layers):
+        parameters = [weights[name].astype(dtype) for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights]
+        top = OPERATORS[layer.kind](layer, row, [kept[bottom] for bottom in layer.bottoms], parameters)
+        kept[layer.name] = np.maximum(top, 0, out=top) if layer.relu else top
+        needed = {bottom for later in row.layers[position + 1 :] for bottom in later.bottoms}
+        kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
+        yield layer.name, kept[layer.name]
+
+
+def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """W · im2col(x) + b."""
+    (x,), (weight, *bias) = bottoms, parameters
+    images, _, *_ = x.shape
+    outputs, kernel, pad, stride = len(weight), layer.kernel, layer.pad, layer.stride
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # N×I×h×w×k×k
+    height, width = windows.shape[2:4]
+    flat = weight.reshape(outputs, -1)
+    top = np.empty((images, outputs, height, width), x.dtype)
+    rows_at_once = max(1, BLOCK // (flat.shape[1] * width))
+    for image in range(images):
+        for y in range(0, height, rows_at_once):
+            columns = windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)  # im2col
+            top[image, :, y : y + rows_at_once] = (flat @ columns).reshape(outputs, -1, width)
+    return top + bias[0][:, None, None] if bias else top
+
+
+def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """col2im(Wᵀ · x) + b: every input pixel adds its kernel to the output."""
+    (x,), (weight, *bias) = bottoms, parameters
+    images, inputs, height, width = x.shape
+    outputs, kernel, stride, pad = weight.shape[1], layer.kernel, layer.stride, layer.pad
+    top = np.zeros((images, outputs, (height - 1) * stride + kernel, (width - 1) * stride + kernel), x.dtype)
+    for i in range(kernel):
+        for j in range(kernel):
+            pixels = np.einsum("io,nihw->nohw", weight[:, :, i, j], x, optimize=True)
+            top[:, :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride] += pixels
+    top = top[:, :, pad : top.shape[2] - pad, pad : top.shape[3] - pad]
+    return top + bias[0][:, None, None] if bias else top
+
+
+def pooling(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Maxima of windows; sizes round up, and a window that hangs over the edge takes what there is."""
+    (x,) = bottoms
+    hang = [-(size - layer.kernel) % layer.stride for size in x.shape[2:]]
+    padded = np.pad(x, ((0, 0), (0, 0), (0, hang[0]), (0, hang[1])), constant_values=-np.inf)
+    windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(2, 3))
+    return windows[:, :, :: layer.stride, :: layer.stride].max(axis=(4, 5))
+
+
+def crop(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """The first bottom cut to the size of the second."""
+    x, like = bottoms
+    offset = row.offsets[layer.name]
+    return x[:, :, offset : offset + like.shape[2], offset : offset + like.shape[3]]
+
+
+def eltwise(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """SUM."""
+    return sum(bottoms[1:], start=bottoms[0])
+
+
+def inner_product(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """W · x + b over all pixels of all channels, in C·H·W order."""
+    (x,), (weight, bias) = bottoms, parameters
+    return (x.reshape(len(x), -1) @ weight.T + bias)[:, :, None, None]
+
+
+Operator = Callable[[Layer, Row, list[np.ndarray], list[np.ndarray]], np.ndarray]
+OPERATORS: dict[str, Operator] = {
+    "Convolution": convolution,
+    "Deconvolution": deconvolution,
+    "Pooling": pooling,
+    "Crop": crop,
+    "Eltwise": eltwise,
+    "InnerProduct": inner_product,
+}
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """max|got − want| ÷ max|want|; 0 for two blobs of zeros, infinite for unequal shapes, and for NaN."""
+    if got.shape != want.shape:
+        return float("inf")
+    difference = float(np.abs(got - want.astype(np.float64)).max(initial=0))
+    scale = float(np.abs(want).max(initial=0))
+    return float("inf") if np.isnan(difference) or np.isnan(scale) else difference / scale if scale else (float("inf") if difference else 0.0)

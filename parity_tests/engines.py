@@ -1,0 +1,53 @@
+"""The engines under test: each takes a row, weights and N×C×H×W data and returns every blob N×C×H×W."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import segtwin
+import segtwin_keras
+import segtwin_torch
+from segtwin_cli.engines import onnx_blobs
+from segtwin_weights import Weights
+
+TWINS = {"torch": segtwin_torch, "keras": segtwin_keras}
+FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
+
+
+@cache
+def model(framework: str, row: str, weights: Weights, dtype: str = "float32"):
+    """A model of these weights, made once."""
+    return TWINS[framework].build(row, num_classes=len(weights["score_fr/bias"]), widths=widths_of(weights), weights=weights, dtype=dtype)
+
+
+def widths_of(weights: Weights) -> tuple[int, ...]:
+    return tuple(len(weights[f"{layer}/bias"]) for layer in ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1", "fc6", "fc7"))
+
+
+def torch_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "float32") -> dict[str, np.ndarray]:
+    return segtwin_torch.blobs(model("torch", row, weights, dtype), data)
+
+
+def keras_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "float32") -> dict[str, np.ndarray]:
+    return segtwin_keras.blobs(model("keras", row, weights, dtype), data.transpose(0, 2, 3, 1))
+
+
+@cache
+def exported(framework: str, row: str, weights: Weights) -> Path:
+    path = Path(FOLDER.name) / f"{row}-{id(weights)}-{framework}.onnx"
+    TWINS[framework].export_onnx(model(framework, row, weights), path)
+    return path
+
+
+def onnx_of_torch(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
+    return onnx_blobs(exported("torch", row, weights), data, segtwin.get(row).blobs)
+
+
+def onnx_of_keras(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
+    return onnx_blobs(exported("keras", row, weights), data, segtwin.get(row).blobs)
+
+
+ENGINES = [torch_engine, keras_engine, onnx_of_torch, onnx_of_keras]

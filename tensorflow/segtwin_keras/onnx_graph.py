@@ -1,0 +1,246 @@
+"""What lies between a TensorFlow graph and the ONNX graph that one would draw by hand.
+
+tf2onnx is exact but careful: for what it cannot know it computes at run time. Two of its translations are replaced where more is known of the
+operation, and `tidy` removes what the detour over N×H×W×C leaves behind. Nothing here knows a network; every step is an identity of the
+operators involved, and the tests compare the result with Caffe's blobs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import onnx_ir as ir
+import tf2onnx
+from onnx_ir.passes import common as passes
+from tf2onnx.onnx_opset.nn import conv_convert_inputs, conv_dims_attr, conv_kernel_shape
+from tf2onnx.onnx_opset.tensor import StridedSlice
+
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST, KERNEL_TO_ONNX = (0, 2, 3, 1), (0, 3, 1, 2), (3, 2, 0, 1)
+CHANNELS_LAST = " (channels last)"
+
+
+def convert(function: Any, signature: list[Any], opset: int, image: str, blobs: list[str]) -> ir.Model:
+    """A tf.function as ONNX: its first input N×C×H×W, its outputs N×H×W×C under the names of the blobs."""
+    proto, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=signature,
+        opset=opset,
+        inputs_as_nchw=[f"{image}:0"],
+        custom_op_handlers={"Conv2DBackpropInput": (deconvolution, []), "StridedSlice": (strided_slice, [])},
+    )
+    model = ir.from_proto(proto)
+    for value, name in zip(model.graph.outputs, blobs, strict=True):
+        value.name = name + CHANNELS_LAST
+    return model
+
+
+def deconvolution(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """A VALID Conv2DBackpropInput. Keras always asks it for (n − 1)·s + k pixels, which is all that ONNX's ConvTranspose gives.
+
+    tf2onnx provides for any size, by computing the size at run time and then cutting and padding.
+    """
+    if node.get_attr_str("padding") != "VALID":
+        raise NotImplementedError(f"{name}: only VALID transposed convolutions are exported")
+    node.type = "ConvTranspose"
+    conv_kernel_shape(ctx, node, 1)
+    conv_dims_attr(node, "strides")
+    conv_dims_attr(node, "dilations")
+    size, kernel, image = node.input
+    ctx.remove_input(node, size, 0)
+    node.input[0], node.input[1] = image, kernel
+    node.set_attr("auto_pad", "NOTSET")
+    conv_convert_inputs(ctx, node, with_kernel=True)
+
+
+def strided_slice(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """x[:, a:b, c:d] with known a and c: one Slice. Ends that are computed here count forwards, so they need no clamping.
+
+    Whatever else a StridedSlice can do is left to tf2onnx.
+    """
+    begin, end, strides = node.inputs[1:4]
+    masks = {kind: node.get_attr_value(f"{kind}_mask", 0) for kind in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    plain = begin.is_const() and strides.is_const() and not (masks["ellipsis"] or masks["new_axis"] or masks["shrink_axis"])
+    if end.is_const() or not plain or set(strides.get_tensor_value()) != {1}:
+        StridedSlice.version_10(ctx, node)
+        return
+    starts = begin.get_tensor_value()
+    axes = [axis for axis in range(len(starts)) if not (masks["begin"] >> axis & 1 and masks["end"] >> axis & 1)]
+    dtype = tf2onnx.utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[2]))
+
+    def constant(values: list[int], kind: Any = dtype) -> str:
+        return ctx.make_const(tf2onnx.utils.make_name(name), np.array(values, kind)).output[0]
+
+    ends = ctx.make_node("Gather", [node.input[2], constant(axes, np.int64)]).output[0]
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    inputs = [node.input[0], constant([0 if masks["begin"] >> axis & 1 else starts[axis] for axis in axes]), ends, constant(axes)]
+    ctx.remove_node(node.name)
+    ctx.make_node("Slice", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+
+
+# --------------------------------------------------------------------------------------------------------------------------------- tidying
+
+
+def tidy(model: ir.Model, weights: list[str], output: str) -> None:
+    """Leave what one would draw: N×C×H×W throughout, weights in the hub's layouts, biases inside their convolutions, blobs under their names.
+
+    Args:
+        model: of `convert`; changed in place.
+        weights: hub names, in the order of the inputs after the first.
+        output: the blob to keep as the output.
+    """
+    graph = model.graph
+    take_weights_as_the_hub_has_them(graph, weights)
+    cancel_transposes(graph)
+    put_biases_into_convolutions(graph)
+    name_blobs(graph, output)
+    crop_by_shape(graph)
+    for clean in (passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass(), passes.DeduplicateInitializersPass(), passes.TopologicalSortPass()):
+        clean(model)
+
+
+def operator(value: ir.Value | None) -> str:
+    """The operator that a value comes from; "" for inputs and initializers."""
+    node = value.producer() if value is not None else None
+    return node.op_type if node is not None else ""
+
+
+def permutation(node: ir.Node | None) -> tuple[int, ...] | None:
+    """Of a Transpose; None for other nodes and for no node."""
+    return tuple(node.attributes["perm"].as_ints()) if node is not None and node.op_type == "Transpose" else None
+
+
+def source(value: ir.Value) -> ir.Value:
+    """The first input of the node that a value comes from."""
+    node = value.producer()
+    assert node is not None
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def take_weights_as_the_hub_has_them(graph: ir.Graph, names: list[str]) -> None:
+    """Kernels arrive as TensorFlow has them and are transposed to ONNX's layout, which is the hub's; biases are reshaped to broadcast.
+
+    Let them arrive as the hub has them, and pass by the Transposes and Reshapes.
+    """
+    for value, name in zip(graph.inputs[1:], names, strict=True):
+        value.name = name
+        if len(value.shape) == 4:
+            if any(permutation(node) != KERNEL_TO_ONNX for node, _ in value.uses()):
+                raise NotImplementedError(f"{name} is used in TensorFlow's layout")
+            value.shape = ir.Shape([value.shape[axis] for axis in KERNEL_TO_ONNX])
+        pass_by(value, ("Transpose",) if len(value.shape) == 4 else ("Reshape", "Squeeze"))
+
+
+def pass_by(value: ir.Value, operators: tuple[str, ...]) -> None:
+    """Whoever uses a value through these operators uses the value itself."""
+    for node, _ in list(value.uses()):
+        if node.op_type in operators:
+            pass_by(node.outputs[0], operators)
+            node.outputs[0].replace_all_uses_with(value)
+
+
+def cancel_transposes(graph: ir.Graph) -> None:
+    """To N×H×W×C and back to N×C×H×W is nothing."""
+    for node in graph:
+        if permutation(node) == TO_CHANNELS_FIRST and permutation(node.inputs[0].producer()) == TO_CHANNELS_LAST:
+            node.outputs[0].replace_all_uses_with(source(node.inputs[0]))
+
+
+def put_biases_into_convolutions(graph: ir.Graph) -> None:
+    """A convolution without bias, used only to have one added, takes the bias itself."""
+    for add in graph:
+        if add.op_type == "Add" and operator(add.inputs[0]) in ("Conv", "ConvTranspose") and add.inputs[1] in graph.inputs:
+            conv = add.inputs[0].producer()
+            if len(conv.inputs) == 2 and len(add.inputs[0].uses()) == 1:
+                conv.resize_inputs(3)
+                conv.replace_input_with(2, add.inputs[1])
+                add.outputs[0].replace_all_uses_with(conv.outputs[0])
+
+
+def name_blobs(graph: ir.Graph, output: str) -> None:
+    """Every blob's N×C×H×W value gets the blob's name; the outputs are reduced to `output`."""
+    for last in list(graph.outputs):
+        if permutation(last.producer()) != TO_CHANNELS_LAST:
+            raise NotImplementedError(f"{last.name} has no value with its channels first")
+        blob = source(last)
+        blob.name = last.name.removesuffix(CHANNELS_LAST)
+        blob.shape, blob.dtype = ir.Shape([last.shape[axis] for axis in TO_CHANNELS_FIRST]) if last.shape else None, last.dtype
+        graph.outputs.remove(last)
+        if blob.name == output:
+            graph.outputs.append(blob)
+
+
+def crop_by_shape(graph: ir.Graph) -> None:
+    """x cut to the size of another blob, from one offset in rows and columns: Slice(x, o, Shape(like) + o), whatever led to its ends."""
+    for node in list(graph):
+        if node.op_type != "Slice" or integers(node.inputs[2]) is not None:
+            continue
+        starts, ends, axes = integers(node.inputs[1]), entries(node.inputs[2]), integers(node.inputs[3])
+        if axes is None or axes[-2:] != [2, 3] or starts is None or ends is None or not all(isinstance(end, Pixel) for end in ends[-2:]):
+            continue
+        offset, (rows, columns) = starts[-1], ends[-2:]
+        if starts[-2:] != [offset] * 2 or rows != Pixel(columns.blob, 2, offset) or columns != Pixel(columns.blob, 3, offset):
+            continue
+        name = node.outputs[0].name
+        size = ir.node("Shape", [columns.blob], attributes={"start": 2, "end": 4})
+        start, rows_and_columns = constant(graph, f"{name} offset", [offset, offset]), constant(graph, f"{name} axes", [2, 3])
+        end = ir.node("Add", [size.outputs[0], start])
+        cut = ir.node("Slice", [node.inputs[0], start, end.outputs[0], rows_and_columns])
+        graph.insert_after(node, [size, end, cut])
+        node.outputs[0].name, cut.outputs[0].name = f"{name} (as translated)", name
+        cut.outputs[0].shape, cut.outputs[0].dtype = node.outputs[0].shape, node.outputs[0].dtype
+        node.outputs[0].replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
+
+
+def constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
+    """A new int64 vector in the graph."""
+    tensor = ir.tensor(np.array(values, np.int64), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.initializers.add(value)
+    return value
+
+
+class Pixel(NamedTuple):
+    """A number that is known when the graph runs: the size of a blob along one axis, plus something."""
+
+    blob: ir.Value
+    axis: int
+    plus: int = 0
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """A constant vector or number, as a list."""
+    constant = ir.convenience.get_const_tensor(value) if value is not None else None
+    return [int(i) for i in np.atleast_1d(constant.numpy())] if constant is not None else None
+
+
+def entries(value: ir.Value | None) -> list[int | Pixel] | None:
+    """A vector or number made of sizes and constants, entry by entry; None when it is made in a way not known here."""
+    known = integers(value)
+    if value is None or known is not None:
+        return cast("list[int | Pixel] | None", known)
+    node = value.producer()
+    if node is None:
+        return None
+    if node.op_type == "Shape" and not node.attributes:
+        return [Pixel(source(value), axis) for axis in range(4)]
+    inputs = [entries(one) for one in node.inputs]
+    if any(one is None for one in inputs):
+        return None
+    first, *rest = cast("list[list[Any]]", inputs)
+    if node.op_type in ("Cast", "Squeeze", "Unsqueeze"):
+        return first
+    if node.op_type == "Gather":
+        return [first[index] for index in rest[0]]
+    if node.op_type == "Slice":
+        return first[rest[0][0] : rest[1][0]]
+    if node.op_type == "Concat":
+        return [entry for one in (first, *rest) for entry in one]
+    if node.op_type == "Add" and len(first) == len(rest[0]) == 1:
+        (one,), (other,) = first, rest[0]
+        if isinstance(one, Pixel) and isinstance(other, Pixel):
+            return None
+        pixel, number = (one, other) if isinstance(one, Pixel) else (other, one)
+        return [pixel._replace(plus=pixel.plus + number) if isinstance(pixel, Pixel) else pixel + number]
+    return None
