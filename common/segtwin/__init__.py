@@ -5,4 +5,16 @@ from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_
 
 __version__ = "0.1.0"
 
-__all__ = ["ROWS", "Converted", "ImageError", "Layer", "Parameter", "Row", "__version__", "get", "preprocess", "preprocess_label", "read_image"]
+__all__ = [
+    "ROWS",
+    "Converted",
+    "ImageError",
+    "Layer",
+    "Parameter",
+    "Row",
+    "__version__",
+    "get",
+    "preprocess",
+    "preprocess_label",
+    "read_image",
+]

@@ -10,7 +10,7 @@ Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, configurat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -76,9 +76,7 @@ def score(name: str, bottom: str) -> Layer:
 
 def upscore(name: str, bottom: str, kernel: int, stride: int) -> Layer:
     """A bilinear deconvolution that is not trained (lr_mult 0), has no bias, and is not padded."""
-    return Layer(
-        name, "Deconvolution", (bottom,), "classes", kernel, stride, bias=False, lr_mult=(0, 0), decay_mult=(1, 0), fill="bilinear"
-    )
+    return Layer(name, "Deconvolution", (bottom,), "classes", kernel, stride, bias=False, lr_mult=(0, 0), decay_mult=(1, 0), fill="bilinear")
 
 
 def crop(name: str, bottom: str, like: str) -> Layer:
@@ -155,6 +153,16 @@ class Row:
     """Names of the classes, when the published weights have them."""
     published: str = ""
     """What the publication reports of it."""
+    dropout: float | None = 0.5
+    """The rate in training; None: the network has no dropout."""
+    options: tuple[str, ...] = ()
+    """Names of the row options of `build`."""
+    naming: str = "caffe"
+    """How the hub names its weights: "caffe" (`conv1_1/weight`) or "torch" (the state_dict's keys, `conv1.conv.0.weight`)."""
+    state: Callable[[int, int, Mapping[str, int]], tuple[Parameter, ...]] | None = None
+    """For networks without a table of layers: (num_classes, in_channels, widths) → every parameter, in the order of the state_dict."""
+    blob_names: tuple[str, ...] = ()
+    """For networks without a table of layers: every blob, the input first."""
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:
@@ -175,7 +183,7 @@ class Row:
     @cached_property
     def blobs(self) -> tuple[str, ...]:
         """Every blob of a forward pass, in order: the input, then the top of each layer."""
-        return (self.input, *(layer.name for layer in self.layers))
+        return self.blob_names or (self.input, *(layer.name for layer in self.layers))
 
     @property
     def keeps_size(self) -> bool:
@@ -229,6 +237,9 @@ class Row:
     ) -> tuple[Parameter, ...]:
         """Every blob of weights, weight before bias, in the order of the prototxt."""
         widths = None if widths is None else tuple(widths)
+        if self.state is not None:
+            count = self.num_classes if num_classes is None else num_classes
+            return self.state(count, self.in_channels if in_channels is None else in_channels, self.resolve_widths(widths))
         channels = self.channels(num_classes, widths, in_channels)
         parameters = []
         for layer in self.layers:

@@ -138,7 +138,8 @@ def crop_offsets(layers: Sequence[LayerLike]) -> dict[str, int]:
     offsets: dict[str, int] = {}
     for layer in layers:
         if layer.kind == "Crop":
-            offsets[layer.name] = crop_offset(by_name, *layer.bottoms, offsets)
+            blob, like = layer.bottoms
+            offsets[layer.name] = crop_offset(by_name, blob, like, offsets)
     return offsets
 
 

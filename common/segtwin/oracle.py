@@ -67,7 +67,7 @@ def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: l
 def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
     """col2im(Wᵀ · x) + b: every input pixel adds its kernel to the output."""
     (x,), (weight, *bias) = bottoms, parameters
-    images, inputs, height, width = x.shape
+    images, _, height, width = x.shape
     outputs, kernel, stride, pad = weight.shape[1], layer.kernel, layer.stride, layer.pad
     top = np.zeros((images, outputs, (height - 1) * stride + kernel, (width - 1) * stride + kernel), x.dtype)
     for i in range(kernel):

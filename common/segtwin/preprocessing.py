@@ -41,7 +41,7 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
         ImageError: the file is no image; images of a batch differ in size.
     """
     row = architectures.get(row)
-    images = image if isinstance(image, list | tuple) else [image]
+    images = [image] if isinstance(image, str | os.PathLike | Image.Image | np.ndarray) else image
     pixels = [read_image(one) for one in images]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
@@ -83,7 +83,7 @@ def read_image(image: ImageLike) -> np.ndarray:
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
-    deep = image.tile and "16" in str(image.tile[0][3])  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
+    deep = "16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
     if image.getexif().get(ORIENTATION, 1) != 1:
         _say(name, "rotated as its EXIF orientation asks")
         image = ImageOps.exif_transpose(image)

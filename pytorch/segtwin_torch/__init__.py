@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ from segtwin_torch.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 
-NETWORKS = {"fcn8s": FCN8s}
-DROPOUT = 0.5
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn8s": FCN8s}
 
 
 def names() -> list[str]:
@@ -65,10 +65,11 @@ def build(
             num_classes=row.num_classes if num_classes is None else num_classes,
             in_channels=row.in_channels if in_channels is None else in_channels,
             widths=tuple(row.resolve_widths(widths).values()),
-            dropout=DROPOUT if dropout is None else dropout,
+            dropout=row.dropout if dropout is None else dropout,
+            **row_options,
         )
     model = network.to(getattr(torch, dtype)).to_empty(device="cpu").eval()
-    model.name = name
+    model.name = name  # type: ignore[assignment]
     load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 
@@ -79,9 +80,10 @@ def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-    if row_options:
-        raise ValueError(f"{name} has no option {', '.join(row_options)}")
-    return architectures.get(name)
+    row = architectures.get(name)
+    if unknown := row_options.keys() - set(row.options):
+        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}")
+    return row
 
 
 def blobs(model: nn.Module, x: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:

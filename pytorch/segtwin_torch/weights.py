@@ -1,6 +1,7 @@
 """Between the hub and a torch model: one table, walked both ways.
 
-torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`.
+torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`. Networks that come from torch keep
+their state_dict's keys in the hub.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import os
 import numpy as np
 import segtwin_weights
 import torch
+from segtwin import architectures
 from segtwin_weights import Weights
 from torch import nn
 
 
 def table(model: nn.Module) -> dict[str, torch.Tensor]:
     """Hub name → the model's own tensor."""
-    return {name.replace(".", "/"): tensor for name, tensor in model.state_dict().items()}
+    row = architectures.get(str(model.name))
+    return {name.replace(".", "/") if row.naming == "caffe" else name: tensor for name, tensor in model.state_dict().items()}
 
 
 def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) -> None:
@@ -34,9 +37,8 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    segtwin_weights.check_keys(
-        {name: np.shape(blob) for name, blob in weights.items()}, {name: tuple(slot.shape) for name, slot in slots.items()}, _name(model)
-    )
+    have = {name: np.shape(blob) for name, blob in weights.items()}
+    segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
     with torch.no_grad():
         for name, slot in slots.items():
             slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
@@ -47,7 +49,3 @@ def read_weights(model: nn.Module) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
     blobs = {name: slot.detach().cpu().numpy().copy() for name, slot in table(model).items()}
     return Weights(blobs, getattr(model, "weights_metadata", {}))
-
-
-def _name(model: nn.Module) -> str:
-    return str(getattr(model, "name", type(model).__name__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,8 +17,7 @@ from segtwin_keras.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 
-NETWORKS = {"fcn8s": fcn8s}
-DROPOUT = 0.5
+NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn8s": fcn8s}
 
 
 def names() -> list[str]:
@@ -64,13 +64,14 @@ def build(
             num_classes=row.num_classes if num_classes is None else num_classes,
             in_channels=row.in_channels if in_channels is None else in_channels,
             widths=tuple(row.resolve_widths(widths).values()),
-            dropout=DROPOUT if dropout is None else dropout,
+            dropout=row.dropout if dropout is None else dropout,
+            **row_options,
         )
     load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 
 
-class every_layer_in:  # noqa: N801 - reads as the context it is
+class every_layer_in:
     """Layers made inside compute and keep their weights in `dtype`. A policy set later would change nothing."""
 
     def __init__(self, dtype: str) -> None:
@@ -90,9 +91,10 @@ def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-    if row_options:
-        raise ValueError(f"{name} has no option {', '.join(row_options)}")
-    return architectures.get(name)
+    row = architectures.get(name)
+    if unknown := row_options.keys() - set(row.options):
+        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}")
+    return row
 
 
 def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import onnx
 import onnx_ir as ir
-import tensorflow as tf
 from segtwin import architectures
 from segtwin.files import whole
 from segtwin_weights import onnx_file
 
+import tensorflow as tf
 from segtwin_keras import onnx_graph
 from segtwin_keras.weights import hub_array, table
 

@@ -95,7 +95,12 @@ def tidy(model: ir.Model, weights: list[str], output: str) -> None:
     put_biases_into_convolutions(graph)
     name_blobs(graph, output)
     crop_by_shape(graph)
-    for clean in (passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass(), passes.DeduplicateInitializersPass(), passes.TopologicalSortPass()):
+    for clean in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.TopologicalSortPass(),
+    ):
         clean(model)
 
 

@@ -4,6 +4,8 @@
     {}/weight  O×I×kh×kw       {}.kernel  kh×kw×I×O     2, 3, 1, 0    convolutions
     {}/weight  I×O×kh×kw       {}.kernel  kh×kw×O×I     2, 3, 1, 0    deconvolutions
     {}/bias    O               {}.bias    O
+
+Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import keras
 import numpy as np
 import segtwin_weights
 from keras import layers
+from segtwin import architectures
 from segtwin_weights import Weights
 
 KERNEL = (2, 3, 1, 0)
@@ -24,12 +27,13 @@ BIAS = (0,)
 
 def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Hub name → the model's own variable, and the transposition that brings the hub's array into its layout."""
+    between = "/" if architectures.get(model.name).naming == "caffe" else "."
     slots: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
-            slots[f"{layer.name}/weight"] = layer.kernel, KERNEL
+            slots[f"{layer.name}{between}weight"] = layer.kernel, KERNEL
             if layer.use_bias:
-                slots[f"{layer.name}/bias"] = layer.bias, BIAS
+                slots[f"{layer.name}{between}bias"] = layer.bias, BIAS
     return slots
 
 
@@ -48,9 +52,8 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    segtwin_weights.check_keys(
-        {name: np.shape(blob) for name, blob in weights.items()}, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name
-    )
+    have = {name: np.shape(blob) for name, blob in weights.items()}
+    segtwin_weights.check_keys(have, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name)
     for name, (variable, to_keras) in slots.items():
         variable.assign(np.ascontiguousarray(np.transpose(weights[name], to_keras)))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}

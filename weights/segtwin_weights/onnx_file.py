@@ -93,7 +93,9 @@ def write(
         if file is not None:
             file.flush()
         del skeleton.metadata_props[:]
-        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in properties(row, metadata).items()})
+        helper.set_model_props(
+            skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in properties(row, metadata).items()}
+        )
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights.hub import Weights, WeightsError
+from segtwin_weights.hub import Metadata, Weights, WeightsError
 
 SCORE_INITS = ("fc8-average", "zeros")
 
@@ -43,9 +43,7 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
     return convert_with_report(weights, to, num_classes, score_init)[0]
 
 
-def convert_with_report(
-    weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average"
-) -> tuple[Weights, list[Change]]:
+def convert_with_report(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average") -> tuple[Weights, list[Change]]:
     """`convert`, and what became of each blob."""
     row = architectures.get(to)
     if row.name not in architectures.ROWS:
@@ -78,7 +76,7 @@ def convert_with_report(
     used = {change.source for change in changes}
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
 
-    metadata = {
+    metadata: Metadata = {
         "architecture": row.name,
         "num_classes": classes,
         "widths": list(widths),

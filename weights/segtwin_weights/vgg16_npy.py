@@ -163,7 +163,7 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
-            if shape != () or dtype != object:
+            if shape != () or not dtype.hasobject:
                 raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
             loaded = _Unpickler(file, path).load()
             if file.read(1):
