@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights.hub import Metadata, Weights, WeightsError
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros")
 
@@ -51,10 +51,9 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
     classes = row.num_classes if num_classes is None else num_classes
-    widths = classifier_widths(weights)
+    originals, _, widths = dimensions(weights, architectures.VGG16)
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
-    originals = len(weights["fc8/bias"])
     if score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
 
@@ -99,23 +98,37 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     return blob[: each * classes].reshape(classes, each, *blob.shape[1:]).mean(axis=1)
 
 
-def classifier_widths(weights: Weights) -> tuple[int, ...]:
-    """(c1, c2, c3, c4, c5, fc6, fc7) of a VGG-16's weights, read off the arrays.
+class Dimensions(NamedTuple):
+    """What `build` has to be told to make the network that some weights fit."""
+
+    num_classes: int
+    in_channels: int
+    widths: tuple[int, ...]
+
+
+def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
+    """Classes, channels and widths of a network, read off its weights.
 
     Raises:
-        WeightsError: they are not a VGG-16's, or contradict each other.
+        WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
-    row = architectures.VGG16
-    biases = {layer.width: weights[f"{layer.name}/bias"] for layer in row.layers if layer.width and f"{layer.name}/bias" in weights}
-    if set(biases) != {*row.widths, "classes"}:
-        raise WeightsError(f"the weights are no VGG-16 classifier: {weights!r} has no {sorted({*row.widths, 'classes'} - set(biases))[0]} layers")
-    widths = tuple(len(biases[name]) for name in row.widths)
-    for name, shape, *_ in row.parameters(len(biases["classes"]), widths):
-        if name not in weights:
-            raise WeightsError(f"the weights are no VGG-16 classifier: {name} is missing")
-        if weights[name].shape != shape:
-            raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
-    return widths
+    row = architectures.get(row)
+    found: dict[str, int] = {}
+    for layer in row.layers:
+        blob = weights.get(f"{layer.name}/weight")
+        if layer.width and blob is not None and blob.ndim >= 2:
+            found.setdefault(layer.width, blob.shape[1 if layer.kind == "Deconvolution" else 0])
+    first = next(layer.name for layer in row.layers if layer.width) + "/weight"
+    if missing := {*row.widths, "classes"} - found.keys():
+        lacking = next(layer.name for layer in row.layers if layer.width in missing)
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}/weight is missing")
+    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    try:
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(error.args[0]) from None
+    return result
 
 
 def untrained(
