@@ -84,7 +84,7 @@ def read_image(image: ImageLike) -> np.ndarray:
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
     said = []
-    deep = "16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
+    deep = ";16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
     if image.getexif().get(ORIENTATION, 1) != 1:
         said.append("rotated as its EXIF orientation asks")
         image = ImageOps.exif_transpose(image)
