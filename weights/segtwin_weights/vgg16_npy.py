@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from segtwin import Converted, architectures
@@ -331,7 +331,7 @@ class _Unpickler(pickle._Unpickler):
     fast here.
     """
 
-    dispatch: dict[int, Any] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
 
