@@ -262,8 +262,7 @@ def test_parity_says_that_weights_are_synthetic(exported: Path, tmp_path: Path, 
     segtwin_weights.write(Weights(weights, weights.metadata | {"synthetic": True}), tmp_path / "s.safetensors")
     files = ("--torch-onnx", exported / "torch.onnx", "--keras-onnx", exported / "keras.onnx")
     assert run("parity", tmp_path / "s.safetensors", PHOTO, "--report", tmp_path / "p.html", *files) == 0
-    out, err = capsys.readouterr()
-    assert "SYNTHETIC" in err
+    assert "SYNTHETIC" in capsys.readouterr().err
     assert "SYNTHETIC WEIGHTS" in (tmp_path / "p.html").read_text()
 
 

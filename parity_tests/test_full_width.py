@@ -4,7 +4,7 @@ The golden of real Caffe holds `score_fr` and `score`; all other blobs are compa
 oracle in float32, which computes as Caffe does.
 """
 
-import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segtwin
 import segtwin_keras
 import segtwin_torch
 import segtwin_weights
@@ -25,12 +26,11 @@ GIGABYTE = 1e9
 
 
 def segtwin_command(*arguments: object) -> float:
-    """Run `segtwin …` in a process of its own; its peak of resident memory in bytes."""
-    process = subprocess.Popen([sys.executable, "-c", "from segtwin_cli.main import main; main()", *map(str, arguments)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+    """Run `segtwin …` in a process of its own; its peak of resident memory in bytes, as that process sees it at its end."""
+    code = "import atexit; atexit.register(lambda: print(open('/proc/self/status').read())); from segtwin_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    status = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, golden: CaffeGolden) -> Ite
 
 @pytest.fixture(scope="module")
 def truth(golden: CaffeGolden) -> dict[str, np.ndarray]:
-    return oracle.run(golden.row, golden.weights, golden.data)
+    truth = oracle.run(golden.row, golden.weights, golden.data)
+    golden.truth = {name: golden.thin(name, truth[name]) for name in golden.blobs}  # not computed twice: it takes a while at this size
+    return truth
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,15 @@ def floors(golden: CaffeGolden, truth: dict[str, np.ndarray]) -> dict[str, float
     return {name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR) for name, blob in pairs}
 
 
+@pytest.fixture(scope="module")
+def torch_model(folder: Path) -> torch.nn.Module:
+    return segtwin_torch.build("fcn8s", weights=folder / "fcn8s.safetensors")
+
+
 @pytest.fixture(scope="module", params=["torch", "keras", "onnx of torch", "onnx of keras"])
-def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path) -> dict[str, np.ndarray]:
+def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if request.param == "torch":
-        return segtwin_torch.blobs(segtwin_torch.build("fcn8s", weights=folder / "fcn8s.safetensors"), golden.data)
+        return segtwin_torch.blobs(request.getfixturevalue("torch_model"), golden.data)
     if request.param == "keras":
         return segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=folder / "fcn8s.safetensors"), golden.data.transpose(0, 2, 3, 1))
     framework = request.param.split()[-1]
@@ -102,11 +109,10 @@ def test_the_classes_are_caffes(golden: CaffeGolden, blobs: dict[str, np.ndarray
     np.testing.assert_array_equal(blobs["score"].argmax(1)[clear], golden.file["score_argmax"][clear])
 
 
-def test_the_scores_are_caffes_with_torchs_own_kernels(golden: CaffeGolden, folder: Path) -> None:
+def test_the_scores_are_caffes_with_torchs_own_kernels(golden: CaffeGolden, truth: dict[str, np.ndarray], torch_model: torch.nn.Module) -> None:
     """Not in Caffe's arithmetic: what `model(data)` gives."""
-    model = segtwin_torch.build("fcn8s", weights=folder / "fcn8s.safetensors")
     with torch.inference_mode():
-        score = model(torch.from_numpy(golden.data)).numpy()
+        score = torch_model(torch.from_numpy(golden.data)).numpy()
     assert oracle.relative_error(golden.thin("score", score), golden.blobs["score"]) < 4 * golden.noise_floor("score")
 
 
@@ -117,12 +123,8 @@ def test_the_conversion_of_a_whole_vgg16_stays_below_1_6_gb(folder: Path) -> Non
     assert peak < 1.6 * GIGABYTE
     (folder / "vgg16-SYNTHETIC.npy").unlink()
     converted = segtwin_weights.read(folder / "converted.safetensors")
-    assert {name: blob.shape for name, blob in converted.items()} == {p.name: p.shape for p in recipe_row().parameters()}
+    assert {name: blob.shape for name, blob in converted.items()} == {p.name: p.shape for p in segtwin.get("fcn8s").parameters()}
     assert converted.metadata["synthetic"] is True
-
-
-def recipe_row():
-    return caffe_goldens("fcn8s", "full")[0].row
 
 
 def test_the_float64_twins_agree_at_full_width(golden: CaffeGolden) -> None:
