@@ -11,10 +11,10 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help convert-vgg test lint notebooks bench clean FORCE
+.PHONY: help convert-vgg test lint notebooks pictures proven bench clean FORCE
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX files, and the proof that they agree
 	@$(BIN)/python -c 'import json, sys; report = json.load(open("out/parity.json")); print("out/parity.html:", report["row"], report["verdict"]); \
@@ -33,6 +33,12 @@ notebooks: $(INSTALLED)  ## execute the notebooks of docs/ into docs/_built/
 	mkdir -p docs/_built
 	for page in docs/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute --output docs/_built/$$(basename $${page%.py}).ipynb $$page; done
 	$(BIN)/jupyter nbconvert --log-level ERROR --to html docs/_built/*.ipynb
+
+pictures: notebooks  ## the README's pictures, from the notebook
+	cp docs/_built/twins.png docs/_built/rounding.png docs/images/
+
+proven: $(INSTALLED)  ## the README's table of measured errors
+	$(BIN)/python parity_tests/proven.py
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
