@@ -13,12 +13,12 @@ from segtwin_weights import Weights, untrained
 from torch import nn
 
 from segtwin_torch.export import export_onnx, save_checkpoint
-from segtwin_torch.fcn import FCN8s
+from segtwin_torch.fcn import FCN8s, FCN8sAtOnce, FCN16s, FCN32s
 from segtwin_torch.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn8s": FCN8s}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s, "fcn8s-atonce": FCN8sAtOnce}
 
 
 def names() -> list[str]:

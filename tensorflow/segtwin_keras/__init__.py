@@ -12,12 +12,12 @@ from segtwin import __version__, architectures
 from segtwin_weights import Weights, untrained
 
 from segtwin_keras.export import export_onnx, save_checkpoint
-from segtwin_keras.fcn import fcn8s
+from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from segtwin_keras.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn8s": fcn8s}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn32s": fcn32s, "fcn16s": fcn16s, "fcn8s": fcn8s, "fcn8s-atonce": fcn8s_atonce}
 
 
 def names() -> list[str]:

@@ -91,6 +91,7 @@ def tidy(model: ir.Model, weights: list[str], output: str) -> None:
     """
     graph = model.graph
     take_weights_as_the_hub_has_them(graph, weights)
+    scale_channels_first(graph)
     cancel_transposes(graph)
     put_biases_into_convolutions(graph)
     name_blobs(graph, output)
@@ -143,6 +144,21 @@ def pass_by(value: ir.Value, operators: tuple[str, ...]) -> None:
         if node.op_type in operators:
             pass_by(node.outputs[0], operators)
             node.outputs[0].replace_all_uses_with(value)
+
+
+def scale_channels_first(graph: ir.Graph) -> None:
+    """N×H×W×C times a vector over C is N×C×H×W times the vector as C×1×1. tf2onnx moves Transposes past constants only."""
+    for node in list(graph):
+        x, vector = (*node.inputs, None, None)[:2]
+        if node.op_type == "Mul" and vector in graph.inputs and len(vector.shape) == 1 and permutation(x.producer()) == TO_CHANNELS_LAST:
+            name = node.outputs[0].name
+            column = ir.node("Unsqueeze", [vector, constant(graph, f"{name} axes", [1, 2])])
+            product = ir.node("Mul", [source(x), column.outputs[0]])
+            back = ir.node("Transpose", [product.outputs[0]], attributes={"perm": TO_CHANNELS_LAST})
+            graph.insert_after(node, [column, product, back])
+            back.outputs[0].shape, back.outputs[0].dtype = node.outputs[0].shape, node.outputs[0].dtype
+            node.outputs[0].name, back.outputs[0].name = f"{name} (as translated)", name
+            node.outputs[0].replace_all_uses_with(back.outputs[0], replace_graph_outputs=True)
 
 
 def cancel_transposes(graph: ir.Graph) -> None:

@@ -4,6 +4,7 @@
     {}/weight  O×I×kh×kw       {}.kernel  kh×kw×I×O     2, 3, 1, 0    convolutions
     {}/weight  I×O×kh×kw       {}.kernel  kh×kw×O×I     2, 3, 1, 0    deconvolutions
     {}/bias    O               {}.bias    O
+    {}/weight  C               {}.weight  C                           scales
 
 Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules.
 """
@@ -20,6 +21,8 @@ from keras import layers
 from segtwin import architectures
 from segtwin_weights import Weights
 
+from segtwin_keras.fcn import Scale
+
 KERNEL = (2, 3, 1, 0)
 """Transposition of a kernel from the hub to Keras; it is the same for convolutions and deconvolutions, since both turn I and O."""
 BIAS = (0,)
@@ -34,6 +37,8 @@ def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
             slots[f"{layer.name}{between}weight"] = layer.kernel, KERNEL
             if layer.use_bias:
                 slots[f"{layer.name}{between}bias"] = layer.bias, BIAS
+        elif isinstance(layer, Scale):
+            slots[f"{layer.name}{between}weight"] = layer.weight, BIAS
     return slots
 
 
