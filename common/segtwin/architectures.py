@@ -342,7 +342,7 @@ class Row:
         """
         if unknown := options.keys() - set(self.options):
             raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}")
-        chosen = [self.variants[option] for option, value in options.items() if value]
+        chosen = [self.variants[option] for option, value in options.items() if value and option in self.variants]
         if len(chosen) > 1:
             raise ValueError(f"{self.name}: {' and '.join(option for option, value in options.items() if value)} exclude each other")
         return get(chosen[0]) if chosen else self
@@ -584,12 +584,8 @@ def dilated_size(height: int, width: int) -> None:
 
 
 FCN8_VGG_RANDOM_FC8 = replace(
-    FCN8_VGG,
-    name="fcn8-vgg-random-fc8",
+    FCN8_VGG,  # the same network under the same name; it starts otherwise
     layers=tuple(replace(layer, fill="he") if layer.name == "score_fr" else layer for layer in FCN8_VGG.layers),
-    options=(),
-    variants=MappingProxyType({}),
-    variant_of="fcn8-vgg",
 )
 FCN8_VGG_DILATED = replace(
     FCN8_VGG,
@@ -683,7 +679,7 @@ CLASSIFIERS = {row.name: row for row in (VGG16,)}
 """Networks that weights come from."""
 ROWS = {row.name: row for row in (FCN32S, FCN16S, FCN8S, FCN8S_ATONCE, FCN8_VGG, VGGFCN32, VGGFCN16, VGGFCN8)}
 """Networks that both twins build."""
-VARIANTS = {row.name: row for row in (FCN8_VGG_RANDOM_FC8, FCN8_VGG_DILATED)}
+VARIANTS = {"fcn8-vgg-random-fc8": FCN8_VGG_RANDOM_FC8, "fcn8-vgg-dilated": FCN8_VGG_DILATED}
 """What an option of `build` makes of a row."""
 
 

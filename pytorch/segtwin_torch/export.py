@@ -61,23 +61,23 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class EveryBlob(nn.Module):
-    """A model as a function of its weights, whose outputs are all of its blobs after the input, in order."""
+    """A model as a function of its weights, whose outputs are these of its blobs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, blobs: list[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.blobs = model, blobs
 
     def forward(self, data: torch.Tensor, weights: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Every blob but the input."""
+        """The blobs, in order."""
         notebook: dict[str, torch.Tensor] = {}
         functional_call(self.model, weights, (data, notebook))
-        return tuple(notebook.values())[1:]
+        return tuple(notebook[name] for name in self.blobs)
 
 
 def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(str(model.name))
-    blobs = list(row.blobs[1:])
+    blobs = list(row.exported[1:])
     slots = table(model)
     weights = {name.replace("/", "."): tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
@@ -87,7 +87,7 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     try:
         with without("torchvision", "triton"):
             program = torch.onnx.export(
-                EveryBlob(model).eval(),
+                EveryBlob(model, blobs).eval(),
                 (data,),
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],

@@ -37,7 +37,8 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
+    spare = architectures.get(str(model.name)).spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
     with torch.no_grad():
         for name, slot in slots.items():

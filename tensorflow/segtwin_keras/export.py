@@ -58,10 +58,10 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(model.name)
-    blobs = list(row.blobs[1:])
+    blobs = list(row.exported[1:])
     every_blob = keras.Model(model.input, [model.get_layer(name).output for name in blobs])
     dtype = model.input.dtype
-    every_blob(np.zeros((1, 8, 8, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
+    every_blob(np.zeros((1, 64, 64, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
     slots = {name: variable for name, (variable, _) in table(model).items()}
 
     def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:

@@ -57,7 +57,8 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
+    spare = architectures.get(model.name).spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     segtwin_weights.check_keys(have, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name)
     for name, (variable, to_keras) in slots.items():
         variable.assign(np.ascontiguousarray(np.transpose(weights[name], to_keras)))
