@@ -15,11 +15,21 @@ from torch import nn
 from segtwin_torch.export import export_onnx, save_checkpoint
 from segtwin_torch.fcn import FCN8s, FCN8sAtOnce, FCN16s, FCN32s
 from segtwin_torch.fcn8_vgg import DilatedFCN8VGG, FCN8VGG, regularization_terms
+from segtwin_torch.vggfcn import VGGFCN8, VGGFCN16, VGGFCN32
 from segtwin_torch.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "regularization_terms", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s, "fcn8s-atonce": FCN8sAtOnce, "fcn8-vgg": FCN8VGG}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "fcn32s": FCN32s,
+    "fcn16s": FCN16s,
+    "fcn8s": FCN8s,
+    "fcn8s-atonce": FCN8sAtOnce,
+    "fcn8-vgg": FCN8VGG,
+    "vggfcn32": VGGFCN32,
+    "vggfcn16": VGGFCN16,
+    "vggfcn8": VGGFCN8,
+}
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {"fcn8-vgg-dilated": DilatedFCN8VGG}
 """What a row option makes of a network (`Row.variants`)."""

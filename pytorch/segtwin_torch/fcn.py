@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 import torch
+from segtwin import architectures
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
@@ -45,6 +46,19 @@ def crop(x: Tensor, like: Tensor, offset: int) -> Tensor:
     """`x` from row and column `offset` on, in the size of `like`. The offsets are those of `geometry.crop_offsets`, and tested to be."""
     height, width = like.shape[2:]
     return x[:, :, offset : offset + height, offset : offset + width]
+
+
+def three_channels(name: str, in_channels: int) -> None:
+    """Refuse another number: the original names them R, G and B."""
+    if in_channels != 3:
+        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
+
+
+def check_size(name: str, image: Tensor) -> None:
+    """Refuse an image that the original cannot take. While a network is exported its sizes are symbols, and not asked."""
+    check = architectures.get(name).check_size
+    if check is not None and not torch.compiler.is_exporting():
+        check(*image.shape[2:])
 
 
 class Scale(nn.Module):

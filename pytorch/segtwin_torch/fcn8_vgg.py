@@ -11,12 +11,11 @@ numbers.
 from __future__ import annotations
 
 import torch
-from segtwin import architectures
 from segtwin.architectures import VGG_MEAN
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
-from segtwin_torch.fcn import Features, Forget, Notebook, conv, pool
+from segtwin_torch.fcn import Features, Forget, Notebook, check_size, conv, pool, three_channels
 from segtwin_torch.weights import table
 
 WEIGHT_DECAY = 5e-4
@@ -174,16 +173,3 @@ def regularization_terms(model: nn.Module) -> dict[str, dict[str, Tensor]]:
             weight = slots[f"{layer}.weight"]
             terms[collection][f"{layer}/weight_loss"] = WEIGHT_DECAY * (weight**2).sum() / 2
     return terms
-
-
-def three_channels(name: str, in_channels: int) -> None:
-    """Refuse another number: the original names them R, G and B."""
-    if in_channels != 3:
-        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
-
-
-def check_size(name: str, image: Tensor) -> None:
-    """Refuse an image that the original cannot take. While a network is exported its sizes are symbols, and not asked."""
-    check = architectures.get(name).check_size
-    if check is not None and not torch.compiler.is_exporting():
-        check(*image.shape[2:])

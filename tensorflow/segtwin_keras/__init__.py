@@ -14,11 +14,21 @@ from segtwin_weights import Weights, untrained
 from segtwin_keras.export import export_onnx, save_checkpoint
 from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from segtwin_keras.fcn8_vgg import dilated_fcn8_vgg, fcn8_vgg, regularization_terms
+from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
 from segtwin_keras.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "regularization_terms", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn32s": fcn32s, "fcn16s": fcn16s, "fcn8s": fcn8s, "fcn8s-atonce": fcn8s_atonce, "fcn8-vgg": fcn8_vgg}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "fcn32s": fcn32s,
+    "fcn16s": fcn16s,
+    "fcn8s": fcn8s,
+    "fcn8s-atonce": fcn8s_atonce,
+    "fcn8-vgg": fcn8_vgg,
+    "vggfcn32": vggfcn32,
+    "vggfcn16": vggfcn16,
+    "vggfcn8": vggfcn8,
+}
 
 VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_fcn8_vgg}
 """What a row option makes of a network (`Row.variants`)."""
@@ -114,7 +124,10 @@ def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
     """
-    names = architectures.get(model.name).blobs
+    row = architectures.get(model.name)
+    if row.check_size is not None:
+        row.check_size(*np.shape(x)[1:3])  # before Keras wraps the message
+    names = row.blobs
     aside = getattr(model, "aside", {})
     notebook = keras.Model(model.input, {name: aside[name] if name in aside else model.get_layer(name).output for name in names})
     values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)

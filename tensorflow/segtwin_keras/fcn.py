@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
+from segtwin import architectures
 
 
 def conv(x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu") -> KerasTensor:
@@ -54,6 +55,38 @@ class Crop(layers.Layer):
 def crop(x: KerasTensor, name: str, like: KerasTensor, offset: int) -> KerasTensor:
     """A `Crop` layer."""
     return Crop(offset, name=name)(x, like)
+
+
+def three_channels(name: str, in_channels: int) -> None:
+    """Refuse another number: the original names them R, G and B."""
+    if in_channels != 3:
+        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class CheckSize(layers.Layer):
+    """Refuses an image that the original cannot take. While a graph is traced its sizes are symbols, and not asked."""
+
+    def __init__(self, row: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.row = row
+
+    def call(self, image: KerasTensor) -> KerasTensor:
+        """`image` itself."""
+        rows, columns = image.shape[1:3]
+        check = architectures.get(self.row).check_size
+        if check is not None and rows is not None and columns is not None:
+            check(rows, columns)
+        return image
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "row": self.row}
+
+
+def check_size(name: str, image: KerasTensor) -> KerasTensor:
+    """A `CheckSize` layer."""
+    return CheckSize(name, name="check_size")(image)
 
 
 @keras.saving.register_keras_serializable("segtwin")

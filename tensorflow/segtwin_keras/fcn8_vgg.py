@@ -14,11 +14,10 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin import architectures
 from segtwin.architectures import VGG_MEAN
 
 import tensorflow as tf
-from segtwin_keras.fcn import conv, features, pool
+from segtwin_keras.fcn import check_size, conv, features, pool, three_channels
 from segtwin_keras.weights import table
 
 WEIGHT_DECAY = 5e-4
@@ -210,38 +209,6 @@ def regularization_terms(model: keras.Model) -> dict[str, dict[str, Any]]:
         if kind == "weight":
             terms[collection][f"{layer}/weight_loss"] = WEIGHT_DECAY * ops.sum(ops.square(weight)) / 2
     return terms
-
-
-def three_channels(name: str, in_channels: int) -> None:
-    """Refuse another number: the original names them R, G and B."""
-    if in_channels != 3:
-        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
-
-
-@keras.saving.register_keras_serializable("segtwin")
-class CheckSize(layers.Layer):
-    """Refuses an image that the original cannot take. While a graph is traced its sizes are symbols, and not asked."""
-
-    def __init__(self, row: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.row = row
-
-    def call(self, image: KerasTensor) -> KerasTensor:
-        """`image` itself."""
-        rows, columns = image.shape[1:3]
-        check = architectures.get(self.row).check_size
-        if check is not None and rows is not None and columns is not None:
-            check(rows, columns)
-        return image
-
-    def get_config(self) -> dict[str, Any]:
-        """For `model.save`."""
-        return {**super().get_config(), "row": self.row}
-
-
-def check_size(name: str, image: KerasTensor) -> KerasTensor:
-    """A `CheckSize` layer."""
-    return CheckSize(name, name="check_size")(image)
 
 
 def with_aside(model: keras.Model, **blobs: KerasTensor) -> keras.Model:
