@@ -578,8 +578,8 @@ FCN8_VGG = Row(
 
 def dilated_size(height: int, width: int) -> None:
     """⌈H/8⌉ and ⌈W/8⌉ have to be divisible by 4: pool4 is cut into 2×2 phases, and each of them again at pool5."""
-    if height % 32 in range(1, 25) or width % 32 in range(1, 25) or min(height, width) < 1:
-        fits = " × ".join(str(-(-size // 32) * 32) for size in (height, width))
+    if -(height // -8) % 4 or -(width // -8) % 4:
+        fits = " × ".join(str(-(size // -32) * 32 if -(size // -8) % 4 else size) for size in (height, width))
         raise ValueError(f"fcn8-vgg with use_dilated takes sizes with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4, not {height} × {width}; pad to {fits}")
 
 
