@@ -13,6 +13,8 @@ from segtwin import architectures, explanation
 from segtwin.explanation import Explained, formula
 from segtwin.files import whole
 
+from segtwin_cli.terminal import overwrite_option
+
 
 class Size(click.ParamType):
     """Rows × columns, as in 375x500."""
@@ -32,10 +34,13 @@ class Size(click.ParamType):
 @click.option("--size", type=Size(), required=True, help="Rows x columns of the image, as in 375x500.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Classes of the scores; by default the row's own.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Also draw what an output pixel sees, and the padding, into this file (.png, .svg).")
-def explain(row: str, size: tuple[int, int], num_classes: int | None, picture: str | None) -> None:
+@overwrite_option
+def explain(row: str, size: tuple[int, int], num_classes: int | None, picture: str | None, overwrite: bool) -> None:
     """Say of every layer of ROW, for one size of the image: output size, receptive field, coordinate map, crop, parameters, FLOPs."""
     if picture is not None and Path(picture).suffix not in (".png", ".svg", ".pdf"):
         raise click.ClickException(f"{picture}: the name has to end in .png, .svg or .pdf")
+    if picture is not None and Path(picture).exists() and not overwrite:
+        raise click.ClickException(f"{picture}: exists already; choose another name or add --overwrite")
     blobs = explanation.explain(row, *size, num_classes)
     console = Console(highlight=False)
     console.print(table(architectures.get(row), size, blobs))
@@ -94,9 +99,7 @@ def draw(row: architectures.Row, size: tuple[int, int], blobs: list[Explained], 
     branches = [name for name in ("pool3", "pool4", "pool5") if name in branches_of(row)]
     for colour, branch in zip(("tab:green", "tab:blue", "tab:red"), branches, strict=False):
         for number, (y, x) in enumerate(((0, 0), (height // 2, width // 2))):
-            (top, bottom), (left, right) = (
-                through(row, branch, place, axis, shapes, offsets) for axis, place in enumerate((y, x))
-            )
+            (top, bottom), (left, right) = (through(row, branch, place, axis, shapes, offsets) for axis, place in enumerate((y, x)))
             label = f"seen through {branch}: {bottom - top + 1} × {right - left + 1}" if number else None
             where.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, fill=False, edgecolor=colour, linewidth=1.5, label=label))
             where.plot(x + 0.5, y + 0.5, "k+", markersize=12)
@@ -132,9 +135,7 @@ def branches_of(row: architectures.Row) -> set[str]:
     return {name for name, count in users.items() if name.startswith("pool") and count > 1} | {"pool5"}
 
 
-def through(
-    row: architectures.Row, branch: str, pixel: int, axis: int, shapes: explanation.Shapes, offsets: explanation.Offsets
-) -> tuple[int, int]:
+def through(row: architectures.Row, branch: str, pixel: int, axis: int, shapes: explanation.Shapes, offsets: explanation.Offsets) -> tuple[int, int]:
     """First and last row (or column) of the image that one pixel of the output sees by way of a pooling."""
     seen = explanation.sees(row, row.output, (pixel, pixel), axis, shapes, offsets)
     deeper = [name for name in ("pool3", "pool4", "pool5") if name > branch]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights.hub import Metadata, Weights, WeightsError
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
 
@@ -64,7 +64,7 @@ def convert_with_report(
         raise ValueError(f"score_init='random' is fcn8-vgg's random_init_fc8; {row.name} starts its score layer with 'fc8-average' or 'zeros'")
     source_row = source_of(weights)
     from_classifier = source_row.name in architectures.CLASSIFIERS
-    widths, originals = widths_of(weights, source_row)
+    originals, _, widths = dimensions(weights, source_row)
     classes = num_classes if num_classes is not None else row.num_classes if from_classifier else originals
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
@@ -131,35 +131,46 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
 
 
 def source_of(weights: Weights) -> architectures.Row:
-    """The row whose weights these are, told by their names.
-
-    Raises:
-        WeightsError: they are no VGG-16's and no FCN's; the message says what is missing.
-    """
-    rows = {name: row for name, row in (architectures.CLASSIFIERS | architectures.ROWS).items() if row.naming == "caffe"}
+    """The row whose weights these are, told by their names: an FCN with Caffe's names, or else a VGG-16."""
+    rows = {row.name: row for row in architectures.ROWS.values() if row.naming == "caffe" and row.layers}
     for row in rows.values():
         if weights.keys() == {parameter.name for parameter in row.parameters()}:
             return row
-    row = rows.get("vgg16" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), architectures.VGG16)
-    missing = [parameter.name for parameter in row.parameters() if parameter.name not in weights]
-    extra = [name for name in weights if name not in {parameter.name for parameter in row.parameters()}]
-    title = "VGG-16 classifier" if row is architectures.VGG16 else row.name
-    what = f"{missing[0]} is missing ({len(missing)} in all)" if missing else f"{extra[0]} has no place in it ({len(extra)} in all)"
-    raise WeightsError(f"the weights are no {title}: {what}")
+    return rows.get("" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), architectures.VGG16)
 
 
-def widths_of(weights: Weights, row: architectures.Row) -> tuple[tuple[int, ...], int]:
-    """(c1, c2, c3, c4, c5, fc6, fc7) and the number of classes, read off the arrays.
+class Dimensions(NamedTuple):
+    """What `build` has to be told to make the network that some weights fit."""
+
+    num_classes: int
+    in_channels: int
+    widths: tuple[int, ...]
+
+
+def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
+    """Classes, channels and widths of a network, read off its weights.
 
     Raises:
-        WeightsError: they contradict each other.
+        WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
-    counts = {layer.width: len(weights[f"{layer.name}/bias"]) for layer in row.layers if layer.width and f"{layer.name}/bias" in weights}
-    widths = tuple(counts[name] for name in row.widths)
-    for name, shape, *_ in row.parameters(counts["classes"], widths):
-        if weights[name].shape != shape:
-            raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
-    return widths, counts["classes"]
+    row = architectures.get(row)
+    between = "/" if row.naming == "caffe" else "."
+    found: dict[str, int] = {}
+    for layer in row.layers:
+        blob = weights.get(f"{layer.name}{between}weight")
+        if layer.width and blob is not None and blob.ndim >= 2:
+            found.setdefault(layer.width, blob.shape[1 if layer.kind.startswith("Deconvolution") else 0])
+    first = next(layer.name for layer in row.layers if layer.width) + f"{between}weight"
+    if missing := {*row.widths, "classes"} - found.keys():
+        lacking = next(layer.name for layer in row.layers if layer.width in missing)
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}{between}weight is missing")
+    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    try:
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(error.args[0]) from None
+    return result
 
 
 def untrained(
