@@ -1,6 +1,8 @@
 """vggfcn32, vggfcn16 and vggfcn8 against the original torch classes, in four engines."""
 
 import gc
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import segtwin_torch
 import torch
 from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, torch_engine
 from goldens import LEAST_FLOOR
-from seed_goldens import TORCH_NOISE, vggfcn_goldens
+from seed_goldens import TORCH_NOISE, VGGFCNGolden, vggfcn_goldens
 from segtwin import oracle
 from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import Weights, read, untrained, write
@@ -21,31 +23,34 @@ SIZES = {"vggfcn32": [(67, 91), (32, 32)], "vggfcn16": [(67, 70), (33, 47)], "vg
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_all_engines_give_the_originals_scores(row: str) -> None:
+@pytest.mark.parametrize("framework", TWINS)
+def test_both_engines_of_a_framework_give_the_originals_scores(row: str, framework: str) -> None:
     """At the original's full width, which its class fixes; within 4 noise floors, as real engines stay within about 1.6."""
-    goldens = vggfcn_goldens(row)
-    weights = goldens[0].weights
+    goldens, twin = full_goldens(row), TWINS[framework]
+    network = made(framework, row, goldens[0].weights)
+    for golden in goldens:
+        check(golden, twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1)))
+    path = Path(FOLDER.name) / "vggfcn.onnx"
+    twin.export_onnx(network, path)
+    del network
+    gc.collect()
+    for golden in goldens:
+        check(golden, onnx_blobs(path, golden.data, [golden.lowres, "scores"]))
 
-    def check(engine: str, run) -> None:
-        for golden in goldens:
-            assert golden.weights is weights
-            blobs = run(golden.data)
-            assert max(golden.errors(blobs).values()) < 4, (engine, str(golden), golden.errors(blobs))
-            scores, safe = blobs["scores"], np.ones(golden.files["argmax"].size, bool)
-            assert list(scores.shape) == golden.meta["out_shape"]
-            safe[golden.files["argmax_unsafe"]] = False
-            np.testing.assert_array_equal(scores.argmax(1).reshape(-1)[safe], golden.files["argmax"].reshape(-1)[safe])
-            bound = 4 * golden.floors["scores"] * golden.files["out_absmax"] * scores[0, 0].size
-            np.testing.assert_allclose(scores.sum((2, 3), dtype=np.float64), golden.files["out_sum"], rtol=0, atol=bound)
 
-    for framework, twin in TWINS.items():
-        network = made(framework, row, weights)
-        check(framework, lambda data: twin.blobs(network, data if framework == "torch" else data.transpose(0, 2, 3, 1)))  # noqa: B023
-        path = f"{FOLDER.name}/{row}-full-{framework}.onnx"
-        twin.export_onnx(network, path)
-        del network
-        gc.collect()
-        check(f"onnx of {framework}", lambda data: onnx_blobs(path, data, [goldens[0].lowres, "scores"]))  # noqa: B023
+full_goldens = cache(vggfcn_goldens)
+"""With their floors, which are measured once."""
+
+
+def check(golden: VGGFCNGolden, blobs: dict[str, np.ndarray]) -> None:
+    errors = golden.errors(blobs)
+    assert max(errors.values()) < 4, (str(golden), errors)
+    scores, safe = blobs["scores"], np.ones(golden.files["argmax"].size, bool)
+    assert list(scores.shape) == golden.meta["out_shape"]
+    safe[golden.files["argmax_unsafe"]] = False
+    np.testing.assert_array_equal(scores.argmax(1).reshape(-1)[safe], golden.files["argmax"].reshape(-1)[safe])
+    bound = 4 * golden.floors["scores"] * golden.files["out_absmax"] * scores[0, 0].size
+    np.testing.assert_allclose(scores.sum((2, 3), dtype=np.float64), golden.files["out_sum"], rtol=0, atol=bound)
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -138,7 +143,7 @@ def test_a_new_network_starts_as_torch_starts_it(tiny: tuple[str, Weights]) -> N
 def test_sizes_the_originals_reject_are_refused_with_one_that_works() -> None:
     refused = [
         ("vggfcn16", 67, 91, r"^vggfcn16 takes sizes with .* not 67 × 91; pad to 67 × 96$"),
-        ("vggfcn16", 48, 31, "too small, pool5 would be empty; pad to 48 × 32$"),
+        ("vggfcn16", 48, 31, r"too small, pool5 would be empty; pad to 48 × 32$"),
         ("vggfcn32", 31, 64, r"^vggfcn32.*31 × 64 is too small, pool5 would be empty; pad to 32 × 64$"),
         ("vggfcn8", 64, 7, "pad to 64 × 32$"),
     ]
@@ -148,7 +153,7 @@ def test_sizes_the_originals_reject_are_refused_with_one_that_works() -> None:
         with pytest.raises(ValueError, match=message):
             segtwin_keras.blobs(segtwin_keras.build(row, 2, widths=TINY, seed=1), np.zeros((1, height, width, 3), np.float32))
     for twin in TWINS.values():
-        with pytest.raises(ValueError, match="^vggfcn takes images of 3 channels"):
+        with pytest.raises(ValueError, match=r"^vggfcn takes images of 3 channels"):
             twin.build("vggfcn32", in_channels=1, widths=TINY, seed=1)
         for row, height, width in (("vggfcn16", 67, 96), ("vggfcn32", 33, 47), ("vggfcn8", 33, 47)):
             network = twin.build(row, 2, widths=TINY, seed=1)

@@ -110,9 +110,9 @@ def draw(row: architectures.Row, size: tuple[int, int], blobs: list[Explained], 
     where.set_title(f"{row.name}: what the first and the middle pixel of `{row.output}` see")
 
     for line, blob in enumerate(cropped):
-        bottom = row.layer(blob.name).bottoms[0]
         layer = row.layer(blob.name)
-        whole_size = shapes[bottom][1] if layer.kind == "Crop" else (shapes[bottom][1] - 1) * layer.stride + layer.kernel
+        rows = shapes[layer.bottoms[0]][1]
+        whole_size = rows if layer.kind == "Crop" else (rows - 1) * layer.stride + layer.kernel
         assert blob.offset is not None
         cuts.barh(line, whole_size, color="#dddddd", edgecolor="black")
         cuts.barh(line, blob.shape[1], left=blob.offset[0], color="#7fb7e6", edgecolor="black")

@@ -46,7 +46,7 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
     pixels = [read_image(one) for one in images]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
-    batch = np.stack(pixels).astype(np.float32)
+    batch: np.ndarray = np.stack(pixels).astype(np.float32)
     if row.colour == "BGR":
         batch = batch[..., ::-1]
     if row.divisor != 1:

@@ -206,7 +206,7 @@ class FCN8s(Features):
 
 
 class FCN8sAtOnce(Features):
-    """voc-fcn8s-atonce: trained in one stage, the skips scaled down. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(in_channels, widths, dropout)

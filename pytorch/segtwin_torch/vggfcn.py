@@ -65,9 +65,10 @@ class VGGFCN(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Whatever moves or converts the parameters leaves the two pairs sharing their storage, as they do in the original when it is made."""
         super()._apply(fn, recurse)
+        linear: Any = self.vgg16.classifier
+        convolution: Any = self.classifier
         for layer in ("0", "3"):
-            linear, convolution = self.vgg16.classifier[layer].weight, self.classifier[layer].weight  # type: ignore[index, union-attr]
-            linear.data = convolution.data.view(linear.shape)
+            linear[layer].weight.data = convolution[layer].weight.data.view(linear[layer].weight.shape)
         return self
 
     def features(self, image: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,9 +100,10 @@ class VGGFCN(nn.Module):
 
     def classify(self, pool5: Tensor, n: Notebook) -> Tensor:
         """The scores of pool5, in its size."""
-        x = n["classifier.0"] = self.drop6(relu(self.classifier["0"](pool5)))
-        x = n["classifier.3"] = self.drop7(relu(self.classifier["3"](x)))
-        x = n["classifier.6"] = self.classifier["6"](x)
+        classifier: Any = self.classifier
+        x = n["classifier.0"] = self.drop6(relu(classifier["0"](pool5)))
+        x = n["classifier.3"] = self.drop7(relu(classifier["3"](x)))
+        x = n["classifier.6"] = classifier["6"](x)
         return x
 
 

@@ -196,7 +196,7 @@ def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: 
 
 
 def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """voc-fcn8s-atonce: trained in one stage, the skips scaled down. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
     pool3, pool4, fc7 = features(data, widths, dropout)
 

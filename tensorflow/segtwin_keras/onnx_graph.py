@@ -259,10 +259,16 @@ def crop_by_shape(graph: ir.Graph) -> None:
         if node.op_type != "Slice" or integers(node.inputs[2]) is not None:
             continue
         starts, ends, axes = entries(node.inputs[1]), entries(node.inputs[2]), integers(node.inputs[3])
+        new: list[ir.Node]
         if axes is None or axes[-2:] != [2, 3] or starts is None or ends is None:
             continue
         name, x, start, end = node.outputs[0].name, node.inputs[0], starts[-1], ends[-1]
-        if isinstance(end, Pixel) and starts[-2:] == [start] * 2 and ends[-2:] == [Pixel(end.blob, axis, start) for axis in (2, 3)]:
+        if (
+            isinstance(end, Pixel)
+            and isinstance(start, int)
+            and starts[-2:] == [start] * 2
+            and ends[-2:] == [Pixel(end.blob, axis, start) for axis in (2, 3)]
+        ):
             size = ir.node("Shape", [end.blob], attributes={"start": 2, "end": 4})
             new, offset = [size], constant(graph, f"{name} offset", [start, start])
         elif isinstance(start, Centre) and (starts[-2:], ends[-2:]) == tuple([Centre(x, start.part, i, e) for i in (2, 3)] for e in (False, True)):
@@ -353,7 +359,7 @@ def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] |
         return first[rest[0][0] : rest[1][0]]
     if node.op_type == "Concat":
         return [entry for one in (first, *rest) for entry in one]
-    if node.op_type in ("Sub", "Div", "Add") and len(first) == len(rest[0]) == 1:
+    if len(inputs) == 2 and len(first) == len(rest[0]) == 1:
         match node.op_type, first[0], rest[0][0]:
             case "Sub", Pixel(plus=0) as whole, Pixel(plus=0) as part if whole.axis == part.axis:
                 return [Difference(whole, part)]
@@ -361,10 +367,8 @@ def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] |
                 return [Centre(whole.blob, part.blob, whole.axis)]
             case "Add", Centre(end=False) as middle, Pixel(plus=0) as part if (part.blob, part.axis) == (middle.part, middle.axis):
                 return [middle._replace(end=True)]
-    if node.op_type == "Add" and len(first) == len(rest[0]) == 1:
-        (one,), (other,) = first, rest[0]
-        if isinstance(one, int) + isinstance(other, int) == 0 or not isinstance(one, int | Pixel) or not isinstance(other, int | Pixel):
-            return None
-        pixel, number = (one, other) if isinstance(one, Pixel) else (other, one)
-        return [pixel._replace(plus=pixel.plus + number) if isinstance(pixel, Pixel) else pixel + number]
+            case ("Add", Pixel() as pixel, int(number)) | ("Add", int(number), Pixel() as pixel):
+                return [pixel._replace(plus=pixel.plus + number)]
+            case "Add", int(one), int(other):
+                return [one + other]
     return None

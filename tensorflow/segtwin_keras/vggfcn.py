@@ -9,6 +9,8 @@ n − 1. Blobs are named after its modules and variables, where it has names for
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import KerasTensor, layers, ops
 from segtwin.architectures import VGG16
@@ -64,7 +66,7 @@ def resize(x: KerasTensor, name: str, like: KerasTensor) -> KerasTensor:
 class Carried(layers.Layer):
     """The part of `vgg16.classifier` that no convolution shares: it computes nothing, but is in the state_dict. Passes its input on."""
 
-    def __init__(self, c6: int, c7: int, **kwargs: int) -> None:
+    def __init__(self, c6: int, c7: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.c6, self.c7 = c6, c7
 
@@ -77,7 +79,7 @@ class Carried(layers.Layer):
         """`x` itself."""
         return x
 
-    def get_config(self) -> dict[str, int]:
+    def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
         return {**super().get_config(), "c6": self.c6, "c7": self.c7}
 
