@@ -35,7 +35,8 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
         row: a network's name or its `Row`, which gives the channel order and the mean.
 
     Returns:
-        float32, N×C×H×W. For the Caffe nets: BGR, 0..255 minus the row's mean.
+        float32, N×C×H×W. For the Caffe nets: BGR, 0..255 minus the row's mean; for fcn8-vgg RGB 0..255; for vggfcn* RGB as torchvision's
+        VGG-16 takes it, 0..1, minus its mean, over its deviation.
 
     Raises:
         ImageError: the file is no image; images of a batch differ in size.
@@ -45,10 +46,14 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
     pixels = [read_image(one) for one in images]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
-    batch = np.stack(pixels).astype(np.float32)
+    batch: np.ndarray = np.stack(pixels).astype(np.float32)
     if row.colour == "BGR":
         batch = batch[..., ::-1]
+    if row.divisor != 1:
+        batch = batch / np.float32(row.divisor)
     batch = batch - np.array(row.mean, np.float32)
+    if row.std:
+        batch = batch / np.array(row.std, np.float32)
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 

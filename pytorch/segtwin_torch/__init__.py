@@ -14,12 +14,37 @@ from segtwin_weights import Weights, untrained
 from torch import nn
 
 from segtwin_torch.export import export_onnx, save_checkpoint
-from segtwin_torch.fcn import FCN8s
+from segtwin_torch.fcn import FCN8s, FCN8sAtOnce, FCN16s, FCN32s
+from segtwin_torch.fcn8_vgg import FCN8VGG, DilatedFCN8VGG, regularization_terms
+from segtwin_torch.vggfcn import VGGFCN8, VGGFCN16, VGGFCN32
 from segtwin_torch.weights import load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "caffe_arithmetic", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
+__all__ = [
+    "__version__",
+    "blobs",
+    "build",
+    "caffe_arithmetic",
+    "export_onnx",
+    "load_weights",
+    "names",
+    "read_weights",
+    "regularization_terms",
+    "save_checkpoint",
+]
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn8s": FCN8s}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "fcn32s": FCN32s,
+    "fcn16s": FCN16s,
+    "fcn8s": FCN8s,
+    "fcn8s-atonce": FCN8sAtOnce,
+    "fcn8-vgg": FCN8VGG,
+    "vggfcn32": VGGFCN32,
+    "vggfcn16": VGGFCN16,
+    "vggfcn8": VGGFCN8,
+}
+
+VARIANTS: dict[str, Callable[..., nn.Module]] = {"fcn8-vgg-dilated": DilatedFCN8VGG}
+"""What a row option makes of a network (`Row.variants`)."""
 
 
 def names() -> list[str]:
@@ -52,6 +77,8 @@ def build(
         dropout: rate after fc6 and fc7 in training; 0.5 as in net.py.
         dtype: "float32" or "float64", of all weights and blobs.
         seed: of what starts at random: nothing in the Caffe nets.
+        row_options: fcn8-vgg has `random_init_fc8` (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the resolution
+            of pool3; the output is `fc7`).
 
     Returns:
         The module. It takes N×C×H×W and returns the row's output, N×classes×H×W.
@@ -60,17 +87,17 @@ def build(
         ValueError: there is no such network, width, dtype or option.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
-    row = checked(name, dtype, row_options)
+    row = checked(name, dtype, row_options).variant(row_options)
     with torch.device("meta"):  # no memory is filled twice
-        network = NETWORKS[name](
+        network = (NETWORKS | VARIANTS)[row.name](
+            **{option: value for option, value in row_options.items() if option not in architectures.get(name).variants},
             num_classes=row.num_classes if num_classes is None else num_classes,
             in_channels=row.in_channels if in_channels is None else in_channels,
             widths=tuple(row.resolve_widths(widths).values()),
             dropout=row.dropout if dropout is None else dropout,
-            **row_options,
         )
     model = network.to(getattr(torch, dtype)).to_empty(device="cpu").eval()
-    model.name = name  # type: ignore[assignment]
+    model.name, model.row_options = row.name, row_options  # type: ignore[assignment]
     load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 

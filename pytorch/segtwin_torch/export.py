@@ -46,7 +46,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], opset: int = OPS
         OSError: a file cannot be written.
     """
     row = architectures.get(str(model.name))
-    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items())
+    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if name not in row.idle)
     onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
 
 
@@ -61,33 +61,33 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class EveryBlob(nn.Module):
-    """A model as a function of its weights, whose outputs are all of its blobs after the input, in order."""
+    """A model as a function of its weights, whose outputs are these of its blobs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, blobs: list[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.blobs = model, blobs
 
     def forward(self, data: torch.Tensor, weights: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Every blob but the input."""
+        """The blobs, in order."""
         notebook: dict[str, torch.Tensor] = {}
         functional_call(self.model, weights, (data, notebook))
-        return tuple(notebook.values())[1:]
+        return tuple(notebook[name] for name in self.blobs)
 
 
 def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(str(model.name))
-    blobs = list(row.blobs[1:])
-    slots = table(model)
+    blobs = list(row.exported[1:])
+    slots = {name: tensor for name, tensor in table(model).items() if name not in row.idle}
     weights = {name.replace("/", "."): tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
-    data = torch.zeros(2, first.shape[1], 67, 91, dtype=first.dtype, device=first.device)  # 0 and 1 would be taken for constants
+    data = torch.zeros(2, first.shape[1], *traced_size(row), dtype=first.dtype, device=first.device)  # 0 and 1 would be taken for constants
 
     training = model.training
     try:
         with without("torchvision", "triton"):
             program = torch.onnx.export(
-                EveryBlob(model).eval(),
+                EveryBlob(model, blobs).eval(),
                 (data,),
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],
@@ -103,6 +103,16 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     graph = program.model
     tidy(graph, row.output)
     return ir.to_proto(graph)
+
+
+def traced_size(row: architectures.Row) -> tuple[int, int]:
+    """Rows and columns to trace a network with: odd ones, at which no rounding is an accident, where it takes them."""
+    try:
+        if row.check_size is not None:
+            row.check_size(67, 91)
+    except ValueError:
+        return 96, 160
+    return 67, 91
 
 
 @contextmanager

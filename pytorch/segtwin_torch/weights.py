@@ -37,15 +37,20 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
+    row = architectures.get(str(model.name))
+    spare = row.spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
     with torch.no_grad():
         for name, slot in slots.items():
-            slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
+            if name not in row.aliases:  # the later key of a shared storage wins
+                slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}  # type: ignore[assignment]
 
 
 def read_weights(model: nn.Module) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
-    blobs = {name: slot.detach().cpu().numpy().copy() for name, slot in table(model).items()}
+    slots, aliases = table(model), architectures.get(str(model.name)).aliases
+    own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
+    blobs = {name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()}  # shared here as there
     return Weights(blobs, getattr(model, "weights_metadata", {}))

@@ -12,12 +12,26 @@ from segtwin import __version__, architectures
 from segtwin_weights import Weights, untrained
 
 from segtwin_keras.export import export_onnx, save_checkpoint
-from segtwin_keras.fcn import fcn8s
+from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
+from segtwin_keras.fcn8_vgg import dilated_fcn8_vgg, fcn8_vgg, regularization_terms
+from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
 from segtwin_keras.weights import load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
+__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "regularization_terms", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn8s": fcn8s}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "fcn32s": fcn32s,
+    "fcn16s": fcn16s,
+    "fcn8s": fcn8s,
+    "fcn8s-atonce": fcn8s_atonce,
+    "fcn8-vgg": fcn8_vgg,
+    "vggfcn32": vggfcn32,
+    "vggfcn16": vggfcn16,
+    "vggfcn8": vggfcn8,
+}
+
+VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_fcn8_vgg}
+"""What a row option makes of a network (`Row.variants`)."""
 
 
 def names() -> list[str]:
@@ -50,6 +64,8 @@ def build(
         dropout: rate after fc6 and fc7 in training; 0.5 as in net.py.
         dtype: "float32" or "float64", of all weights and blobs.
         seed: of what starts at random: nothing in the Caffe nets.
+        row_options: fcn8-vgg has `random_init_fc8` (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the resolution
+            of pool3; the output is `fc7`).
 
     Returns:
         A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
@@ -58,15 +74,16 @@ def build(
         ValueError: there is no such network, width, dtype or option.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
-    row = checked(name, dtype, row_options)
+    row = checked(name, dtype, row_options).variant(row_options)
     with every_layer_in(dtype):
-        model = NETWORKS[name](
+        model = (NETWORKS | VARIANTS)[row.name](
+            **{option: value for option, value in row_options.items() if option not in architectures.get(name).variants},
             num_classes=row.num_classes if num_classes is None else num_classes,
             in_channels=row.in_channels if in_channels is None else in_channels,
             widths=tuple(row.resolve_widths(widths).values()),
             dropout=row.dropout if dropout is None else dropout,
-            **row_options,
         )
+    model.row_options = row_options
     load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 
@@ -107,7 +124,11 @@ def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
     """
-    names = architectures.get(model.name).blobs
-    notebook = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
+    row = architectures.get(model.name)
+    if row.check_size is not None:
+        row.check_size(*np.shape(x)[1:3])  # before Keras wraps the message
+    names = row.blobs
+    aside = getattr(model, "aside", {})
+    notebook = keras.Model(model.input, {name: aside[name] if name in aside else model.get_layer(name).output for name in names})
     values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)
     return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in names}

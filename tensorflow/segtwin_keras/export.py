@@ -41,7 +41,7 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], opset: int = O
         OSError: a file cannot be written.
     """
     row = architectures.get(model.name)
-    weights = ((name, hub_array(*slot)) for name, slot in table(model).items())
+    weights = ((name, hub_array(*slot)) for name, slot in table(model).items() if name not in row.idle)
     onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
 
 
@@ -58,11 +58,11 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(model.name)
-    blobs = list(row.blobs[1:])
+    blobs = list(row.exported[1:])
     every_blob = keras.Model(model.input, [model.get_layer(name).output for name in blobs])
     dtype = model.input.dtype
-    every_blob(np.zeros((1, 8, 8, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
-    slots = {name: variable for name, (variable, _) in table(model).items()}
+    every_blob(np.zeros((1, 64, 64, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
+    slots = {name: variable for name, (variable, _) in table(model).items() if name not in row.idle}
 
     def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:
         with keras.StatelessScope(state_mapping=list(zip(slots.values(), weights, strict=True))):

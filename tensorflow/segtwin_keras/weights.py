@@ -4,12 +4,15 @@
     {}/weight  O×I×kh×kw       {}.kernel  kh×kw×I×O     2, 3, 1, 0    convolutions
     {}/weight  I×O×kh×kw       {}.kernel  kh×kw×O×I     2, 3, 1, 0    deconvolutions
     {}/bias    O               {}.bias    O
+    {}/weight  C               {}.weight  C                           scales
 
-Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules.
+Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules. Of
+two keys that share their storage, the model holds the later one, and the other is an O×I view of it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -19,6 +22,9 @@ import segtwin_weights
 from keras import layers
 from segtwin import architectures
 from segtwin_weights import Weights
+
+from segtwin_keras.fcn import Scale
+from segtwin_keras.vggfcn import Carried
 
 KERNEL = (2, 3, 1, 0)
 """Transposition of a kernel from the hub to Keras; it is the same for convolutions and deconvolutions, since both turn I and O."""
@@ -34,6 +40,10 @@ def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
             slots[f"{layer.name}{between}weight"] = layer.kernel, KERNEL
             if layer.use_bias:
                 slots[f"{layer.name}{between}bias"] = layer.bias, BIAS
+        elif isinstance(layer, Scale):
+            slots[f"{layer.name}{between}weight"] = layer.weight, BIAS
+        elif isinstance(layer, Carried):
+            slots |= {f"{layer.name}.{name}": (variable, tuple(range(len(variable.shape)))) for name, variable in layer.carried.items()}
     return slots
 
 
@@ -52,8 +62,12 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
-    segtwin_weights.check_keys(have, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name)
+    row = architectures.get(model.name)
+    spare = row.spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
+    want = {name: _hub_shape(*slot) for name, slot in slots.items()}
+    want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in row.aliases.items()}
+    segtwin_weights.check_keys(have, want, model.name)
     for name, (variable, to_keras) in slots.items():
         variable.assign(np.ascontiguousarray(np.transpose(weights[name], to_keras)))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}
@@ -61,7 +75,9 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
 
 def read_weights(model: keras.Model) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
-    return Weights({name: hub_array(*slot) for name, slot in table(model).items()}, getattr(model, "weights_metadata", {}))
+    own = {name: hub_array(*slot) for name, slot in table(model).items()}
+    blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in architectures.get(model.name).aliases.items()}
+    return Weights(blobs, getattr(model, "weights_metadata", {}))
 
 
 def hub_array(variable: Any, to_keras: tuple[int, ...]) -> np.ndarray:

@@ -35,10 +35,16 @@ def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "colour": row.colour,
         "mean": list(row.mean),
-        "preprocessing": f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255 minus mean",
+        "preprocessing": preparation(row),
         "citation": row.citation,
         **known,
     }
+
+
+def preparation(row: Row) -> str:
+    """In words, what `segtwin.preprocess` does for a row."""
+    steps = "values 0..255" + (f" / {row.divisor:g}" if row.divisor != 1 else "") + (" minus mean" if any(row.mean) else "")
+    return f"float32 N×{row.in_channels}×H×W, {row.colour}, {steps}" + (f", over {list(row.std)}" if row.std else "")
 
 
 def write(
