@@ -10,6 +10,7 @@ Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, configurat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,18 @@ PASCAL_CLASSES = (
 )  # fmt: skip
 
 
+class Normal(NamedTuple):
+    """A start drawn from the normal distribution of mean 0."""
+
+    sigma: float
+
+
+class Uniform(NamedTuple):
+    """A start drawn evenly from −bound … bound."""
+
+    bound: float
+
+
 class Parameter(NamedTuple):
     """One blob of weights, as Caffe would hold it."""
 
@@ -33,8 +46,8 @@ class Parameter(NamedTuple):
     """O×I×kh×kw of a convolution, I×O×kh×kw of a deconvolution, O×I of an inner product, O of a bias."""
     lr_mult: float
     decay_mult: float
-    fill: str | float
-    """How it starts when nothing is copied into it: a constant, or "bilinear"."""
+    fill: str | float | Normal | Uniform
+    """How it starts when nothing is copied into it: a constant, a distribution, "bilinear", or "counter" (an int64 zero)."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +56,11 @@ class Layer:
 
     name: str
     kind: str
-    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct."""
+    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct, Concat, Sigmoid, BatchNorm (torch's, with weight and
+    bias); or MaxPool: pooling as torch does it, sizes rounded down."""
     bottoms: tuple[str, ...]
-    width: str | None = None
-    """Which entry of the row's widths counts the outputs ("c1" … "fc7"), or "classes"."""
+    width: str | int | None = None
+    """Which entry of the row's widths counts the outputs ("c1" … "fc7"), or "classes", or their number."""
     kernel: int = 1
     stride: int = 1
     pad: int = 0
@@ -57,6 +71,12 @@ class Layer:
     """Of the weight and of the bias."""
     decay_mult: tuple[float, float] = (1, 0)
     fill: str | float = 0.0
+    """Of the weights: a constant, "bilinear", "he" (σ = √(2/N), N the incoming values of one output), "fan-out" (torchvision's ResNets: σ = √(2/N),
+    N the values that one input goes out to) or "torch" (evenly within ±1/√N, N = O·kh·kw of a deconvolution and I·kh·kw of a convolution)."""
+    output_pad: int = 0
+    """Of a deconvolution: rows and columns more at the bottom and right, as torch's output_padding."""
+    module: str = ""
+    """What holds its weights, when that has another name than its blob: a module of the state_dict."""
 
 
 def conv(name: str, bottom: str, width: str, kernel: int = 3, pad: int = 1, dropout: float = 0.0) -> Layer:
@@ -142,7 +162,7 @@ class Row:
     colour: str
     """Order of the input's channels, "BGR" or "RGB"."""
     mean: tuple[float, ...]
-    """Subtracted from the 0..255 values, in the order of `colour`."""
+    """Subtracted from the values (0..255 divided by `scale`), in the order of `colour`."""
     citation: str
     source: str
     """The definition this row was read from, with its commit."""
@@ -162,7 +182,15 @@ class Row:
     state: Callable[[int, int, Mapping[str, int]], tuple[Parameter, ...]] | None = None
     """For networks without a table of layers: (num_classes, in_channels, widths) → every parameter, in the order of the state_dict."""
     blob_names: tuple[str, ...] = ()
-    """For networks without a table of layers: every blob, the input first."""
+    """For networks without a table of layers, or with layers whose tops have no name in the original: every blob, the input first."""
+    scale: float = 1.0
+    """Divides the 0..255 values first."""
+    std: tuple[float, ...] = ()
+    """Divides them last, after the mean is gone, in the order of `colour`."""
+    size_least: int = 1
+    """The smallest rows or columns of an input."""
+    size_step: int = 1
+    """The next legal size is so many pixels larger."""
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:
@@ -189,10 +217,34 @@ class Row:
     def keeps_size(self) -> bool:
         """Whether the output has the rows and columns of the input."""
         last = self.layer(self.output)
+        if last.kind == "Sigmoid":
+            return True
         return last.kind == "Crop" and last.bottoms[1] == self.input
 
+    def legal_size(self, size: int) -> int:
+        """The smallest legal number of rows or columns that is not below `size`."""
+        return self.size_least + max(0, -((size - self.size_least) // -self.size_step)) * self.size_step
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images whose rows or columns do not fit.
+
+        Raises:
+            ValueError: the message says which sizes do and names the nearest.
+        """
+        if (height, width) == (above := (self.legal_size(height), self.legal_size(width))):
+            return
+        below = tuple(max(self.size_least, self.legal_size(size - self.size_step + 1)) for size in (height, width))
+        nearest = " or ".join(dict.fromkeys(f"{rows}×{columns}" for rows, columns in (below, above)))
+        rule = f"{self.size_least} + {self.size_step}·k" if self.size_least % self.size_step else f"multiples of {self.size_step}"
+        raise ValueError(f"{self.name}: {height}×{width} pixels do not fit; rows and columns are {rule}, the nearest {nearest}")
+
+    def parameter_name(self, layer: Layer, kind: str) -> str:
+        """`conv1_1/weight` in Caffe's networks, `conv1.conv.0.weight` in those that come from torch."""
+        return f"{layer.module or layer.name}{'/' if self.naming == 'caffe' else '.'}{kind}"
+
     def resolve_widths(self, widths: Iterable[int] | None = None) -> dict[str, int]:
-        """The row's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7) for the VGG nets.
+        """The row's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7) for the VGG nets, (c1, …, c5) from
+        the finest level down for the U-Nets, none for resnet34-unet.
 
         Raises:
             ValueError: a wrong number of widths, or one below 1.
@@ -200,7 +252,7 @@ class Row:
         if widths is None:
             return dict(self.widths)
         values = [int(width) for width in widths]
-        if len(values) != len(self.widths) or min(values) < 1:
+        if len(values) != len(self.widths) or min(values, default=1) < 1:
             raise ValueError(f"{self.name}: widths are {len(self.widths)} positive numbers ({', '.join(self.widths)}), not {tuple(values)}")
         return dict(zip(self.widths, values, strict=True))
 
@@ -211,15 +263,21 @@ class Row:
             raise ValueError(f"{self.name}: num_classes is at least 1, not {num_classes}")
         channels = {self.input: self.in_channels if in_channels is None else in_channels}
         for layer in self.layers:
-            channels[layer.name] = count[layer.width] if layer.width else channels[layer.bottoms[0]]
+            if isinstance(layer.width, int):
+                channels[layer.name] = layer.width
+            elif layer.kind == "Concat":
+                channels[layer.name] = sum(channels[bottom] for bottom in layer.bottoms)
+            else:
+                channels[layer.name] = count[layer.width] if layer.width else channels[layer.bottoms[0]]
         return channels
 
     def shapes(self, height: int, width: int, num_classes: int | None = None, widths: Iterable[int] | None = None) -> dict[str, tuple[int, int, int]]:
         """Blob name → (channels, rows, columns) for an input of height × width pixels.
 
         Raises:
-            ValueError: the input is too small for a layer, which is named.
+            ValueError: the input is too small for a layer, which is named, or does not fit the network.
         """
+        self.check_size(height, width)
         channels = self.channels(num_classes, widths)
         sizes = {self.input: (height, width)}
         for layer in self.layers:
@@ -229,7 +287,8 @@ class Row:
                 sizes[layer.name] = sizes[layer.bottoms[1]]
             else:
                 rows, columns = sizes[layer.bottoms[0]]
-                sizes[layer.name] = (geometry.output_size(layer, rows), geometry.output_size(layer, columns))
+                more = layer.output_pad
+                sizes[layer.name] = (geometry.output_size(layer, rows) + more, geometry.output_size(layer, columns) + more)
         return {name: (channels[name], *sizes[name]) for name in self.blobs}
 
     def parameters(
@@ -252,13 +311,36 @@ class Row:
             elif layer.kind == "InnerProduct":
                 pixels = CLASSIFIER_PIXELS if layer.bottoms[0] == "pool5" else 1
                 shape = (outputs, inputs * pixels)
+            elif layer.kind == "BatchNorm":
+                learned, kept = (("weight", 1.0), ("bias", 0.0)), (("running_mean", 0.0), ("running_var", 1.0))
+                parameters += [Parameter(self.parameter_name(layer, kind), (outputs,), 1, 1, fill) for kind, fill in learned]
+                parameters += [Parameter(self.parameter_name(layer, kind), (outputs,), 0, 0, fill) for kind, fill in kept]
+                parameters.append(Parameter(self.parameter_name(layer, "num_batches_tracked"), (), 0, 0, "counter"))
+                continue
             else:
                 continue
-            parameters.append(Parameter(f"{layer.name}/weight", shape, layer.lr_mult[0], layer.decay_mult[0], layer.fill))
+            weight_fill, bias_fill = fills(layer, shape)
+            parameters.append(Parameter(self.parameter_name(layer, "weight"), shape, layer.lr_mult[0], layer.decay_mult[0], weight_fill))
             if layer.bias:
-                parameters.append(Parameter(f"{layer.name}/bias", (outputs,), layer.lr_mult[1], layer.decay_mult[1], 0.0))
+                parameters.append(Parameter(self.parameter_name(layer, "bias"), (outputs,), layer.lr_mult[1], layer.decay_mult[1], bias_fill))
         return tuple(parameters)
 
+
+def fills(layer: Layer, shape: tuple[int, ...]) -> tuple[str | float | Normal | Uniform, float | Uniform]:
+    """How the weights (of this shape, in the hub's layout) and the biases of a layer start; what the words mean stands at `Layer.fill`."""
+    window = math.prod(shape[2:])
+    if layer.fill == "he":  # one pixel of a deconvolution whose stride is its kernel sees one number of each input channel
+        return Normal(math.sqrt(2 / (shape[0] if layer.kind == "Deconvolution" else shape[1] * window))), 0.0
+    if layer.fill == "fan-out":
+        return Normal(math.sqrt(2 / (shape[0] * window))), 0.0
+    if layer.fill == "torch":  # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
+        bound = Uniform(1 / math.sqrt(shape[1] * window))
+        return bound, bound
+    return layer.fill, 0.0
+
+
+BATCHNORM_EPS, BATCHNORM_MOMENTUM = 1e-5, 0.1
+"""torch's defaults: added to the variance; the share of a new batch in the running statistics (Keras' own momentum counts the old ones: 0.9)."""
 
 CLASSIFIER_PIXELS = 7 * 7
 """Pixels of pool5 that VGG-16's fc6 sees, of an image of 224×224: fc6 is a 7×7 convolution in disguise."""
@@ -312,9 +394,11 @@ FCN8S = Row(
     published="65.5 mean IU on PASCAL VOC 2011 seg11valid (heavy)",
 )
 
+from segtwin.unet_rows import UNET_ROWS  # noqa: E402 - its rows are made of the layers above
+
 CLASSIFIERS = {row.name: row for row in (VGG16,)}
 """Networks that weights come from."""
-ROWS = {row.name: row for row in (FCN8S,)}
+ROWS = {row.name: row for row in (FCN8S, *UNET_ROWS)}
 """Networks that both twins build."""
 
 

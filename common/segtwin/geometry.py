@@ -36,13 +36,13 @@ class LayerLike(Protocol):
 def output_size(layer: LayerLike, size: int) -> int:
     """Pixels along one axis after a convolution, pooling or deconvolution of an axis of `size` pixels.
 
-    Convolutions round down. Poolings round up, so the last window may hang over the edge, but it has to start inside the image or its
-    leading pad. Deconvolutions are the inverse of convolutions.
+    Convolutions round down, and so does torch's MaxPool. Poolings round up, so the last window may hang over the edge, but it has to start
+    inside the image or its leading pad. Deconvolutions are the inverse of convolutions.
 
     Raises:
         ValueError: when nothing is left of the axis.
     """
-    if layer.kind == "Convolution":
+    if layer.kind in ("Convolution", "MaxPool"):
         out = (size + 2 * layer.pad - layer.kernel) // layer.stride + 1
     elif layer.kind == "Pooling":
         out = -((size + 2 * layer.pad - layer.kernel) // -layer.stride) + 1
@@ -79,7 +79,7 @@ def coordinate_map(layer: LayerLike) -> CoordinateMap:
     The map of a Crop depends on its offset, which `crop_offsets` finds.
     """
     look = CoordinateMap(Fraction(1, layer.stride), (layer.pad - Fraction(layer.kernel - 1, 2)) / layer.stride)
-    if layer.kind in ("Convolution", "Pooling"):
+    if layer.kind in ("Convolution", "Pooling", "MaxPool"):
         return look
     if layer.kind == "Deconvolution":
         return CoordinateMap(Fraction(layer.stride), Fraction(layer.kernel - 1, 2) - layer.pad)

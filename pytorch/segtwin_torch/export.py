@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -24,7 +25,7 @@ from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from segtwin_torch.weights import table
+from segtwin_torch.weights import blob_names, table
 
 OPSET = 18
 
@@ -46,7 +47,9 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], opset: int = OPS
         OSError: a file cannot be written.
     """
     row = architectures.get(str(model.name))
-    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items())
+    if getattr(model, "pad", None):
+        raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if tensor.is_floating_point())
     onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
 
 
@@ -77,11 +80,13 @@ class EveryBlob(nn.Module):
 def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(str(model.name))
-    blobs = list(row.blobs[1:])
-    slots = table(model)
-    weights = {name.replace("/", "."): tensor for name, tensor in slots.items()}
+    blobs = list(blob_names(model)[1:])
+    slots = {name: tensor for name, tensor in table(model).items() if tensor.is_floating_point()}  # BatchNorm's counters take no part
+    weights = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
     first = next(iter(weights.values()))
-    data = torch.zeros(2, first.shape[1], 67, 91, dtype=first.dtype, device=first.device)  # 0 and 1 would be taken for constants
+    # no size is 0 or 1, which would be taken for constants, and the two differ, so that they are not taken for one
+    height, width = row.legal_size(row.size_least + 66), row.legal_size(row.size_least + 98)
+    data = torch.zeros(2, first.shape[1], height, width, dtype=first.dtype, device=first.device)
 
     training = model.training
     try:
@@ -92,7 +97,7 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],
                 output_names=blobs,
-                dynamic_shapes={"data": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, "weights": dict.fromkeys(weights)},
+                dynamic_shapes={"data": {0: Dim.DYNAMIC, 2: sizes(row, "rows"), 3: sizes(row, "columns")}, "weights": dict.fromkeys(weights)},
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -101,8 +106,15 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
         model.train(training)
     assert program is not None
     graph = program.model
-    tidy(graph, row.output)
+    tidy(graph, blobs[-1])
     return ir.to_proto(graph)
+
+
+def sizes(row: architectures.Row, name: str) -> Any:
+    """Which sizes an axis of the image can have: any, or those that fit."""
+    if row.size_step == 1:
+        return Dim.DYNAMIC
+    return row.size_step * Dim(f"{name}_by_{row.size_step}", min=row.size_least // row.size_step) + row.size_least % row.size_step
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from segtwin import __version__
 
 from segtwin_weights import safetensors_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
-from segtwin_weights.surgery import convert, untrained
+from segtwin_weights.surgery import Dimensions, convert, dimensions, untrained
 
-__all__ = ["Weights", "WeightsError", "__version__", "check_keys", "convert", "read", "untrained", "write"]
+__all__ = ["Dimensions", "Weights", "WeightsError", "__version__", "check_keys", "convert", "dimensions", "read", "untrained", "write"]
 
 FORMATS = {"vgg16.npy": vgg16_npy, "safetensors": safetensors_file}
 SUFFIXES = {".npy": vgg16_npy, ".safetensors": safetensors_file}

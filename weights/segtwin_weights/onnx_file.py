@@ -35,10 +35,18 @@ def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "colour": row.colour,
         "mean": list(row.mean),
-        "preprocessing": f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255 minus mean",
+        "scale": row.scale,
+        "std": list(row.std),
+        "preprocessing": preprocessing(row),
         "citation": row.citation,
         **known,
     }
+
+
+def preprocessing(row: Row) -> str:
+    """How an image has to be prepared, in words."""
+    steps = "values 0..255" + (f" / {row.scale:g}" if row.scale != 1 else "") + (" minus mean" if any(row.mean) else "") + (" / std" if row.std else "")
+    return f"float32 N×{row.in_channels}×H×W, {row.colour}, {steps}"
 
 
 def write(

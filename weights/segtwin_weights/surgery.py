@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights.hub import Metadata, Weights, WeightsError
+from segtwin_weights import resnet34
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros")
 
@@ -23,7 +25,8 @@ class Change(NamedTuple):
 
 
 def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
-    """Weights of a VGG-16 classifier as those that an FCN starts its training from.
+    """Weights of a classifier as those that a segmentation network starts its training from: of a VGG-16, or of torchvision's ResNet-34 for
+    resnet34-unet (its encoder is filled, as `pretrained=True` does in the original; the rest starts as `untrained`).
 
     Convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of neighbouring classes
     of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does); the other score layers are zero and the deconvolutions bilinear
@@ -34,16 +37,18 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
         to: name of the row to make.
         num_classes: of the result; by default the row's own. Averaging needs fewer than fc8 has.
         score_init: "fc8-average" or "zeros".
-        seed: unused by the Caffe nets, where nothing starts at random.
+        seed: of what starts at random: nothing in the Caffe nets, the decoder of resnet34-unet.
 
     Raises:
         WeightsError: the weights are not a VGG-16's, or the number of classes cannot be made.
         ValueError: there is no such row or `score_init`.
     """
-    return convert_with_report(weights, to, num_classes, score_init)[0]
+    return convert_with_report(weights, to, num_classes, score_init, seed)[0]
 
 
-def convert_with_report(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average") -> tuple[Weights, list[Change]]:
+def convert_with_report(
+    weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None
+) -> tuple[Weights, list[Change]]:
     """`convert`, and what became of each blob."""
     row = architectures.get(to)
     if row.name not in architectures.ROWS:
@@ -51,10 +56,13 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
     classes = row.num_classes if num_classes is None else num_classes
-    widths = classifier_widths(weights)
+    if row.name == resnet34.TARGET:
+        return resnet34_unet(weights, classes, seed)
+    if row.naming != "caffe" or row.in_channels != 3:
+        raise WeightsError(f"nothing is converted to {row.name}: it starts from random numbers (build it without weights)")
+    originals, _, widths = dimensions(weights, architectures.VGG16)
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
-    originals = len(weights["fc8/bias"])
     if score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
 
@@ -90,6 +98,17 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     return Weights(blobs, metadata), changes
 
 
+def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple[Weights, list[Change]]:
+    """torchvision's ResNet-34 as the encoder of resnet34-unet."""
+    start = untrained(resnet34.TARGET, num_classes, seed=seed)
+    filled = resnet34.encoder(weights, {name: blob.shape for name, blob in start.items()})
+    blobs = {name: weights[filled[name]] if name in filled else blob for name, blob in start.items()}
+    changes = [Change(name, "copied" if name in filled else "random", filled.get(name, ""), blob.shape) for name, blob in blobs.items()]
+    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
+    known = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
+    return Weights(blobs, {**start.metadata, "num_classes": num_classes, "version": __version__, **known}), changes
+
+
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
 
@@ -99,23 +118,37 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     return blob[: each * classes].reshape(classes, each, *blob.shape[1:]).mean(axis=1)
 
 
-def classifier_widths(weights: Weights) -> tuple[int, ...]:
-    """(c1, c2, c3, c4, c5, fc6, fc7) of a VGG-16's weights, read off the arrays.
+class Dimensions(NamedTuple):
+    """What `build` has to be told to make the network that some weights fit."""
+
+    num_classes: int
+    in_channels: int
+    widths: tuple[int, ...]
+
+
+def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
+    """Classes, channels and widths of a network, read off its weights.
 
     Raises:
-        WeightsError: they are not a VGG-16's, or contradict each other.
+        WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
-    row = architectures.VGG16
-    biases = {layer.width: weights[f"{layer.name}/bias"] for layer in row.layers if layer.width and f"{layer.name}/bias" in weights}
-    if set(biases) != {*row.widths, "classes"}:
-        raise WeightsError(f"the weights are no VGG-16 classifier: {weights!r} has no {sorted({*row.widths, 'classes'} - set(biases))[0]} layers")
-    widths = tuple(len(biases[name]) for name in row.widths)
-    for name, shape, *_ in row.parameters(len(biases["classes"]), widths):
-        if name not in weights:
-            raise WeightsError(f"the weights are no VGG-16 classifier: {name} is missing")
-        if weights[name].shape != shape:
-            raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
-    return widths
+    row = architectures.get(row)
+    found: dict[str | int, int] = {}
+    for layer in row.layers:
+        blob = weights.get(row.parameter_name(layer, "weight"))
+        if layer.width and blob is not None and blob.ndim >= 2:
+            found.setdefault(layer.width, blob.shape[1 if layer.kind == "Deconvolution" else 0])
+    first = row.parameter_name(next(layer for layer in row.layers if layer.width), "weight")
+    if missing := {*row.widths, "classes"} - found.keys():
+        lacking = row.parameter_name(next(layer for layer in row.layers if layer.width in missing), "weight")
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking} is missing")
+    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    try:
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(error.args[0]) from None
+    return result
 
 
 def untrained(
@@ -128,10 +161,23 @@ def untrained(
     """What a network holds before anything is loaded into it: what its original starts with.
 
     net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear deconvolutions: they are meant to be started
-    from a VGG-16, by `convert`. Nothing in them is random, so `seed` changes nothing.
+    from a VGG-16, by `convert`. The U-Nets start at random: that of the paper as its section 3 asks, the others as torch's and torchvision's
+    layers do. Every blob is drawn by numpy from `seed` and its own name, so both twins start alike and a new layer changes no other.
     """
     row = architectures.get(row)
-    blobs = {}
-    for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels):
-        blobs[name] = geometry.bilinear_deconvolution(shape[0], shape[-1]) if fill == "bilinear" else np.full(shape, fill, np.float32)
+    seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+    blobs = {name: start(name, shape, fill, seed) for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels)}
     return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)})
+
+
+def start(name: str, shape: tuple[int, ...], fill: str | float | architectures.Normal | architectures.Uniform, seed: int) -> np.ndarray:
+    """One blob as `Parameter.fill` says."""
+    if fill == "bilinear":
+        return geometry.bilinear_deconvolution(shape[0], shape[-1])
+    if fill == "counter":
+        return np.zeros(shape, np.int64)
+    if isinstance(fill, architectures.Normal | architectures.Uniform):
+        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        drawn = stream.normal(0, fill.sigma, shape) if isinstance(fill, architectures.Normal) else stream.uniform(-fill.bound, fill.bound, shape)
+        return drawn.astype(np.float32)
+    return np.full(shape, fill, np.float32)
