@@ -97,7 +97,7 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],
                 output_names=blobs,
-                dynamic_shapes={"data": {0: Dim.DYNAMIC, 2: sizes(row, "rows"), 3: sizes(row, "columns")}, "weights": dict.fromkeys(weights)},
+                dynamic_shapes={"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)},
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -110,11 +110,13 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     return ir.to_proto(graph)
 
 
-def sizes(row: architectures.Row, name: str) -> Any:
-    """Which sizes an axis of the image can have: any, or those that fit."""
-    if row.size_step == 1:
-        return Dim.DYNAMIC
-    return row.size_step * Dim(f"{name}_by_{row.size_step}", min=row.size_least // row.size_step) + row.size_least % row.size_step
+def free_sizes(row: architectures.Row) -> dict[int, Any]:
+    """The axes of the image, rows and columns, that the trace takes for symbols.
+
+    The U-Nets take only sizes that fit, so that no operation of theirs depends on the size: they are traced at one size, and the axes are named
+    afterwards. As symbols, "16 times something" costs torch.export a minute of algebra.
+    """
+    return {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if row.size_step == 1 else {}
 
 
 @contextmanager

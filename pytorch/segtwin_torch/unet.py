@@ -32,6 +32,14 @@ def deconv(inputs: int, outputs: int, kernel: int = 2, stride: int = 2, pad: int
     return nn.ConvTranspose2d(inputs, outputs, kernel, stride, pad, output_pad)
 
 
+def central_crop(x: Tensor, offset: int) -> Tensor:
+    """`x` without `offset` rows and columns on every side. The offsets are those of `geometry.crop_offsets`, and tested to be.
+
+    With sizes that fit, that is Caffe's crop: what is left has the size of the up-convolution.
+    """
+    return x[:, :, offset:-offset, offset:-offset]
+
+
 def fit(image: Tensor, name: str, pad: str | None) -> Tensor:
     """The image as the network of that name can take it: as it is, or mirrored to a legal size.
 
@@ -105,25 +113,25 @@ class UNetPaper(nn.Module):
         x = n["conv_d4b-c"] = self.drop_d4c(relu(self.conv_d4b_c(x)))  # N×1024×(H−124)/16×…
 
         x = n["upconv_d4c_u3a"] = self.upconv_d4c_u3a(x)  # no ReLU: "up-convolution" in figure 1
-        skip = n["crop_d3c-d3cc"] = crop(d3c, like=x, offset=4)
+        skip = n["crop_d3c-d3cc"] = central_crop(d3c, offset=4)
         x = n["concat_d3cc_u3a-b"] = torch.cat([x, skip], dim=1)
         x = n["conv_u3b-c"] = relu(self.conv_u3b_c(x))
         x = n["conv_u3c-d"] = relu(self.conv_u3c_d(x))
 
         x = n["upconv_u3d_u2a"] = self.upconv_u3d_u2a(x)
-        skip = n["crop_d2c-d2cc"] = crop(d2c, like=x, offset=16)
+        skip = n["crop_d2c-d2cc"] = central_crop(d2c, offset=16)
         x = n["concat_d2cc_u2a-b"] = torch.cat([x, skip], dim=1)
         x = n["conv_u2b-c"] = relu(self.conv_u2b_c(x))
         x = n["conv_u2c-d"] = relu(self.conv_u2c_d(x))
 
         x = n["upconv_u2d_u1a"] = self.upconv_u2d_u1a(x)
-        skip = n["crop_d1c-d1cc"] = crop(d1c, like=x, offset=40)
+        skip = n["crop_d1c-d1cc"] = central_crop(d1c, offset=40)
         x = n["concat_d1cc_u1a-b"] = torch.cat([x, skip], dim=1)
         x = n["conv_u1b-c"] = relu(self.conv_u1b_c(x))
         x = n["conv_u1c-d"] = relu(self.conv_u1c_d(x))
 
         x = n["upconv_u1d_u0a"] = self.upconv_u1d_u0a(x)
-        skip = n["crop_d0c-d0cc"] = crop(d0c, like=x, offset=88)
+        skip = n["crop_d0c-d0cc"] = central_crop(d0c, offset=88)
         x = n["concat_d0cc_u0a-b"] = torch.cat([x, skip], dim=1)
         x = n["conv_u0b-c"] = relu(self.conv_u0b_c(x))
         x = n["conv_u0c-d"] = relu(self.conv_u0c_d(x))

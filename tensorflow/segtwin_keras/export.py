@@ -8,6 +8,7 @@ exporter take more than 24 GB.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,8 @@ from segtwin_weights import onnx_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph
-from segtwin_keras.weights import hub_array, table
+from segtwin_keras.unet import Fit
+from segtwin_keras.weights import blob_names, blob_tensors, hub_array, table
 
 OPSET = 18
 
@@ -41,7 +43,9 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], opset: int = O
         OSError: a file cannot be written.
     """
     row = architectures.get(model.name)
-    weights = ((name, hub_array(*slot)) for name, slot in table(model).items())
+    if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
+        raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    weights = ((name, hub_array(*slot)) for name, slot in floats(model).items())
     onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
 
 
@@ -58,11 +62,11 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(model.name)
-    blobs = list(row.blobs[1:])
-    every_blob = keras.Model(model.input, [model.get_layer(name).output for name in blobs])
-    dtype = model.input.dtype
-    every_blob(np.zeros((1, 8, 8, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
-    slots = {name: variable for name, (variable, _) in table(model).items()}
+    blobs = list(blob_names(model)[1:])
+    every_blob = keras.Model(model.input, blob_tensors(model)[1:])
+    dtype, size = model.input.dtype, row.legal_size(8)
+    every_blob(np.zeros((1, size, size, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
+    slots = {name: variable for name, (variable, _) in floats(model).items()}
 
     def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:
         with keras.StatelessScope(state_mapping=list(zip(slots.values(), weights, strict=True))):
@@ -71,5 +75,10 @@ def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, None, None, model.input.shape[-1]), dtype, name=row.input)]
     signature += [tf.TensorSpec(variable.shape, dtype, name=name.replace("/", ".")) for name, variable in slots.items()]
     graph = onnx_graph.convert(tf.function(forward, input_signature=signature, autograph=False), signature, opset, row.input, blobs)
-    onnx_graph.tidy(graph, list(slots), row.output)
+    onnx_graph.tidy(graph, list(slots), blobs[-1])
     return ir.to_proto(graph)
+
+
+def floats(model: keras.Model) -> dict[str, Any]:
+    """The table without BatchNorm's counters, which take no part."""
+    return {name: slot for name, slot in table(model).items() if not name.endswith("num_batches_tracked")}

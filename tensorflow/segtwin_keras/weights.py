@@ -4,6 +4,8 @@
     {}/weight  O×I×kh×kw       {}.kernel  kh×kw×I×O     2, 3, 1, 0    convolutions
     {}/weight  I×O×kh×kw       {}.kernel  kh×kw×O×I     2, 3, 1, 0    deconvolutions
     {}/bias    O               {}.bias    O
+    {}.weight, .bias, .running_mean, .running_var, .num_batches_tracked
+                               {}.gamma, .beta, .moving_mean, .moving_variance, .num_batches_tracked    BatchNorm
 
 Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules.
 """
@@ -20,9 +22,18 @@ from keras import layers
 from segtwin import architectures
 from segtwin_weights import Weights
 
+from segtwin_keras.unet import BatchNorm
+
 KERNEL = (2, 3, 1, 0)
 """Transposition of a kernel from the hub to Keras; it is the same for convolutions and deconvolutions, since both turn I and O."""
 BIAS = (0,)
+BATCHNORM = {
+    "weight": ("gamma", BIAS),
+    "bias": ("beta", BIAS),
+    "running_mean": ("moving_mean", BIAS),
+    "running_var": ("moving_variance", BIAS),
+    "num_batches_tracked": ("num_batches_tracked", ()),
+}
 
 
 def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -34,7 +45,24 @@ def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
             slots[f"{layer.name}{between}weight"] = layer.kernel, KERNEL
             if layer.use_bias:
                 slots[f"{layer.name}{between}bias"] = layer.bias, BIAS
+        elif isinstance(layer, BatchNorm):
+            slots |= {f"{layer.name}{between}{kind}": (getattr(layer, name), order) for kind, (name, order) in BATCHNORM.items()}
     return slots
+
+
+def blob_names(model: keras.Model) -> tuple[str, ...]:
+    """The row's blobs that the model computes, the last of them its output: with `logits`, all but the probability."""
+    row = architectures.get(model.name)
+    has_output = any(layer.name == row.output for layer in model.layers)
+    return row.blobs if has_output else row.blobs[:-1]
+
+
+def blob_tensors(model: keras.Model) -> list[keras.KerasTensor]:
+    """Where those blobs are in the model: a layer has the blob's name, or that of the module in whose place it stands."""
+    row = architectures.get(model.name)
+    layers_by_name = {layer.name: layer for layer in model.layers}
+    modules = {layer.name: layer.module for layer in row.layers}
+    return [layers_by_name[name if name in layers_by_name else modules[name]].output for name in blob_names(model)]
 
 
 def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) -> None:
@@ -55,7 +83,7 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     have = {name: np.shape(blob) for name, blob in weights.items()}
     segtwin_weights.check_keys(have, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name)
     for name, (variable, to_keras) in slots.items():
-        variable.assign(np.ascontiguousarray(np.transpose(weights[name], to_keras)))
+        variable.assign(np.require(np.transpose(weights[name], to_keras), requirements="C"))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}
 
 
