@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -20,7 +21,7 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin import architectures
 from segtwin.files import whole
-from segtwin_weights import onnx_file
+from segtwin_weights import batchnorm, onnx_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
@@ -30,27 +31,35 @@ from segtwin_torch.weights import blob_names, table
 OPSET = 18
 
 
-def export_onnx(model: nn.Module, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None) -> None:
+def export_onnx(
+    model: nn.Module, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None, fold_batchnorm: bool = False
+) -> None:
     """Write a model as ONNX.
 
-    The graph takes one input N×C×H×W under the row's name (`data`) and gives one output N×classes×H×W (`score`); N, H and W are free. Row,
-    colour order and mean stand in its metadata.
+    The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
+    N, H and W are free, as far as they fit the network. Row, colour order and mean stand in its metadata.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
         opset: version of the ONNX operators, 18 or later.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
+        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
 
     Raises:
+        ValueError: the model was built with `pad`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False.
         OSError: a file cannot be written.
     """
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if tensor.is_floating_point())
-    onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
+    weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if tensor.is_floating_point())
+    graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
+    if fold_batchnorm:
+        graph, folded = batchnorm.fold(graph, dict(weights), row)
+        weights, metadata["batchnorm"] = folded.items(), "folded"
+    onnx_file.write(graph, weights, path, row, metadata, external_data)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ exporter take more than 24 GB.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from segtwin import architectures
 from segtwin.files import whole
-from segtwin_weights import onnx_file
+from segtwin_weights import batchnorm, onnx_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph
@@ -26,27 +27,35 @@ from segtwin_keras.weights import blob_names, blob_tensors, hub_array, table
 OPSET = 18
 
 
-def export_onnx(model: keras.Model, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None) -> None:
+def export_onnx(
+    model: keras.Model, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None, fold_batchnorm: bool = False
+) -> None:
     """Write a model as ONNX.
 
-    The graph takes one input N×C×H×W under the row's name (`data`) and gives one output N×classes×H×W (`score`); N, H and W are free. Row,
-    colour order and mean stand in its metadata.
+    The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
+    N, H and W are free, as far as they fit the network. Row, colour order and mean stand in its metadata.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
         opset: version of the ONNX operators, 18 (the last that tf2onnx knows).
         external_data: weights in a file of their own: None (above 100 MB), True or False.
+        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
 
     Raises:
+        ValueError: the model was built with `pad`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False.
         OSError: a file cannot be written.
     """
     row = architectures.get(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    weights = ((name, hub_array(*slot)) for name, slot in floats(model).items())
-    onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
+    weights: Iterable[tuple[str, np.ndarray]] = ((name, hub_array(*slot)) for name, slot in floats(model).items())
+    graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
+    if fold_batchnorm:
+        graph, folded = batchnorm.fold(graph, dict(weights), row)
+        weights, metadata["batchnorm"] = folded.items(), "folded"
+    onnx_file.write(graph, weights, path, row, metadata, external_data)
 
 
 def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -186,11 +186,13 @@ def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
         if deconvolution is None or len(cut.inputs[0].uses()) > 1 or "pads" in deconvolution.attributes:
             continue
         starts, ends, axes = (integers(value) for value in cut.inputs[1:4])
-        if starts is None or ends is None or axes is None or not set(axes) <= {2, 3}:
+        if starts is None or ends is None or axes is None:
             continue
         begin, end = dict(zip(axes, starts, strict=True)), dict(zip(axes, ends, strict=True))
-        if min(starts) < 0 or any(0 <= one < np.iinfo(np.int32).max for one in ends):
-            continue  # counted from the other side
+        open_end = np.iinfo(np.int32).max
+        counted_inwards = min(starts) >= 0 and all(one < 0 or one >= open_end for one in ends)
+        if not counted_inwards or any(begin.get(axis, 0) or end.get(axis, open_end) < 0 for axis in (0, 1)):
+            continue
         pads = [begin.get(2, 0), begin.get(3, 0), max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
         deconvolution.attributes["pads"] = ir.AttrInt64s("pads", pads)
         cut.outputs[0].replace_all_uses_with(deconvolution.outputs[0])

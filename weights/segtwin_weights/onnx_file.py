@@ -29,7 +29,7 @@ ALIGNMENT = 4096
 
 def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What an ONNX file says of itself: the row, and how an image has to be prepared."""
-    known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes") if key in weights_metadata}
+    known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes", "batchnorm") if key in weights_metadata}
     return {
         "architecture": row.name,
         "version": __version__,
