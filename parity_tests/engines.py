@@ -11,7 +11,7 @@ import segtwin
 import segtwin_keras
 import segtwin_torch
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import Weights
+from segtwin_weights import Weights, dimensions
 
 TWINS = {"torch": segtwin_torch, "keras": segtwin_keras}
 FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
@@ -20,11 +20,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
 @cache
 def model(framework: str, row: str, weights: Weights, dtype: str = "float32"):
     """A model of these weights, made once."""
-    return TWINS[framework].build(row, num_classes=len(weights["score_fr/bias"]), widths=widths_of(weights), weights=weights, dtype=dtype)
-
-
-def widths_of(weights: Weights) -> tuple[int, ...]:
-    return tuple(len(weights[f"{layer}/bias"]) for layer in ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1", "fc6", "fc7"))
+    return TWINS[framework].build(row, **dimensions(weights, row)._asdict(), weights=weights, dtype=dtype)
 
 
 def torch_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "float32") -> dict[str, np.ndarray]:
