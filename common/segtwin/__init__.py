@@ -2,6 +2,7 @@
 
 from segtwin.architectures import ROWS, Layer, Parameter, Row, get
 from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_label, read_image
+from segtwin.tiles import overlap_tile
 
 __version__ = "0.1.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "Row",
     "__version__",
     "get",
+    "overlap_tile",
     "preprocess",
     "preprocess_label",
     "read_image",
