@@ -1,5 +1,6 @@
 """The rows, the coordinate algebra and the preprocessing of the Caffe-era segmentation networks. numpy only: no framework is imported."""
 
+from segtwin import palette
 from segtwin.architectures import ROWS, Layer, Parameter, Row, get
 from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_label, read_image
 from segtwin.tiles import overlap_tile
@@ -16,6 +17,7 @@ __all__ = [
     "__version__",
     "get",
     "overlap_tile",
+    "palette",
     "preprocess",
     "preprocess_label",
     "read_image",

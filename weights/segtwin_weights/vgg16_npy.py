@@ -17,10 +17,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from segtwin import Converted, architectures
@@ -165,10 +167,10 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
             shape, _, dtype = header(file)
             if shape != () or not dtype.hasobject:
                 raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
-            loaded = _Unpickler(file, path).load()
+            loaded = _Unpickler(_Bounded(file), path).load()
             if file.read(1):
                 raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
-    except (WeightsError, MemoryError):
+    except WeightsError:
         raise
     except OSError as error:
         if error.errno is not None:
@@ -278,19 +280,62 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-_CONSTRUCTORS: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode}
+class _Constructor:
+    """What a name in a pickle stands for. It can be called, and nothing can be set in it."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise ValueError("a constructor with a state")
+
+
+_CONSTRUCTORS = {("numpy", "dtype"): _Constructor(_Dtype), ("_codecs", "encode"): _Constructor(_encode)}
+_CONSTRUCTORS["numpy", "ndarray"] = _Constructor(lambda: ())  # named as what `_reconstruct` should make, never called
 for _module in ("numpy.core", "numpy._core"):  # the old and the new home of numpy's insides
     _CONSTRUCTORS |= {
-        (f"{_module}.multiarray", "_reconstruct"): _Array.reconstruct,
-        (f"{_module}.multiarray", "scalar"): _Array.scalar,
-        (f"{_module}.numeric", "_frombuffer"): _Array.frombuffer,
+        (f"{_module}.multiarray", "_reconstruct"): _Constructor(_Array.reconstruct),
+        (f"{_module}.multiarray", "scalar"): _Constructor(_Array.scalar),
+        (f"{_module}.numeric", "_frombuffer"): _Constructor(_Array.frombuffer),
     }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, strings, bytes, numbers and the stand-ins above. Whatever else a pickle names is refused before it is imported."""
+class _Bounded:
+    """A file that is never asked for more bytes than it has: a length in a damaged pickle costs no memory."""
 
-    def __init__(self, file: io.BufferedReader, path: object) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.file = file
+        self.left = os.fstat(file.fileno()).st_size - file.tell()
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:
+            raise EOFError(f"{size} bytes announced, {self.left} left")
+        self.left -= size
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        line = self.file.readline()
+        self.left -= len(line)
+        return line
+
+
+class _Unpickler(pickle._Unpickler):
+    """Builds dicts, lists, strings, bytes, numbers and the stand-ins above. Whatever else a pickle names is refused before it is imported.
+
+    This is Python's own machine in Python: that in C lets one opcode (LONG_BINPUT) take 64 GB of memory. Arrays are single opcodes, so it is as
+    fast here.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+
+    def __init__(self, file: _Bounded, path: object) -> None:
         super().__init__(file, fix_imports=False, encoding="bytes")  # Python 2's strings are bytes: an array's need no decoding
         self.path = path
 
@@ -302,3 +347,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> NoReturn:
         raise WeightsError(f"{self.path}: refers to objects outside the file; it is not a vgg16.npy")
+
+    def load_bytearray8(self) -> None:
+        """As the original, but the bytes are read before room is made for them."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
