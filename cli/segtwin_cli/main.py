@@ -13,6 +13,7 @@ from segtwin_cli.convert import convert
 from segtwin_cli.export import export
 from segtwin_cli.inspect import inspect
 from segtwin_cli.parity import parity
+from segtwin_cli.predict import predict
 from segtwin_cli.rows import rows
 from segtwin_cli.source import source
 
@@ -25,7 +26,7 @@ def segtwin() -> None:
     """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
 
 
-for command in (rows, source, convert, export, parity, inspect):
+for command in (rows, source, convert, export, parity, predict, inspect):
     segtwin.add_command(command)
 
 

@@ -1,6 +1,6 @@
 """The rows, the coordinate algebra and the preprocessing of the Caffe-era segmentation networks. numpy only: no framework is imported."""
 
-from segtwin import palette
+from segtwin import palette, tiles
 from segtwin.architectures import ROWS, Layer, Parameter, Row, get
 from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_label, read_image
 from segtwin.tiles import overlap_tile
@@ -21,4 +21,5 @@ __all__ = [
     "preprocess",
     "preprocess_label",
     "read_image",
+    "tiles",
 ]

@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segtwin.unet_rows import UNET_PAPER, UNET_PAPER_BORDER
+from segtwin import architectures
 
+UNET_PAPER = architectures.get("unet-paper")
+BORDER = 92
+"""Pixels of context that the output lacks on each side: a legal input of n pixels gives n − 184."""
 TILE = 572
 """Rows and columns of the paper's input tiles."""
 
@@ -81,7 +84,7 @@ def cuts(size: int, tile: int) -> list[tuple[int, int]]:
     Raises:
         ValueError: the tile size is not legal, or too small to move by a multiple of 16.
     """
-    step, border = UNET_PAPER.size_step, UNET_PAPER_BORDER
+    step, border = UNET_PAPER.size_step, BORDER
     least = UNET_PAPER.size_least + step
     if tile < least or UNET_PAPER.legal_size(tile) != tile:
         raise ValueError(f"a tile of {tile} pixels does not fit {UNET_PAPER.name}: tiles are {least}, {least + step}, {least + 2 * step} … pixels")
@@ -93,7 +96,12 @@ def cuts(size: int, tile: int) -> list[tuple[int, int]]:
 
 
 def looked_at(start: int, count: int, size: int) -> np.ndarray:
-    """Indices of the `count` pixels from `start` − 92 on of an axis of `size` pixels, mirrored at both ends as often as it takes."""
+    """Indices of the `count` pixels from `start` − 92 on of an axis of `size` pixels, mirrored where there are none."""
+    return mirrored(start - BORDER, start - BORDER + count, size)
+
+
+def mirrored(start: int, stop: int, size: int) -> np.ndarray:
+    """Indices start … stop − 1 of an axis of `size` pixels, mirrored at both ends, as often as it takes; the last pixel is not repeated."""
     there_and_back = max(2 * (size - 1), 1)
-    i = np.arange(start - UNET_PAPER_BORDER, start - UNET_PAPER_BORDER + count) % there_and_back
+    i = np.arange(start, stop) % there_and_back
     return np.where(i < size, i, there_and_back - i)

@@ -84,8 +84,6 @@ UNET_PAPER = Row(
     size_least=188,  # leaves 4 pixels: conv_d4b-c is 4×4
     size_step=16,
 )
-UNET_PAPER_BORDER = 92
-"""Pixels of context that the output lacks on each side: a legal input of n pixels gives n − 184."""
 
 # ------------------------------------------------------------------------------------------------------------------------ the seed's U-Nets
 
