@@ -11,6 +11,7 @@ import torch
 from goldens import TINY
 from PIL import Image
 from segtwin.palette import voc_palette
+from segtwin_cli import predict
 from segtwin_cli.main import main
 from segtwin_weights import Weights, untrained
 
@@ -44,8 +45,19 @@ def work(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
+def middle_of_a() -> float:
+    """A threshold that half of a.png is above, between two probabilities."""
+    with pytest.warns(segtwin.Converted):
+        data = segtwin.preprocess("in/a.png", "unet-small")
+    network = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=SMALL)
+    with torch.inference_mode():
+        ordered = np.unique(network(torch.from_numpy(data)).numpy())
+    return float(ordered[len(ordered) // 2 : len(ordered) // 2 + 2].mean(dtype=np.float64))
+
+
 def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
-    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect", "--probability") == 0
+    half = middle_of_a()
+    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect", "--probability", "--threshold", half) == 0
     kinds = ("mask.png", "overlay.png", "probability.npy")
     assert sorted(path.name for path in Path("out").iterdir()) == [f"{name}.{kind}" for name in "ab" for kind in kinds]
     out, err = capsys.readouterr()
@@ -63,7 +75,7 @@ def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
         np.testing.assert_allclose(np.load(f"out/{name}.probability.npy"), want, rtol=1e-6)
         assert mask.mode == "L"
         there = np.asarray(mask) == 255
-        np.testing.assert_array_equal(there, want[0] >= 0.5)
+        np.testing.assert_array_equal(there, want[0] >= half)
         assert 0 < there.sum() < there.size
         np.testing.assert_array_equal(overlay[~there], image[~there])
         np.testing.assert_array_equal(overlay[there], np.rint(0.5 * image + 0.5 * np.array([255, 40, 40]))[there])
@@ -84,8 +96,18 @@ def test_classes_become_a_palette_image(work: Path) -> None:
     assert probability.shape == (21, 64, 48)
     np.testing.assert_allclose(probability.sum(0), 1, rtol=1e-5)
     np.testing.assert_array_equal(np.asarray(mask), probability.argmax(0))
-    assert len(np.unique(mask)) > 1
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), voc_palette()[np.asarray(mask)])
+
+    scores = np.random.RandomState(0).rand(21, 64, 48)  # of every class something
+    files = {"mask": Path("all.mask.png"), "overlay": Path("all.overlay.png")}
+    predict.write(scores, Path("in/a.png"), files, 21, 0.5, voc_palette(), False)
+    mask, image = Image.open("all.mask.png"), np.asarray(Image.open("in/a.png"))
+    labels = np.asarray(mask)
+    assert set(np.unique(labels)) == set(range(21))
+    np.testing.assert_array_equal(labels, scores.argmax(0))
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), voc_palette()[labels])
+    tinted = np.where((labels == 0)[..., None], image, np.rint(0.5 * image + 0.5 * voc_palette()[labels]))
+    np.testing.assert_array_equal(np.asarray(Image.open("all.overlay.png")), tinted)
 
 
 def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
@@ -107,7 +129,9 @@ def test_a_bad_image_does_not_stop_the_rest(work: Path, capsys) -> None:
     failed = [line for line in err.splitlines() if line.startswith("failed: ")]
     assert failed[0] == "failed: in/a0.png: is not an image; give a JPEG or PNG file"
     assert failed[1].startswith("failed: in/a1.png: the image is damaged")
-    assert failed[2].startswith("failed: in/b.png: unet-small: 40×33 pixels do not fit; rows and columns are multiples of 16, the nearest 32×32 or 48×48 (or ")
+    assert failed[2].startswith(
+        "failed: in/b.png: unet-small: 40×33 pixels do not fit; rows and columns are multiples of 16, the nearest 32×32 or 48×48 (or "
+    )
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.mask.png", "a.overlay.png"]
 
 
@@ -127,7 +151,10 @@ MISTAKES = {
     "empty folder": (("small.safetensors", "empty", "-o", "out"), "empty: the folder holds no image"),
     "same name": (("small.safetensors", "in", "more", "-o", "out"), "in/a.png and more/a.jpg: both would be written to out/a.mask.png"),
     "existing": (("small.safetensors", "in/a.png", "-o", "old"), "old/a.overlay.png: exists already"),
-    "engine": (("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"), "opencv is not an engine of this version; use onnxruntime, torch, keras"),
+    "engine": (
+        ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
+        "opencv is not an engine of this version; use onnxruntime, torch, keras",
+    ),
     "no row": (("bare.safetensors", "in/a.png", "-o", "out"), "bare.safetensors: does not say which network it is for"),
     "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--row", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
     "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is neither"),

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import segtwin
+import torch
 from engines import exported, model
 from goldens import unet_paper_goldens
 from segtwin import oracle, tiles
@@ -13,7 +14,6 @@ from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import Weights, untrained
 
 import tensorflow as tf
-import torch
 
 TINY = (3, 5, 7, 9, 11)
 GOLDEN = unet_paper_goldens()[0]

@@ -194,7 +194,9 @@ def test_the_seeds_nets_start_as_torchs_layers_do(name: str) -> None:
             else:
                 assert drawn.any(), (module, kind)
     for kind, value in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}.items():
-        norms = [blob for blob_name, blob in start.items() if blob_name.rsplit(".", 1)[0] + ".running_var" in start and blob_name.endswith(f".{kind}")]
+        norms = [
+            blob for blob_name, blob in start.items() if blob_name.rsplit(".", 1)[0] + ".running_var" in start and blob_name.endswith(f".{kind}")
+        ]
         assert norms
         assert all((blob == value).all() for blob in norms)
 
@@ -419,7 +421,9 @@ def test_onnx_files_have_the_rows_signature_and_no_detours(framework: str, name:
         axes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
         assert axes[0] == "N"
         assert all(isinstance(axis, str) for axis in axes[2:]), "rows and columns are free"
-    allowed = {"Conv", "ConvTranspose", "BatchNormalization", "Relu", "MaxPool", "Concat", "Add", "Sigmoid"} | ({"Slice"} if name == "unet-paper" else set())
+    allowed = {"Conv", "ConvTranspose", "BatchNormalization", "Relu", "MaxPool", "Concat", "Add", "Sigmoid"} | (
+        {"Slice"} if name == "unet-paper" else set()
+    )
     assert {node.op_type for node in graph.node} <= allowed
     assert sum(node.op_type == "Slice" for node in graph.node) == (4 if name == "unet-paper" else 0)
     parameters = {parameter.name for parameter in row.parameters() if not parameter.name.endswith("num_batches_tracked")}

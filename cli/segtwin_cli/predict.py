@@ -43,7 +43,9 @@ Network = Callable[[np.ndarray], np.ndarray]
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="The folder to write to.")
 @click.option("--engine", type=click.Choice([*ENGINES, *LATER]), default="onnxruntime", show_default=True, help="What computes the network.")
 @click.option("--row", type=click.Choice(list(segtwin.ROWS)), help="The network, where the file does not say it.")
-@click.option("--pad", type=click.Choice(["reflect"]), help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result.")
+@click.option(
+    "--pad", type=click.Choice(["reflect"]), help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result."
+)
 @click.option("--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Probability from which on a single class is there.")
 @click.option("--probability", is_flag=True, help="Write the probabilities of all classes too, C×H×W float32.")
@@ -148,9 +150,7 @@ def plan(paths: list[Path], folder: Path, probability: bool, overwrite: bool) ->
     return targets
 
 
-def write(
-    result: np.ndarray, image: Path, files: dict[str, Path], classes: int, threshold: float, colours: np.ndarray, probability: bool
-) -> None:
+def write(result: np.ndarray, image: Path, files: dict[str, Path], classes: int, threshold: float, colours: np.ndarray, probability: bool) -> None:
     """Mask and overlay of one image, and its probabilities; each file appears whole or not at all.
 
     Args:

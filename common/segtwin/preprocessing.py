@@ -51,7 +51,7 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
     pixels = [read_image(one, grey=channels == 1) for one in images]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
-    batch = np.stack(pixels).astype(np.float32)
+    batch: np.ndarray = np.stack(pixels).astype(np.float32)
     if row.colour == "BGR":
         batch = batch[..., ::-1]
     if row.scale != 1:
@@ -65,8 +65,8 @@ def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.
 def read_image(image: ImageLike, grey: bool = False) -> np.ndarray:
     """An image as H×W×3 RGB uint8, the way a viewer shows it, or as H×W×1. Every conversion on the way is said in a `Converted` warning.
 
-    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha channel is dropped (the colours under it stay as they are
-    stored), of 16 bits the high byte is taken, and an EXIF rotation is carried out.
+    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha
+    channel is dropped (the colours under it stay as they are stored), of 16 bits the high byte is taken, and an EXIF rotation is carried out.
 
     Raises:
         ImageError: the file is empty, no image, or damaged; the array is not H×W×3 (or, with `grey`, H×W) of uint8.

@@ -3,9 +3,9 @@
 Ronneberger, Fischer and Brox, "U-Net" (arXiv:1505.04597), section 2 and figure 2: the valid convolutions leave only pixels whose whole context was
 there, so tiles laid side by side give the picture that one pass over the whole image would; context beyond the border is the mirrored image.
 
-Seam-free has one condition that the paper leaves unsaid. The network is the same everywhere only up to shifts by 16 pixels, because it pools four
-times. Figure 2's tiles of 388 pixels (388 = 24·16 + 4), set 388 apart, would stand in different phases of the pooling grid and not agree with one pass
-over the image, nor with each other. So tiles are set a multiple of 16 apart here: 384, with 4 pixels computed twice.
+Seam-free has one condition that the paper leaves unsaid. The network is the same everywhere only up to shifts by 16 pixels: it pools four times.
+Figure 2's tiles of 388 pixels (388 = 24·16 + 4), set 388 apart, would stand in different phases of the pooling grid and agree neither with one pass
+over the image nor with each other. So tiles are set a multiple of 16 apart here: 384, with 4 pixels computed twice.
 """
 
 from __future__ import annotations

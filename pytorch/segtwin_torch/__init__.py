@@ -17,7 +17,7 @@ from segtwin_torch.export import export_onnx, save_checkpoint
 from segtwin_torch.fcn import FCN8s
 from segtwin_torch.resnet34_unet import ResNet34UNet
 from segtwin_torch.unet import PADS, UNet, UNetPaper, UNetSmall
-from segtwin_torch.weights import blob_names, load_weights, read_weights
+from segtwin_torch.weights import load_weights, read_weights
 
 __all__ = ["__version__", "blobs", "build", "caffe_arithmetic", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 

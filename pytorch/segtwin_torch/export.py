@@ -54,7 +54,9 @@ def export_onnx(
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if tensor.is_floating_point())
+    weights: Iterable[tuple[str, np.ndarray]] = (
+        (name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items() if tensor.is_floating_point()
+    )
     graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights), row)

@@ -6,7 +6,8 @@ Chaurasia and Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718).
 Its twin is `segtwin_keras/resnet34_unet.py`.
 
 Departures from the original: none in what is computed. Without weights the encoder starts as torchvision's untrained one; the original downloads
-ImageNet weights, which `segtwin_weights.convert(…, to="resnet34-unet")` makes of torchvision's file. Sizes that do not fit and `logits` as in `unet.py`.
+ImageNet weights, which `segtwin_weights.convert(…, to="resnet34-unet")` makes of torchvision's file. Sizes that do not fit and `logits` are treated
+as in `unet.py`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """resnet34-unet in Keras: ResNet-34 as the encoder, LinkNet's decoder with sums in place of concatenations.
 
-Class `resnet34_unet` of seed.txt (UNET-ZOO); layers with weights have the names of its state_dict. The encoder is torchvision's `resnet34` (He, Zhang,
-Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016); the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017,
+Class `resnet34_unet` of seed.txt (UNET-ZOO); layers with weights have the names of its state_dict. The encoder is torchvision's `resnet34` (He,
+Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016); the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017,
 arXiv:1707.03718).
 Its twin is `segtwin_torch/resnet34_unet.py`.
 
 Departures from the original: none in what is computed; blobs are N×H×W×C. Without weights the encoder starts as torchvision's untrained one; the
 original downloads ImageNet weights, which `segtwin_weights.convert(…, to="resnet34-unet")` makes of torchvision's file. Sizes that do not fit and
-`logits` as in `unet.py`.
+`logits` are treated as in `unet.py`.
 """
 
 from __future__ import annotations

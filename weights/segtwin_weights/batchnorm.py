@@ -75,7 +75,7 @@ def check(
     first = skeleton.graph.input[0]
     shape = 1, first.type.tensor_type.shape.dim[1].dim_value, row.size_least, row.size_least
     image = np.random.default_rng(0).uniform(0, 1, shape).astype(helper.tensor_dtype_to_np_dtype(first.type.tensor_type.elem_type))
-    results = []
+    results: list[np.ndarray] = []
     for model, arrays in ((skeleton, weights), (folded, folded_weights)):
         filled = onnx.ModelProto()
         filled.CopyFrom(model)

@@ -29,7 +29,9 @@ ALIGNMENT = 4096
 
 def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What an ONNX file says of itself: the row, and how an image has to be prepared."""
-    known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes", "batchnorm") if key in weights_metadata}
+    known = {
+        key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes", "batchnorm") if key in weights_metadata
+    }
     return {
         "architecture": row.name,
         "version": __version__,
@@ -45,7 +47,9 @@ def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def preprocessing(row: Row) -> str:
     """How an image has to be prepared, in words."""
-    steps = "values 0..255" + (f" / {row.scale:g}" if row.scale != 1 else "") + (" minus mean" if any(row.mean) else "") + (" / std" if row.std else "")
+    steps = (
+        "values 0..255" + (f" / {row.scale:g}" if row.scale != 1 else "") + (" minus mean" if any(row.mean) else "") + (" / std" if row.std else "")
+    )
     return f"float32 N×{row.in_channels}×H×W, {row.colour}, {steps}"
 
 

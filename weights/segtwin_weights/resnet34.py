@@ -1,9 +1,9 @@
 """torchvision's ResNet-34 (`IMAGENET1K_V1`, its state_dict) as the encoder of resnet34-unet, whose layers have other names there.
 
-    torchvision              resnet34-unet
-    conv1, bn1               firstconv, firstbn
-    layer1 … layer4          encoder1 … encoder4
-    fc                       not used
+torchvision              resnet34-unet
+conv1, bn1               firstconv, firstbn
+layer1 … layer4          encoder1 … encoder4
+fc                       not used
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple
     blobs = {name: weights[filled[name]] if name in filled else blob for name, blob in start.items()}
     changes = [Change(name, "copied" if name in filled else "random", filled.get(name, ""), blob.shape) for name, blob in blobs.items()]
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
-    known = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
+    known: Metadata = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
     return Weights(blobs, {**start.metadata, "num_classes": num_classes, "version": __version__, **known}), changes
 
 
