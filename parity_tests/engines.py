@@ -11,7 +11,7 @@ import segtwin
 import segtwin_keras
 import segtwin_torch
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import Weights
+from segtwin_weights import Weights, dimensions
 
 TWINS = {"torch": segtwin_torch, "keras": segtwin_keras}
 FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
@@ -19,13 +19,9 @@ FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
 
 def made(framework: str, row: str, weights: Weights, dtype: str = "float32"):
     """A model of these weights, in their widths and for their classes; a variant of a row is made by its option."""
-    this = segtwin.get(row)
-    base = segtwin.get(this.variant_of or row)
+    base = segtwin.get(segtwin.get(row).variant_of or row)
     options = {option: True for option, variant in base.variants.items() if variant == row}
-    between = "/" if this.naming == "caffe" else "."
-    counts = {layer.width: len(weights[bias]) for layer in this.layers if layer.width and (bias := f"{layer.name}{between}bias") in weights}
-    widths = tuple(counts[width] for width in this.widths)
-    return TWINS[framework].build(base.name, num_classes=counts.get("classes"), widths=widths, weights=weights, dtype=dtype, **options)
+    return TWINS[framework].build(base.name, **dimensions(weights, base)._asdict(), weights=weights, dtype=dtype, **options)
 
 
 model = cache(made)

@@ -14,6 +14,7 @@ from segtwin_cli.explain import explain
 from segtwin_cli.export import export
 from segtwin_cli.inspect import inspect
 from segtwin_cli.parity import parity
+from segtwin_cli.predict import predict
 from segtwin_cli.rows import rows
 from segtwin_cli.source import source
 
@@ -26,7 +27,7 @@ def segtwin() -> None:
     """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
 
 
-for command in (rows, source, convert, export, parity, inspect, explain):
+for command in (rows, source, convert, export, parity, predict, inspect, explain):
     segtwin.add_command(command)
 
 

@@ -45,7 +45,7 @@ class Parameter(NamedTuple):
     lr_mult: float
     decay_mult: float
     fill: str | float | Draw
-    """How it starts when nothing is copied into it: a constant, "bilinear", or a draw."""
+    """How it starts when nothing is copied into it: a constant, a draw, "bilinear", or "counter" (an int64 zero)."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Layer:
 
     name: str
     kind: str
-    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct, Scale. And what Caffe has not: BGR (RGB turned
-    round, minus the mean), DeconvolutionSame (cut to the size of its second bottom as TensorFlow's SAME cuts), ArgMax, PadTo (zeros below
-    and to the right, up to the size of its second bottom), Resize (bilinear with aligned corners, to the size of its second bottom),
-    SpaceToBatch and BatchToSpace (blocks of 2×2)."""
+    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct, Scale, Concat, Sigmoid. And what Caffe has not or has
+    otherwise: BatchNorm (torch's, with weight and bias), BGR (RGB turned round, minus the mean), DeconvolutionSame (cut to the size of its second
+    bottom as TensorFlow's SAME cuts), ArgMax, PadTo (zeros below and to the right, up to the size of its second bottom), Resize (bilinear with
+    aligned corners, to the size of its second bottom), SpaceToBatch and BatchToSpace (blocks of 2×2)."""
     bottoms: tuple[str, ...]
-    width: str | None = None
-    """Which entry of the row's widths counts the outputs ("c1" … "fc7"), "classes", or "one"."""
+    width: str | int | None = None
+    """Which entry of the row's widths counts the outputs ("c1" … "fc7"), or "classes", or their number."""
     kernel: int = 1
     stride: int = 1
     pad: int = 0
@@ -71,8 +71,15 @@ class Layer:
     """Of the weight and of the bias."""
     decay_mult: tuple[float, float] = (1, 0)
     fill: str | float | Draw = 0.0
+    """Of the weights: a constant, a draw, "bilinear", "he" (σ = √(2/N), N the incoming values of one output), "he-truncated" (the same, of a 1×1
+    convolution, drawn again beyond 2σ), "fan-out" (torchvision's ResNets: σ = √(2/N), N the values that one input goes out to) or "torch" (evenly
+    within ±1/√N, N = O·kh·kw of a deconvolution and I·kh·kw of a convolution)."""
     sizes: str = "ceil"
     """How a Pooling counts its windows: "ceil" (Caffe), "floor" (torch), or "same" (TensorFlow: ⌈size / stride⌉, hanging over the far edge)."""
+    output_pad: int = 0
+    """Of a deconvolution: rows and columns more at the bottom and right, as torch's output_padding."""
+    module: str = ""
+    """What holds its weights, when that has another name than its blob: a module of the state_dict."""
 
 
 def conv(name: str, bottom: str, width: str, kernel: int = 3, pad: int = 1, dropout: float = 0.0) -> Layer:
@@ -229,8 +236,9 @@ def torch_state(heads: tuple[str, ...]) -> Callable[[int, int, Mapping[str, int]
         inputs = in_channels
         for layer in torch_features():
             if layer.width:
-                put(layer.name, (widths[layer.width], inputs, 3, 3), Draw("normal", math.sqrt(2 / (widths[layer.width] * 9))))
-                inputs = widths[layer.width]
+                outputs = widths[str(layer.width)]
+                put(layer.name, (outputs, inputs, 3, 3), Draw("normal", math.sqrt(2 / (outputs * 9))))
+                inputs = outputs
         c3, c4, c5, c6, c7 = (widths[name] for name in ("c3", "c4", "c5", "fc6", "fc7"))
         linear = Draw("normal", 0.01)
         put("vgg16.classifier.0", (c6, c5 * CLASSIFIER_PIXELS), linear)
@@ -262,7 +270,7 @@ class Row:
     colour: str
     """Order of the input's channels, "BGR" or "RGB"."""
     mean: tuple[float, ...]
-    """Subtracted from the 0..255 values, in the order of `colour`."""
+    """Subtracted from the values (0..255 divided by `divisor`), in the order of `colour`."""
     citation: str
     source: str
     """The definition this row was read from, with its commit."""
@@ -282,17 +290,21 @@ class Row:
     state: Callable[[int, int, Mapping[str, int]], tuple[Parameter, ...]] | None = None
     """For networks without a table of layers: (num_classes, in_channels, widths) → every parameter, in the order of the state_dict."""
     blob_names: tuple[str, ...] = ()
-    """For networks without a table of layers: every blob, the input first."""
+    """For networks with layers whose tops have no name in the original: every blob that has, the input first."""
     divisor: float = 1.0
     """The 0..255 values are divided by it before the mean is subtracted."""
     std: tuple[float, ...] = ()
-    """Each channel is divided by its own, after the mean; empty: by none."""
+    """Each channel is divided by its own, after the mean, in the order of `colour`; empty: by none."""
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Weight → the later one whose storage it shares: a load leaves the later one's numbers in both."""
     idle: tuple[str, ...] = ()
     """Weights that the original carries along and computes nothing with."""
-    check_size: Callable[[int, int], None] | None = None
-    """(height, width) → ValueError for sizes that the original cannot take, with one that it can."""
+    size_least: int = 1
+    """The smallest rows or columns of an input."""
+    size_step: int = 1
+    """The next legal size is so many pixels larger."""
+    size_rule: Callable[[int, int], None] | None = None
+    """Where that does not say it: (height, width) → ValueError for sizes that the original cannot take, with one that it can."""
     variants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Option of `build` that makes another row of it → that row's name."""
     variant_of: str = ""
@@ -322,8 +334,6 @@ class Row:
     @cached_property
     def exported(self) -> tuple[str, ...]:
         """The blobs that an ONNX file holds: those that the output is computed from, the output the last."""
-        if self.blob_names:
-            return self.blob_names
         needed = {self.output}
         for layer in reversed(self.layers):
             if layer.name in needed:
@@ -351,10 +361,48 @@ class Row:
     def keeps_size(self) -> bool:
         """Whether the output has the rows and columns of the input."""
         last = self.layer(self.output)
-        return last.kind in LIKE and last.bottoms[1] == self.input
+        return last.kind == "Sigmoid" or (last.kind in LIKE and last.bottoms[1] == self.input)
+
+    def legal_size(self, size: int) -> int:
+        """The smallest legal number of rows or columns that is not below `size`."""
+        return self.size_least + max(0, -((size - self.size_least) // -self.size_step)) * self.size_step
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images whose rows or columns do not fit.
+
+        Raises:
+            ValueError: the message says which sizes do and names one that is near.
+        """
+        if self.size_rule is not None:
+            self.size_rule(height, width)
+        if (height, width) == (above := (self.legal_size(height), self.legal_size(width))):
+            return
+        below = tuple(max(self.size_least, self.legal_size(size - self.size_step + 1)) for size in (height, width))
+        nearest = " or ".join(dict.fromkeys(f"{rows}×{columns}" for rows, columns in (below, above)))
+        rule = f"{self.size_least} + {self.size_step}·k" if self.size_least % self.size_step else f"multiples of {self.size_step}"
+        raise ValueError(f"{self.name}: {height}×{width} pixels do not fit; rows and columns are {rule}, the nearest {nearest}")
+
+    @cached_property
+    def example_size(self) -> tuple[int, int]:
+        """Rows and columns to trace the network with: odd ones, at which no rounding is an accident, where it takes them.
+
+        Neither is 0 or 1, which would be taken for constants, and the two differ, so that they are not taken for one.
+        """
+        size = self.legal_size(self.size_least + 66), self.legal_size(self.size_least + 98)
+        try:
+            self.check_size(*size)
+        except ValueError:
+            return 96, 160
+        return size
+
+    def parameter_name(self, layer: Layer | str, kind: str) -> str:
+        """`conv1_1/weight` in Caffe's networks, `conv1.conv.0.weight` in those that come from torch; of a layer, or of what holds its weights."""
+        module = layer if isinstance(layer, str) else layer.module or layer.name
+        return f"{module}{'/' if self.naming == 'caffe' else '.'}{kind}"
 
     def resolve_widths(self, widths: Iterable[int] | None = None) -> dict[str, int]:
-        """The row's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7) for the VGG nets.
+        """The row's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7) for the VGG nets, (c1, …, c5) from
+        the finest level down for the U-Nets, none for resnet34-unet.
 
         Raises:
             ValueError: a wrong number of widths, or one below 1.
@@ -362,29 +410,33 @@ class Row:
         if widths is None:
             return dict(self.widths)
         values = [int(width) for width in widths]
-        if len(values) != len(self.widths) or min(values) < 1:
+        if len(values) != len(self.widths) or min(values, default=1) < 1:
             raise ValueError(f"{self.name}: widths are {len(self.widths)} positive numbers ({', '.join(self.widths)}), not {tuple(values)}")
         return dict(zip(self.widths, values, strict=True))
 
     def channels(self, num_classes: int | None = None, widths: Iterable[int] | None = None, in_channels: int | None = None) -> dict[str, int]:
         """Blob name → its channels."""
-        count = {**self.resolve_widths(widths), "classes": self.num_classes if num_classes is None else num_classes, "one": 1}
+        count = {**self.resolve_widths(widths), "classes": self.num_classes if num_classes is None else num_classes}
         if count["classes"] < 1:
             raise ValueError(f"{self.name}: num_classes is at least 1, not {num_classes}")
         channels = {self.input: self.in_channels if in_channels is None else in_channels}
         for layer in self.layers:
-            channels[layer.name] = count[layer.width] if layer.width else channels[layer.bottoms[0]]
+            if isinstance(layer.width, int):
+                channels[layer.name] = layer.width
+            elif layer.kind == "Concat":
+                channels[layer.name] = sum(channels[bottom] for bottom in layer.bottoms)
+            else:
+                channels[layer.name] = count[layer.width] if layer.width else channels[layer.bottoms[0]]
         return channels
 
     def shapes(self, height: int, width: int, num_classes: int | None = None, widths: Iterable[int] | None = None) -> dict[str, tuple[int, int, int]]:
         """Blob name → (channels, rows, columns) for an input of height × width pixels.
 
         Raises:
-            ValueError: the input is too small for a layer, which is named.
+            ValueError: the input is too small for a layer, which is named, or does not fit the network.
         """
+        self.check_size(height, width)
         channels = self.channels(num_classes, widths)
-        if self.check_size is not None:
-            self.check_size(height, width)
         sizes = {self.input: (height, width)}
         for layer in self.layers:
             if layer.kind == "InnerProduct":
@@ -418,17 +470,40 @@ class Row:
             elif layer.kind == "InnerProduct":
                 pixels = CLASSIFIER_PIXELS if layer.bottoms[0] == "pool5" else 1
                 shape = (outputs, inputs * pixels)
+            elif layer.kind == "BatchNorm":
+                learned, kept = (("weight", 1.0), ("bias", 0.0)), (("running_mean", 0.0), ("running_var", 1.0))
+                parameters += [Parameter(self.parameter_name(layer, kind), (outputs,), 1, 1, fill) for kind, fill in learned]
+                parameters += [Parameter(self.parameter_name(layer, kind), (outputs,), 0, 0, fill) for kind, fill in kept]
+                parameters.append(Parameter(self.parameter_name(layer, "num_batches_tracked"), (), 0, 0, "counter"))
+                continue
             else:
                 continue
-            fill = Draw("truncated normal", math.sqrt(2 / inputs)) if layer.fill == "he" else layer.fill
-            parameters.append(Parameter(f"{layer.name}/weight", shape, layer.lr_mult[0], layer.decay_mult[0], fill))
+            weight_fill, bias_fill = fills(layer, shape)
+            parameters.append(Parameter(self.parameter_name(layer, "weight"), shape, layer.lr_mult[0], layer.decay_mult[0], weight_fill))
             if layer.bias:
-                parameters.append(Parameter(f"{layer.name}/bias", (outputs,), layer.lr_mult[1], layer.decay_mult[1], 0.0))
+                parameters.append(Parameter(self.parameter_name(layer, "bias"), (outputs,), layer.lr_mult[1], layer.decay_mult[1], bias_fill))
         return tuple(parameters)
+
+
+def fills(layer: Layer, shape: tuple[int, ...]) -> tuple[str | float | Draw, float | Draw]:
+    """How the weights (of this shape, in the hub's layout) and the biases of a layer start; what the words mean stands at `Layer.fill`."""
+    window = math.prod(shape[2:])
+    if layer.fill == "he":  # one pixel of a deconvolution whose stride is its kernel sees one number of each input channel
+        return Draw("normal", math.sqrt(2 / (shape[0] if layer.kind == "Deconvolution" else shape[1] * window))), 0.0
+    if layer.fill == "he-truncated":
+        return Draw("truncated normal", math.sqrt(2 / shape[1])), 0.0
+    if layer.fill == "fan-out":
+        return Draw("normal", math.sqrt(2 / (shape[0] * window))), 0.0
+    if layer.fill == "torch":  # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
+        bound = Draw("uniform", 1 / math.sqrt(shape[1] * window))
+        return bound, bound
+    return layer.fill, 0.0
 
 
 LIKE = ("Crop", "DeconvolutionSame", "PadTo", "Resize")
 """Kinds of layers whose output has the rows and columns of their second bottom."""
+BATCHNORM_EPS, BATCHNORM_MOMENTUM = 1e-5, 0.1
+"""torch's defaults: added to the variance; the share of a new batch in the running statistics (Keras' own momentum counts the old ones: 0.9)."""
 CLASSIFIER_PIXELS = 7 * 7
 """Pixels of pool5 that VGG-16's fc6 sees, of an image of 224×224: fc6 is a 7×7 convolution in disguise."""
 
@@ -554,7 +629,7 @@ FCN8_VGG = Row(
     layers=(
         *same_features(),
         score("score_fr", "fc7"),
-        Layer("pred", "ArgMax", ("score_fr",), "one"),
+        Layer("pred", "ArgMax", ("score_fr",), 1),
         upscore_same("upscore2", "score_fr", like="pool4", kernel=4, stride=2),
         score("score_pool4", "pool4", Draw("truncated normal", 1e-3)),
         fuse("fuse_pool4", "upscore2", "score_pool4"),
@@ -562,7 +637,7 @@ FCN8_VGG = Row(
         score("score_pool3", "pool3", Draw("truncated normal", 1e-4)),
         fuse("fuse_pool3", "upscore4", "score_pool3"),
         upscore_same("upscore32", "fuse_pool3", like="image", kernel=16, stride=8),  # the original says `bgr`, which is as large
-        Layer("pred_up", "ArgMax", ("upscore32",), "one"),
+        Layer("pred_up", "ArgMax", ("upscore32",), 1),
     ),
     output="upscore32",
     num_classes=21,  # 20 is the default of the original's `build`; here all FCNs start with PASCAL's 21
@@ -585,7 +660,7 @@ def dilated_size(height: int, width: int) -> None:
 
 FCN8_VGG_RANDOM_FC8 = replace(
     FCN8_VGG,  # the same network under the same name; it starts otherwise
-    layers=tuple(replace(layer, fill="he") if layer.name == "score_fr" else layer for layer in FCN8_VGG.layers),
+    layers=tuple(replace(layer, fill="he-truncated") if layer.name == "score_fr" else layer for layer in FCN8_VGG.layers),
 )
 FCN8_VGG_DILATED = replace(
     FCN8_VGG,
@@ -595,11 +670,11 @@ FCN8_VGG_DILATED = replace(
     options=(),
     variants=MappingProxyType({}),
     variant_of="fcn8-vgg",
-    check_size=dilated_size,
+    size_rule=dilated_size,
 )
 
 
-def vggfcn(name: str, head: tuple[Layer, ...], state: tuple[str, ...], check_size: Callable[[int, int], None]) -> Row:
+def vggfcn(name: str, head: tuple[Layer, ...], state: tuple[str, ...], size_rule: Callable[[int, int], None]) -> Row:
     """A row of the torch classes VGGFCN32, VGGFCN16 and VGGFCN8."""
     return Row(
         name=name,
@@ -617,7 +692,7 @@ def vggfcn(name: str, head: tuple[Layer, ...], state: tuple[str, ...], check_siz
         state=torch_state(state),
         aliases=MappingProxyType({f"vgg16.classifier.{i}.weight": f"classifier.{i}.weight" for i in (0, 3)}),
         idle=tuple(f"vgg16.classifier.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")),
-        check_size=check_size,
+        size_rule=size_rule,
     )
 
 
@@ -675,9 +750,11 @@ VGGFCN8 = vggfcn(
     vggfcn_size,
 )
 
+from segtwin.unet_rows import UNET_ROWS  # noqa: E402 - its rows are made of the layers above
+
 CLASSIFIERS = {row.name: row for row in (VGG16,)}
 """Networks that weights come from."""
-ROWS = {row.name: row for row in (FCN32S, FCN16S, FCN8S, FCN8S_ATONCE, FCN8_VGG, VGGFCN32, VGGFCN16, VGGFCN8)}
+ROWS = {row.name: row for row in (FCN32S, FCN16S, FCN8S, FCN8S_ATONCE, FCN8_VGG, VGGFCN32, VGGFCN16, VGGFCN8, *UNET_ROWS)}
 """Networks that both twins build."""
 VARIANTS = {"fcn8-vgg-random-fc8": FCN8_VGG_RANDOM_FC8, "fcn8-vgg-dilated": FCN8_VGG_DILATED}
 """What an option of `build` makes of a row."""

@@ -33,13 +33,15 @@ class LayerLike(Protocol):
     def pad(self) -> int: ...
     @property
     def sizes(self) -> str: ...
+    @property
+    def output_pad(self) -> int: ...
 
 
 def output_size(layer: LayerLike, size: int) -> int:
     """Pixels along one axis after a convolution, pooling or deconvolution of an axis of `size` pixels.
 
     Convolutions round down. Poolings round as their `sizes` say: Caffe's up, so the last window may hang over the edge, but it has to start
-    inside the image or its leading pad. Deconvolutions are the inverse of convolutions. Space goes to the batch in blocks of 2×2.
+    inside the image or its leading pad; torch's down. Deconvolutions are the inverse of convolutions. Space goes to the batch in blocks of 2×2.
 
     Raises:
         ValueError: when nothing is left of the axis.
@@ -56,7 +58,7 @@ def output_size(layer: LayerLike, size: int) -> int:
         if layer.sizes == "ceil" and layer.pad and (out - 1) * layer.stride >= size + layer.pad:
             out -= 1
     elif layer.kind == "Deconvolution":
-        out = (size - 1) * layer.stride + layer.kernel - 2 * layer.pad
+        out = (size - 1) * layer.stride + layer.kernel - 2 * layer.pad + layer.output_pad
     elif layer.kind == "SpaceToBatch":
         out = size // 2
     elif layer.kind == "BatchToSpace":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from segtwin import geometry
-from segtwin.architectures import VGG_MEAN, Layer, Row
+from segtwin.architectures import BATCHNORM_EPS, VGG_MEAN, Layer, Row
 
 BLOCK = 1 << 24
 """Numbers in the im2col matrix at once. Caffe unfolds a whole image; columns do not mix, so cutting them changes memory and nothing else."""
@@ -36,16 +36,17 @@ def run(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: st
 
 def blobs(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64") -> Iterator[tuple[str, np.ndarray]]:
     """The blobs of `run`, one by one as they are computed; those that no later layer needs are let go."""
-    between = "/" if row.naming == "caffe" else "."
     kept = {row.input: data.astype(dtype)}
     yield row.input, kept[row.input]
     for position, layer in enumerate(row.layers):
-        parameters = [weights[name].astype(dtype) for kind in ("weight", "bias") if (name := f"{layer.name}{between}{kind}") in weights]
+        kinds = ("weight", "bias", "running_mean", "running_var")
+        parameters = [weights[name].astype(dtype) for kind in kinds if (name := row.parameter_name(layer, kind)) in weights]
         top = OPERATORS[layer.kind](layer, row, [kept[bottom] for bottom in layer.bottoms], parameters)
         kept[layer.name] = np.maximum(top, 0, out=top) if layer.relu else top
         needed = {bottom for later in row.layers[position + 1 :] for bottom in later.bottoms}
         kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
-        yield layer.name, kept[layer.name]
+        if layer.name in row.blobs:
+            yield layer.name, kept[layer.name]
 
 
 def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
@@ -76,17 +77,37 @@ def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters:
         for j in range(kernel):
             pixels = np.einsum("io,nihw->nohw", weight[:, :, i, j], x, optimize=True)
             top[:, :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride] += pixels
-    top = top[:, :, pad : top.shape[2] - pad, pad : top.shape[3] - pad]
+    more = layer.output_pad - pad
+    top = top[:, :, pad : top.shape[2] + more, pad : top.shape[3] + more]
     return top + bias[0][:, None, None] if bias else top
 
 
 def pooling(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
-    """Maxima of windows; sizes round as the layer's `sizes` say, and a window that hangs over the edge takes what there is."""
+    """Maxima of windows; sizes round as the layer's `sizes` say, and a window that hangs over an edge takes what there is."""
     (x,) = bottoms
-    hang = [max(0, (geometry.output_size(layer, size) - 1) * layer.stride + layer.kernel - size) for size in x.shape[2:]]
-    padded = np.pad(x, ((0, 0), (0, 0), (0, hang[0]), (0, hang[1])), constant_values=-np.inf)
+    pad = layer.pad
+    hang = [max(0, (geometry.output_size(layer, size) - 1) * layer.stride + layer.kernel - pad - size) for size in x.shape[2:]]
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, hang[0]), (pad, hang[1])), constant_values=-np.inf)
     windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(2, 3))
     return windows[:, :, :: layer.stride, :: layer.stride].max(axis=(4, 5))
+
+
+def batch_norm(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """(x − running mean) / √(running variance + eps) · weight + bias, channel by channel."""
+    weight, bias, mean, variance = (one[:, None, None] for one in parameters)
+    return (bottoms[0] - mean) / np.sqrt(variance + np.array(BATCHNORM_EPS, variance.dtype)) * weight + bias
+
+
+def concat(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Channels, one bottom after the other."""
+    return np.concatenate(bottoms, axis=1)
+
+
+def sigmoid(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """1 / (1 + e⁻ˣ), from e^−|x|, which does not overflow."""
+    (x,) = bottoms
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1) / (1 + small)
 
 
 def crop(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
@@ -182,6 +203,9 @@ OPERATORS: dict[str, Operator] = {
     "Resize": resize,
     "SpaceToBatch": space_to_batch,
     "BatchToSpace": batch_to_space,
+    "BatchNorm": batch_norm,
+    "Concat": concat,
+    "Sigmoid": sigmoid,
 }
 
 

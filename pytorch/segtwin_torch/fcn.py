@@ -56,9 +56,8 @@ def three_channels(name: str, in_channels: int) -> None:
 
 def check_size(name: str, image: Tensor) -> None:
     """Refuse an image that the original cannot take. While a network is exported its sizes are symbols, and not asked."""
-    check = architectures.get(name).check_size
-    if check is not None and not torch.compiler.is_exporting():
-        check(*image.shape[2:])
+    if not torch.compiler.is_exporting():
+        architectures.get(name).check_size(*image.shape[2:])
 
 
 class Scale(nn.Module):

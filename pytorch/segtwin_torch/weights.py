@@ -1,7 +1,7 @@
 """Between the hub and a torch model: one table, walked both ways.
 
-torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`. Networks that come from torch keep
-their state_dict's keys in the hub.
+torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`, and `conv_d0a-b/weight` the parameter
+`conv_d0a_b.weight`. Networks that come from torch keep their state_dict's keys in the hub.
 """
 
 from __future__ import annotations
@@ -19,7 +19,23 @@ from torch import nn
 def table(model: nn.Module) -> dict[str, torch.Tensor]:
     """Hub name → the model's own tensor."""
     row = architectures.get(str(model.name))
-    return {name.replace(".", "/") if row.naming == "caffe" else name: tensor for name, tensor in model.state_dict().items()}
+    if row.naming != "caffe":
+        return model.state_dict()
+    layers = {layer.name.replace("-", "_"): layer.name for layer in row.layers}
+    parts = ((*key.rsplit(".", 1), tensor) for key, tensor in model.state_dict().items())
+    return {f"{layers[module]}/{kind}": tensor for module, kind, tensor in parts}
+
+
+def blob_names(model: nn.Module) -> tuple[str, ...]:
+    """The row's blobs that the model computes: with `logits`, all but the probability."""
+    names = architectures.get(str(model.name)).blobs
+    return names[:-1] if getattr(model, "logits", False) else names
+
+
+def used_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without what the original carries along unused."""
+    idle = architectures.get(str(model.name)).idle
+    return {name: tensor for name, tensor in table(model).items() if name not in idle and tensor.is_floating_point()}
 
 
 def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) -> None:

@@ -74,9 +74,12 @@ class CheckSize(layers.Layer):
     def call(self, image: KerasTensor) -> KerasTensor:
         """`image` itself."""
         rows, columns = image.shape[1:3]
-        check = architectures.get(self.row).check_size
-        if check is not None and rows is not None and columns is not None:
-            check(rows, columns)
+        if rows is not None and columns is not None:
+            try:
+                architectures.get(self.row).check_size(rows, columns)
+            except ValueError as error:
+                error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras wraps it into a page of its own
+                raise
         return image
 
     def get_config(self) -> dict[str, Any]:

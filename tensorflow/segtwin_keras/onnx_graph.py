@@ -7,6 +7,8 @@ operators involved, and the tests compare the result with Caffe's blobs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,6 +17,7 @@ import tf2onnx
 from onnx_ir.passes import common as passes
 from tf2onnx.onnx_opset.nn import conv_convert_inputs, conv_dims_attr, conv_kernel_shape
 from tf2onnx.onnx_opset.tensor import StridedSlice
+from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
 TO_CHANNELS_LAST, TO_CHANNELS_FIRST, KERNEL_TO_ONNX = (0, 2, 3, 1), (0, 3, 1, 2), (3, 2, 0, 1)
 CHANNELS_LAST = " (channels last)"
@@ -22,23 +25,35 @@ CHANNELS_LAST = " (channels last)"
 
 def convert(function: Any, signature: list[Any], opset: int, image: str, blobs: list[str]) -> ir.Model:
     """A tf.function as ONNX: its first input N×C×H×W, its outputs N×H×W×C under the names of the blobs."""
-    proto, _ = tf2onnx.convert.from_function(
-        function,
-        input_signature=signature,
-        opset=opset,
-        inputs_as_nchw=[f"{image}:0"],
-        custom_op_handlers={
-            "Conv2DBackpropInput": (deconvolution, []),
-            "StridedSlice": (strided_slice, []),
-            "SpaceToBatchND": (space_to_batch, []),
-            "BatchToSpaceND": (batch_to_space, []),
-            "ResizeBilinear": (resize, []),
-        },
-    )
+    with transposes_of_one_channel():
+        proto, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=signature,
+            opset=opset,
+            inputs_as_nchw=[f"{image}:0"],
+            custom_op_handlers={
+                "Conv2DBackpropInput": (deconvolution, []),
+                "StridedSlice": (strided_slice, []),
+                "SpaceToBatchND": (space_to_batch, []),
+                "BatchToSpaceND": (batch_to_space, []),
+                "ResizeBilinear": (resize, []),
+            },
+        )
     model = ir.from_proto(proto)
     for value, name in zip(model.graph.outputs, blobs, strict=True):
         value.name = name + CHANNELS_LAST
     return model
+
+
+@contextmanager
+def transposes_of_one_channel() -> Iterator[None]:
+    """Blobs of one channel keep their Transposes. tf2onnx ends by making Reshapes of them, which nobody could cancel any more."""
+    change = TransposeOptimizer.post_optimize_action
+    try:
+        TransposeOptimizer.post_optimize_action = lambda self: None
+        yield
+    finally:
+        TransposeOptimizer.post_optimize_action = change
 
 
 def deconvolution(ctx: Any, node: Any, name: str, args: Any) -> None:
@@ -142,6 +157,7 @@ def tidy(model: ir.Model, weights: list[str], output: str) -> None:
     move_channels_first(graph)
     cancel_transposes(graph)
     put_biases_into_convolutions(graph)
+    put_crops_into_deconvolutions(graph)
     name_blobs(graph, output)
     crop_by_shape(graph)
     resize_by_shape(graph)
@@ -184,7 +200,7 @@ def take_weights_as_the_hub_has_them(graph: ir.Graph, names: list[str]) -> None:
             if any(permutation(node) != KERNEL_TO_ONNX for node, _ in value.uses()):
                 raise NotImplementedError(f"{name} is used in TensorFlow's layout")
             value.shape = ir.Shape([value.shape[axis] for axis in KERNEL_TO_ONNX])
-        pass_by(value, ("Transpose",) if len(value.shape) == 4 else ("Reshape", "Squeeze"))
+        pass_by(value, ("Transpose",) if len(value.shape) == 4 else ("Reshape", "Squeeze", "Transpose"))
 
 
 def pass_by(value: ir.Value, operators: tuple[str, ...]) -> None:
@@ -238,6 +254,25 @@ def put_biases_into_convolutions(graph: ir.Graph) -> None:
                 conv.resize_inputs(3)
                 conv.replace_input_with(2, add.inputs[1])
                 add.outputs[0].replace_all_uses_with(conv.outputs[0])
+
+
+def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
+    """A deconvolution used only to have constant rows and columns cut off its edges takes them as its pads."""
+    for cut in graph:
+        deconvolution = cut.inputs[0].producer() if cut.op_type == "Slice" and operator(cut.inputs[0]) == "ConvTranspose" else None
+        if deconvolution is None or len(cut.inputs[0].uses()) > 1 or "pads" in deconvolution.attributes:
+            continue
+        starts, ends, axes = (integers(value) for value in cut.inputs[1:4])
+        if starts is None or ends is None or axes is None:
+            continue
+        begin, end = dict(zip(axes, starts, strict=True)), dict(zip(axes, ends, strict=True))
+        open_end = np.iinfo(np.int32).max
+        counted_inwards = min(starts) >= 0 and all(one < 0 or one >= open_end for one in ends)
+        if not counted_inwards or any(begin.get(axis, 0) or end.get(axis, open_end) < 0 for axis in (0, 1)):
+            continue
+        pads = [begin.get(2, 0), begin.get(3, 0), max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
+        deconvolution.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        cut.outputs[0].replace_all_uses_with(deconvolution.outputs[0])
 
 
 def name_blobs(graph: ir.Graph, output: str) -> None:

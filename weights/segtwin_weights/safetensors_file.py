@@ -45,7 +45,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
     with whole(path) as draft:
         try:
-            save_file({name: np.ascontiguousarray(blob) for name, blob in weights.items()}, draft, metadata)
+            save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
         except SafetensorError as error:  # it hides the errno of a full disk in a string
             raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
+from segtwin_weights import resnet34
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
@@ -18,13 +19,14 @@ class Change(NamedTuple):
 
     blob: str
     what: str
-    """copied, reshaped, averaged, expanded, zero, constant, drawn, bilinear or dropped."""
+    """copied, reshaped, averaged, expanded, zero, constant, counter, drawn, bilinear or dropped."""
     source: str
     shape: tuple[int, ...]
 
 
 def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
-    """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier, or from another FCN.
+    """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier or from another FCN, resnet34-unet
+    from torchvision's ResNet-34.
 
     From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of
     neighbouring classes of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does).
@@ -38,10 +40,10 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
     Args:
         weights: of a VGG-16 or an FCN, with any widths, in Caffe's layouts.
         to: name of the row to make.
-        num_classes: of the result; by default the row's own from a VGG-16, and as before from an FCN. Averaging needs fewer than fc8 has,
+        num_classes: of the result; by default the row's own from a classifier, and as before from an FCN. Averaging needs fewer than fc8 has,
             another FCN at most as many as the result.
         score_init: "fc8-average", "zeros" or "random"; of a VGG-16's `score_fr` only.
-        seed: of the score layers that are drawn: those of fcn8-vgg.
+        seed: of what is drawn: the score layers of fcn8-vgg, the decoder of resnet34-unet.
 
     Raises:
         WeightsError: the weights are neither a VGG-16's nor an FCN's, or the number of classes cannot be made of them.
@@ -55,11 +57,14 @@ def convert_with_report(
 ) -> tuple[Weights, list[Change]]:
     """`convert`, and what became of each blob: one `Change` a blob of the result, in its order, then the blobs that were dropped."""
     row = architectures.get(to)
-    if row.name not in architectures.ROWS or row.naming != "caffe":
-        makeable = [name for name, one in architectures.ROWS.items() if one.naming == "caffe"]
-        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(makeable)}")
+    makeable = [*vgg_rows(), resnet34.TARGET]
+    if row.name not in makeable:
+        why = ": it starts from random numbers (build it without weights)" if row.name in architectures.ROWS else ""
+        raise WeightsError(f"nothing is converted to {row.name!r}{why}; there are {', '.join(makeable)}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
+    if row.name == resnet34.TARGET:
+        return resnet34_unet(weights, row.num_classes if num_classes is None else num_classes, seed)
     if score_init == "random" and "random_init_fc8" not in row.variants:
         raise ValueError(f"score_init='random' is fcn8-vgg's random_init_fc8; {row.name} starts its score layer with 'fc8-average' or 'zeros'")
     source_row = source_of(weights)
@@ -80,7 +85,7 @@ def convert_with_report(
     if score_init == "random" and from_classifier:
         row = architectures.get(row.variants["random_init_fc8"])
     for parameter in row.parameters(classes, widths):
-        name, shape, fill = parameter.name, parameter.shape, parameter.fill
+        name, shape = parameter.name, parameter.shape
         layer, kind = name.split("/")
         if from_classifier and layer == "score_fr" and score_init == "fc8-average":
             blobs[name], what, source = average_classes(weights[f"fc8/{kind}"], classes).reshape(shape), "averaged", f"fc8/{kind}"
@@ -93,8 +98,7 @@ def convert_with_report(
         elif name in weights and layer.startswith("score"):
             blobs[name], what, source = expand_score(weights[name], shape), "expanded", name
         else:
-            blobs[name], source = start(parameter, seed), ""
-            what = fill if isinstance(fill, str) else "drawn" if isinstance(fill, architectures.Draw) else "constant" if fill else "zero"
+            blobs[name], what, source = start(parameter, seed), started(parameter), ""
         changes.append(Change(name, what, source, shape))
     used = {change.source for change in changes}
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
@@ -120,6 +124,25 @@ def expand_score(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return larger
 
 
+def started(parameter: architectures.Parameter) -> str:
+    """In a word, how a blob starts into which nothing is copied."""
+    fill = parameter.fill
+    return fill if isinstance(fill, str) else "drawn" if isinstance(fill, architectures.Draw) else "constant" if fill else "zero"
+
+
+def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple[Weights, list[Change]]:
+    """torchvision's ResNet-34 as the encoder of resnet34-unet."""
+    parameters = architectures.get(resnet34.TARGET).parameters(num_classes)
+    filled = resnet34.encoder(weights, {parameter.name: parameter.shape for parameter in parameters})
+    blobs = {p.name: weights[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
+    changes = [Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape) for p in parameters]
+    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
+    known: Metadata = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
+    row = architectures.get(resnet34.TARGET)
+    metadata: Metadata = {"architecture": row.name, "num_classes": num_classes, "colour": row.colour, "mean": list(row.mean)}
+    return Weights(blobs, {**metadata, "version": __version__, **known}), changes
+
+
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
 
@@ -130,9 +153,14 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     return np.ascontiguousarray(inputs_first.reshape(*inputs_first.shape[:-1], classes, each).mean(axis=-1).T)
 
 
+def vgg_rows() -> dict[str, architectures.Row]:
+    """The FCNs with Caffe's names, which start from a VGG-16 or from each other."""
+    return {name: row for name, row in architectures.ROWS.items() if row.naming == "caffe" and "fc7" in row.widths}
+
+
 def source_of(weights: Weights) -> architectures.Row:
     """The row whose weights these are, told by their names: an FCN with Caffe's names, or else a VGG-16."""
-    rows = {row.name: row for row in architectures.ROWS.values() if row.naming == "caffe" and row.layers}
+    rows = vgg_rows()
     for row in rows.values():
         if weights.keys() == {parameter.name for parameter in row.parameters()}:
             return row
@@ -154,16 +182,15 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
         WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
     row = architectures.get(row)
-    between = "/" if row.naming == "caffe" else "."
-    found: dict[str, int] = {}
+    found: dict[str | int, int] = {}
     for layer in row.layers:
-        blob = weights.get(f"{layer.name}{between}weight")
+        blob = weights.get(row.parameter_name(layer, "weight"))
         if layer.width and blob is not None and blob.ndim >= 2:
             found.setdefault(layer.width, blob.shape[1 if layer.kind.startswith("Deconvolution") else 0])
-    first = next(layer.name for layer in row.layers if layer.width) + f"{between}weight"
+    first = row.parameter_name(next(layer for layer in row.layers if layer.width), "weight")
     if missing := {*row.widths, "classes"} - found.keys():
-        lacking = next(layer.name for layer in row.layers if layer.width in missing)
-        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}{between}weight is missing")
+        lacking = row.parameter_name(next(layer for layer in row.layers if layer.width in missing), "weight")
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking} is missing")
     result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
     expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
     try:
@@ -184,13 +211,14 @@ def untrained(
 
     net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear deconvolutions: they are meant to be started
     from a VGG-16, by `convert`. So is fcn8-vgg, whose original cannot start without a vgg16.npy: here its VGG-16 starts at zero, its other
-    layers as there. vggfcn* start as torch starts them, their `vgg16` without torchvision's download.
+    layers as there. vggfcn* start as torch starts them, their `vgg16` without torchvision's download. The U-Nets start at random: that of the
+    paper as its section 3 asks, the others as torch's and torchvision's layers do.
 
     Args:
         row: a network.
         num_classes, in_channels, widths: as `build` takes them.
-        seed: of what is drawn. Every blob has a stream of its own (numpy's PCG64 of the seed and the blob's name), so both twins start alike;
-            None draws other numbers every time.
+        seed: of what is drawn. Every blob has a stream of its own (numpy's PCG64 of the seed and the blob's name), so both twins start alike and
+            a new layer changes no other; None draws other numbers every time.
     """
     row = architectures.get(row)
     parameters = row.parameters(num_classes, widths, in_channels)
@@ -200,10 +228,12 @@ def untrained(
 
 
 def start(parameter: architectures.Parameter, seed: int | None) -> np.ndarray:
-    """One blob as its original starts it, float32."""
+    """One blob as `Parameter.fill` says: float32, counters int64."""
     shape, fill = parameter.shape, parameter.fill
     if fill == "bilinear":
         return geometry.bilinear_deconvolution(shape[0], shape[-1])
+    if fill == "counter":
+        return np.zeros(shape, np.int64)
     if not isinstance(fill, architectures.Draw):
         return np.full(shape, fill, np.float32)
     stream = np.random.default_rng(None if seed is None else [seed, zlib.crc32(parameter.name.encode())])
