@@ -61,7 +61,7 @@ def convert_with_report(
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
     if score_init == "random" and "random_init_fc8" not in row.variants:
-        raise ValueError(f"score_init='random' is fcn8-vgg's random_init_fc8; {row.name} starts its score layer with 'fc8-average' or 'zeros'")
+        raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
     source_row = source_of(weights)
     from_classifier = source_row.name in architectures.CLASSIFIERS
     originals, _, widths = dimensions(weights, source_row)
