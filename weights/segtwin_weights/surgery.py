@@ -66,7 +66,7 @@ def convert_with_report(
     if row.name == resnet34.TARGET:
         return resnet34_unet(weights, row.num_classes if num_classes is None else num_classes, seed)
     if score_init == "random" and "random_init_fc8" not in row.variants:
-        raise ValueError(f"score_init='random' is fcn8-vgg's random_init_fc8; {row.name} starts its score layer with 'fc8-average' or 'zeros'")
+        raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
     source_row = source_of(weights)
     from_classifier = source_row.name in architectures.CLASSIFIERS
     originals, _, widths = dimensions(weights, source_row)
