@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,18 +106,68 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """What a file is by its first bytes: "vgg16.npy" or "safetensors".
+    """What a file is by its content: a key of `segtwin_weights.FORMATS`.
 
     Raises:
-        WeightsError: it is empty, or neither.
+        WeightsError: it is empty, or none of them.
         OSError: it cannot be read.
     """
+    if is_checkpoint(path):
+        return "tensorflow"
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
     if head.startswith(b"\x93NUMPY"):
         return "vgg16.npy"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "keras"
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    if head.startswith(TORCH_LEGACY):
+        return "torch"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
         return "safetensors"
-    raise WeightsError(f"{path}: is neither a vgg16.npy nor a safetensors file (it begins with {head[:8]!r})")
+    if head.lstrip()[:1] == b"{":
+        return "safetensors"  # the index of shards
+    if head[:1] == b"\x08":
+        return "onnx"
+    if head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06":
+        return "caffemodel"
+    what = "a web page; the download failed" if head.lstrip()[:1] == b"<" else f"no file of weights known here (it begins with {head[:8]!r})"
+    raise WeightsError(f"{path}: is {what}")
+
+
+TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled magic number that a .pth of before torch 1.6 begins with."""
+TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+"""How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the old kind."""
+
+
+def _zip_kind(path: str | os.PathLike[str]) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: the archive is cut short or damaged ({error}); fetch it again") from None
+    if "model.weights.h5" in names:
+        return "keras"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
+
+
+def checkpoint_prefix(path: str | os.PathLike[str]) -> str:
+    """`fcn8.ckpt` of `fcn8.ckpt.index` and `fcn8.ckpt.data-00000-of-00001`."""
+    return os.fspath(path).removesuffix(".index").split(".data-0")[0]
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the prefix of a TensorFlow checkpoint, or one of its files."""
+    if not Path(path).is_file() or os.fspath(path) != checkpoint_prefix(path):
+        return Path(f"{checkpoint_prefix(path)}.index").is_file()
+    if Path(path).stat().st_size < 48:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return file.read() == TABLE_MAGIC
