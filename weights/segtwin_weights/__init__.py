@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from segtwin import __version__
+from segtwin import Row, __version__
 
-from segtwin_weights import caffemodel, keras_file, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
+from segtwin_weights import caffemodel, keras_file, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
 from segtwin_weights.surgery import convert, untrained
 
-__all__ = ["Weights", "WeightsError", "__version__", "check_keys", "convert", "read", "untrained", "write"]
+__all__ = ["Weights", "WeightsError", "__version__", "as_row", "check_keys", "convert", "read", "untrained", "write"]
 
 FORMATS = {
     "vgg16.npy": vgg16_npy,
@@ -24,6 +24,9 @@ FORMATS = {
 SUFFIXES = {
     ".npy": vgg16_npy, ".safetensors": safetensors_file, ".caffemodel": caffemodel, ".pth": torch_file, ".pt": torch_file, ".weights.h5": keras_file,
 }  # fmt: skip
+
+CAFFE_NAMED = (vgg16_npy, caffemodel, keras_file)
+"""Formats that hold Caffe's layers, for BGR minus the mean; the others keep names as they are."""
 
 
 def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
@@ -54,5 +57,20 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     """
     for suffix, module in SUFFIXES.items():
         if os.fspath(path).endswith(suffix):
+            if module in CAFFE_NAMED:
+                weights = names.turned(names.hub_names(weights))
             return module.write(weights, path)
     raise WeightsError(f"{path}: the name has to end in {', '.join(SUFFIXES)}")
+
+
+def as_row(weights: Weights, row: Row) -> Weights:
+    """Weights on their way into a model of a row: under the hub's names, and made for the inputs that the row takes.
+
+    Raises:
+        ValueError: they were made for another colour order, mean or scale.
+    """
+    if not isinstance(weights, Weights):
+        return weights
+    weights = names.hub_names(weights) if row.naming == "caffe" else weights
+    names.check_preprocessing(weights, row)
+    return weights

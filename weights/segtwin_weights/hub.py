@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,31 @@ def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> 
     if array.dtype.kind == "f" and array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         count = int(array.size - np.isfinite(array).sum())
         raise WeightsError(f"{path}: {name} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged")
+
+
+@contextmanager
+def damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a damaged file does to the parser in the block becomes one line.
+
+    Raises:
+        WeightsError: the block failed, in whatever way.
+        OSError: the file cannot be read, which is not its content's fault.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: the file sent the parser to a place before its beginning
+            raise
+        raise WeightsError(f"{path}: is damaged ({line(error)}); fetch it again") from None
+    except Exception as error:  # parsers and C libraries fail in as many ways as there are bytes
+        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again") from None
+
+
+def line(error: BaseException) -> str:
+    """An error's message on one short line."""
+    return " ".join(str(error).split())[:120]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -145,11 +171,8 @@ TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: the archive is cut short or damaged ({error}); fetch it again") from None
+    with damage(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"
     if any(name.endswith("/data.pkl") for name in names):

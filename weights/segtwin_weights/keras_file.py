@@ -30,8 +30,8 @@ from segtwin import architectures
 from segtwin.architectures import Row
 from segtwin.files import whole
 
-from segtwin_weights import pickles, prototxt, vgg16_npy
-from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
+from segtwin_weights import prototxt, vgg16_npy
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import KERAS_VGG16, identify
 
 MOST_TIMES = 3
@@ -56,18 +56,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
         WeightsError: the file is damaged or hostile, holds no weights, or holds NaN.
         OSError: it cannot be read.
     """
-    try:
-        with ExitStack() as stack:
-            file, layer_names = _open(path, stack)
-            layers, network = _arrays(path, file, layer_names, os.path.getsize(path))
-    except WeightsError:
-        raise
-    except OSError as error:
-        if error.errno is not None and not isinstance(error, zipfile.BadZipFile):
-            raise
-        raise WeightsError(f"{path}: the HDF5 file is damaged ({pickles.line(error)}); fetch it again") from None
-    except Exception as error:  # h5py passes on what the C library finds, under many names
-        raise WeightsError(f"{path}: is damaged ({type(error).__name__}: {pickles.line(error)}); fetch it again") from None
+    with damage(path), ExitStack() as stack:
+        file, layer_names = _open(path, stack)
+        layers, network = _arrays(path, file, layer_names, os.path.getsize(path))
     return _to_hub(path, layers, network)
 
 
@@ -140,7 +131,7 @@ def _arrays(path: object, file: h5py.File, layer_names: Mapping[str, str], size:
 
 def _objects(path: object, root: h5py.Group) -> Iterator[tuple[str, Any]]:
     """(path, group or data set) of everything under a group, every object once. Nothing that leads out of the file is followed."""
-    seen = set()
+    seen: set[int] = set()
     pending = [("", root)]
     while pending:
         prefix, group = pending.pop()

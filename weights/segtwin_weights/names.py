@@ -7,19 +7,19 @@
     fc8/weight                                   classifier.6.weight           predictions
 
 torchvision's VGG-16 is another training than Oxford's: it takes RGB, 0..1, minus mean, divided by std. Both are told in the metadata
-(`colour`, `mean`, `std`, in the 0..255 scale), and `surgery.convert` turns such a conv1_1 into one for BGR minus the mean.
+(`colour`, `scale`, `mean`, `std`: (values / scale − mean) / std), and `turned` makes such a conv1_1 into one for BGR minus the mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from segtwin import architectures
 from segtwin.architectures import Row
 
-from segtwin_weights.hub import Weights, WeightsError
+from segtwin_weights.hub import Metadata, Weights, WeightsError
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DataParallel, torch.compile and Lightning."""
@@ -38,10 +38,8 @@ KERAS_VGG16 = {
     **{f"block{layer[4]}_conv{layer[6]}": layer for layer in VGG16_LAYERS[:-3]},
     **dict(zip(("fc1", "fc2", "predictions"), VGG16_LAYERS[-3:], strict=True)),
 }
-IMAGENET_RGB = {"colour": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
-"""torchvision's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225), times 255."""
-RESNET34_UNET = {"conv1": "firstconv", "bn1": "firstbn", **{f"layer{i}": f"encoder{i}" for i in range(1, 5)}}
-"""Modules of torchvision's resnet34 → those of the seed's resnet34_unet."""
+IMAGENET_RGB: Metadata = {"colour": "RGB", "scale": 255.0, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+"""How torchvision's classifiers take an image: (values / scale − mean) / std."""
 
 
 def unwrap(keys: Iterable[str]) -> str:
@@ -70,35 +68,46 @@ def identify(blobs: Mapping[str, Any]) -> Row | None:
     return None
 
 
-def hub_names(weights: Weights) -> Weights:
-    """Weights of another project under the hub's names, where they are known; else as they are.
+def caffe_names() -> dict[str, str]:
+    """Module of a torch model → layer, for every Caffe net: `conv_d0a_b` is `conv_d0a-b`, since a module's name has no hyphen."""
+    rows = (*architectures.ROWS.values(), *architectures.CLASSIFIERS.values())
+    return {layer.name.replace("-", "_"): layer.name for row in rows if row.naming == "caffe" for layer in row.layers}
 
-    Arrays are shared. Known are Caffe's names with a dot (torchfcn's and our own checkpoints), torchvision's VGG-16.
+
+def hub_names(weights: Weights) -> Weights:
+    """Weights of another project under the hub's names, where they are known; else as they are. Arrays are shared.
+
+    Known are Caffe's names with a dot (torchfcn's and our own checkpoints) and torchvision's VGG-16, with the prefixes of `PREFIXES`.
 
     Raises:
-        WeightsError: they are torchvision's IMAGENET1K_FEATURES, which has no classifier.
+        WeightsError: they are torchvision's IMAGENET1K_FEATURES, which has no classifier, or a VGG-16 of another kind.
     """
-    keys = set(weights)
-    if {"features.0.weight", "features.28.weight"} <= keys:
+    if prefix := unwrap(weights):
+        weights = Weights({name.removeprefix(prefix): blob for name, blob in weights.items()}, weights.metadata)
+    if {"features.0.weight", "features.28.weight"} <= weights.keys():
         return _torchvision_vgg16(weights)
-    if "conv1_1.weight" in keys or "conv_d0a-b.weight" in keys:
-        renamed = {name if "/" in name else "/".join(name.rsplit(".", 1)): blob for name, blob in weights.items()}
-        metadata = {"colour": "BGR", "mean": list(architectures.FCN_MEAN)} if "conv1_1.weight" in keys else {}
-        if row := identify(renamed):
-            metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
-        return Weights(renamed, metadata | weights.metadata)
-    return weights
+    if not {"conv1_1.weight", "conv_d0a_b.weight", "conv_d0a-b.weight"} & weights.keys():
+        return weights
+    layers = caffe_names()
+    blobs = {}
+    for name, blob in weights.items():
+        module, _, kind = name.rpartition(".")
+        blobs[f"{layers.get(module, module)}/{kind}" if module else name] = blob
+    row = identify(blobs)
+    known: Metadata = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)} if row else {}
+    return Weights(blobs, known | weights.metadata)
 
 
 def _torchvision_vgg16(weights: Weights) -> Weights:
     """vgg16 of torchvision in Caffe's names; its layouts are Caffe's, its fc6 columns too (`flatten` of C×H×W)."""
     blobs = {}
     for name, blob in weights.items():
-        module, kind = name.rsplit(".", 1)
+        module, _, kind = name.rpartition(".")
         if module not in TORCHVISION_VGG16:
             raise WeightsError(f"{name} is no part of torchvision's vgg16 (batch normalisation, or another depth); use vgg16 IMAGENET1K_V1")
         blobs[f"{TORCHVISION_VGG16[module]}/{kind}"] = blob
-    refuse_features_only(blobs, "the weights")
+    if "fc6/weight" not in blobs or np.isnan(blobs["fc6/weight"][:1]).all():
+        raise WeightsError(f"{weights.metadata.get('source', 'the weights')}: these {FEATURES_ONLY}")
     return Weights(blobs, {"architecture": "vgg16", **IMAGENET_RGB, **weights.metadata})
 
 
@@ -108,58 +117,64 @@ FEATURES_ONLY = (
 )
 
 
-def refuse_features_only(blobs: Mapping[str, np.ndarray], what: object) -> None:
-    """Refuse a VGG-16 whose classifier is missing or NaN, by its name.
+def turned(weights: Weights, to_mean: Sequence[float] = architectures.VGG_MEAN) -> Weights:
+    """Weights whose first layer takes RGB, scaled, as weights whose first layer takes BGR, 0..255 minus a mean: conv1_1 changes, nothing else.
 
-    Raises:
-        WeightsError: it is torchvision's IMAGENET1K_FEATURES.
+    With x' = (rgb / scale − mean) / std and x = bgr − m, W·x' + b = V·x + c for V = W / (scale·std), its channels reversed, and
+    c = b + ΣV·(m − scale·mean), m being `to_mean`. It holds where the window lies inside the image: the padding is zero in x, not in x'.
+    Weights that say BGR, or nothing, are returned as they are.
     """
-    classifier = [blob for layer in ("fc6", "fc7", "fc8") if (blob := blobs.get(f"{layer}/weight")) is not None]
-    if not classifier or all(np.isnan(blob[:1]).all() for blob in classifier):
-        raise WeightsError(f"{what} {FEATURES_ONLY}")
-
-
-def resnet34_encoder(weights: Weights) -> Weights:
-    """torchvision's ResNet-34 under the names that the encoder of resnet34_unet has; its fully connected layer has no place there.
-
-    Raises:
-        WeightsError: they are no ResNet-34's.
-    """
-    blobs = {}
-    for name, blob in weights.items():
-        module, rest = name.split(".", 1)
-        if module in RESNET34_UNET:
-            blobs[f"{RESNET34_UNET[module]}.{rest}"] = blob
-        elif module != "fc":
-            raise WeightsError(f"{name} is no part of torchvision's resnet34")
-    if "encoder3.5.conv2.weight" not in blobs or "encoder3.6.conv1.weight" in blobs or "encoder1.0.conv3.weight" in blobs:
-        raise WeightsError(f"{weights!r} is no ResNet-34")
-    return Weights(blobs, {**IMAGENET_RGB, **weights.metadata})
+    if weights.metadata.get("colour") != "RGB" or "conv1_1/weight" not in weights:
+        return weights
+    scale = float(weights.metadata.get("scale", 1.0))
+    mean, std = (np.array(weights.metadata.get(key, default), np.float64) for key, default in (("mean", [0.0] * 3), ("std", [1.0] * 3)))
+    weight = weights["conv1_1/weight"].astype(np.float64) / (scale * std)[:, None, None]
+    weight = weight[:, ::-1]
+    shift = np.array(to_mean) - scale * mean[::-1]
+    bias = weights["conv1_1/bias"] + (weight * shift[:, None, None]).sum(axis=(1, 2, 3))
+    blobs = {**weights, "conv1_1/weight": np.ascontiguousarray(weight, np.float32), "conv1_1/bias": bias.astype(np.float32)}
+    metadata = {key: value for key, value in weights.metadata.items() if key not in ("scale", "std", "sha256")}
+    return Weights(blobs, {**metadata, "colour": "BGR", "mean": list(to_mean)})
 
 
 def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
     """The keys of the state_dict that a torch model of these weights has."""
-    return {name.replace("/", "."): blob for name, blob in weights.items()}
+    names = (name.split("/") for name in weights)
+    return {".".join((*(part.replace("-", "_") for part in layer), kind)): blob for (*layer, kind), blob in zip(names, weights.values(), strict=True)}
 
 
-def same_network(weights: Weights, row: Row) -> bool:
-    """Whether the weights are already those of a row."""
-    return weights.keys() >= {parameter.name for parameter in row.parameters() if parameter.lr_mult or row.naming != "caffe"}
+def holds(weights: Weights, row: Row) -> bool:
+    """Whether the weights hold everything that a row learns: they are that network's, whatever else they hold."""
+    return weights.keys() >= {parameter.name for parameter in row.parameters() if parameter.lr_mult}
 
 
 def check_preprocessing(weights: Weights, row: Row) -> None:
     """Refuse weights that were trained on other inputs than the row's `preprocess` makes.
 
-    Means that differ by less than a grey level are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own (104.007, …).
+    Means that differ by less than a grey level are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own
+    (104.007, …).
 
     Raises:
         ValueError: the order of the channels, the mean or the scale is another.
     """
-    colour, mean, std = (weights.metadata.get(key) for key in ("colour", "mean", "std"))
-    own_std = getattr(row, "std", None)
-    if colour is not None and colour != row.colour:
-        raise ValueError(f"{row.name} takes {row.colour}, these weights were made for {colour}; segtwin convert turns their first layer")
-    if mean is not None and row.mean and (len(mean) != len(row.mean) or max(abs(a - b) for a, b in zip(mean, row.mean, strict=True)) >= 1):
-        raise ValueError(f"{row.name} subtracts {tuple(row.mean)} ({row.colour}), these weights were made for {tuple(mean)}; segtwin convert turns them")
-    if std is not None and (own_std is None or max(abs(a - b) for a, b in zip(std, own_std, strict=True)) >= 1):
-        raise ValueError(f"{row.name} does not divide its input, these weights were made for values divided by {tuple(std)}; segtwin convert turns them")
+    told = weights.metadata
+    if "colour" in told and told["colour"] != row.colour:
+        raise ValueError(f"{row.name} takes {row.colour}, these weights were made for {told['colour']}: {TURN}")
+    if "mean" not in told:
+        return
+    own = _greys(getattr(row, "scale", 1.0), row.mean, getattr(row, "std", ()))
+    theirs = _greys(
+        told.get("scale", getattr(row, "scale", 1.0)), told["mean"], told.get("std", getattr(row, "std", ()) if "scale" not in told else ())
+    )
+    for what, here, there in zip(("subtracts", "divides by"), own, theirs, strict=True):
+        if len(here) != len(there) or np.abs(np.subtract(here, there)).max(initial=0) >= 1:
+            raise ValueError(f"{row.name} {what} {tuple(map(float, here))}, these weights were made for {tuple(map(float, there))}: {TURN}")
+
+
+TURN = "convert them to the network (segtwin convert … --to)"
+
+
+def _greys(scale: Any, mean: Any, std: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and divisor of the 0..255 values."""
+    mean = np.atleast_1d(np.array(mean, np.float64)) * scale
+    return mean, (np.array(std, np.float64) if len(std) else np.ones(len(mean))) * scale

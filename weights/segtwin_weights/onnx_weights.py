@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                     for inner, _, tensor in reader.fields(value):
                         if inner == 5 and isinstance(tensor, memoryview):
                             name, array = _tensor(path, reader, tensor)
-                            if array is None or not (array.dtype.kind == "f" and array.ndim or name.endswith("num_batches_tracked")):
+                            if array is None or not ((array.dtype.kind == "f" and array.ndim) or name.endswith("num_batches_tracked")):
                                 continue
                             if name in blobs:
                                 raise WeightsError(f"{path}: has two initializers {name!r}")
@@ -68,7 +68,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
         blobs = {p.name: blobs[p.name] for p in row.parameters() if p.name in blobs}
     if not blobs:
         raise WeightsError(f"{path}: holds no weights")
-    metadata: Metadata = {key: properties[key] for key in ("architecture", "num_classes", "colour", "mean", "synthetic", "classes") if key in properties}
+    metadata: Metadata = {
+        key: properties[key] for key in ("architecture", "num_classes", "colour", "mean", "synthetic", "classes") if key in properties
+    }
     if row is None and (row := identify(blobs)):
         metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})

@@ -146,7 +146,11 @@ class Bounded:
         return self.file.readline(1 << 16)
 
 
-class Unpickler(pickle._Unpickler):
+PurePython: Any = pickle._Unpickler
+"""Python's own machine, written in Python."""
+
+
+class Unpickler(PurePython):
     """Builds dicts, lists, tuples, strings, bytes, numbers and stand-ins.
 
     Args:
@@ -158,7 +162,7 @@ class Unpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO, path: object, constructors: Constructors, persistent: Callable[[Any], Any] | None = None) -> None:
         # Python 2's strings are bytes: an array's need no decoding
-        super().__init__(Bounded(file), fix_imports=False, encoding="bytes")  # type: ignore[arg-type]
+        super().__init__(Bounded(file), fix_imports=False, encoding="bytes")
         self.path, self.constructors, self.persistent = path, constructors, persistent
 
     def find_class(self, module: str, name: str) -> Any:
@@ -204,7 +208,7 @@ class Unpickler(pickle._Unpickler):
 
 def _dispatch() -> dict[int, Any]:
     """The opcodes of data, those above in place of Python's, and a refusal for INST, OBJ, NEWOBJ_EX and the registries."""
-    table = dict(pickle._Unpickler.dispatch)
+    table = dict(PurePython.dispatch)
     table[pickle.BUILD[0]], table[pickle.REDUCE[0]] = Unpickler.build, Unpickler.reduce
     for opcode in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER):
         table[opcode[0]] = Unpickler.unknown
@@ -212,8 +216,3 @@ def _dispatch() -> dict[int, Any]:
 
 
 Unpickler.dispatch = _dispatch()
-
-
-def line(error: BaseException) -> str:
-    """An error's message on one short line."""
-    return " ".join(str(error).split())[:120]

@@ -7,14 +7,13 @@ solver.prototxt files. Departure: crop offsets are written into the deploy file 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from segtwin.architectures import Layer, Row
 
-Value = "str | int | float | bool | Message"
-Message = list[tuple[str, object]]
+Message = Sequence[tuple[str, object]]
 """(field, value) pairs of a prototxt message; a value that is a list is a message of its own."""
 
 
@@ -31,7 +30,7 @@ class CaffeLayer(NamedTuple):
     kind: str
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    more: Message = []
+    more: Message = ()
 
 
 DEPLOY_SIZES = {"vgg16": (224, 224), "unet-paper": (572, 572)}
@@ -63,7 +62,9 @@ def net(row: Row, classes: int, in_channels: int, widths: tuple[int, ...]) -> It
         if layer.relu:
             yield CaffeLayer(beside(layer.name, "relu"), "ReLU", (layer.name,), (layer.name,))
         if layer.dropout:
-            yield CaffeLayer(beside(layer.name, "drop"), "Dropout", (layer.name,), (layer.name,), [("dropout_param", [("dropout_ratio", layer.dropout)])])
+            yield CaffeLayer(
+                beside(layer.name, "drop"), "Dropout", (layer.name,), (layer.name,), [("dropout_param", [("dropout_ratio", layer.dropout)])]
+            )
 
 
 def beside(name: str, kind: str) -> str:
@@ -73,7 +74,7 @@ def beside(name: str, kind: str) -> str:
 
 def parameters(layer: Layer, row: Row, outputs: int) -> Message:
     """The `param` and `…_param` messages of a layer."""
-    more: Message = []
+    more: list[tuple[str, object]] = []
     if layer.kind in ("Convolution", "Deconvolution", "InnerProduct", "Scale"):
         for lr, decay in list(zip(layer.lr_mult, layer.decay_mult, strict=True))[: 1 + layer.bias]:
             # a fixed layer says lr_mult 0 alone, as in net.py
@@ -108,7 +109,7 @@ def body(message: Message, indent: str = "") -> str:
     """The fields of a message, one a line."""
     lines = []
     for name, value in message:
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             lines.append(f"{indent}{name} {{\n{body(value, indent + '  ')}{indent}}}\n")
         elif isinstance(value, str) and not isinstance(value, Word):
             escaped = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -29,7 +29,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     with open(path, "rb") as file:
         head = file.read(16)
-    if head.lstrip()[:1] == b"{":
+    if head[8:9] != b"{" and head.lstrip()[:1] == b"{":
         return _read_shards(Path(path))
     blobs: dict[str, np.ndarray] = {}
     try:
@@ -92,7 +92,7 @@ def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | Non
             groups.append({})
         groups[-1][name] = blob
     path = Path(path)
-    where = {}
+    where: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         shard = f"{path.stem}-{number:05}-of-{len(groups):05}.safetensors"
         _write_one(Weights(group, weights.metadata), path.with_name(shard))
@@ -107,7 +107,7 @@ def _write_one(weights: Weights, path: str | os.PathLike[str]) -> None:
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
     with whole(path) as draft:
         try:
-            save_file({name: np.ascontiguousarray(blob) for name, blob in weights.items()}, draft, metadata)
+            save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
         except SafetensorError as error:  # it hides the errno of a full disk in a string
             raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
 

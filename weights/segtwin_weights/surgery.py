@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
+from segtwin_weights import names, prototxt
 from segtwin_weights.hub import Metadata, Weights, WeightsError
 
 SCORE_INITS = ("fc8-average", "zeros")
@@ -50,6 +51,10 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
         raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(architectures.ROWS)}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
+    weights = names.hub_names(weights)
+    if names.holds(weights, row):
+        return same_network(weights, row, num_classes)
+    weights = names.turned(weights, row.mean)
     classes = row.num_classes if num_classes is None else num_classes
     widths = classifier_widths(weights)
     if classes < 1:
@@ -88,6 +93,37 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     if row.classes and classes == len(row.classes):
         metadata["classes"] = list(row.classes)
     return Weights(blobs, metadata), changes
+
+
+def same_network(weights: Weights, row: architectures.Row, num_classes: int | None) -> tuple[Weights, list[Change]]:
+    """Weights that hold everything a network learns, as that network's: another project's checkpoint of it, or a longer net's.
+
+    Blobs that are fixed and missing (torchfcn's at-once net keeps its scales in its code) start as the row says.
+
+    Raises:
+        WeightsError: shapes contradict each other, or `num_classes`.
+    """
+    parameters = row.parameters()
+    if row.naming == "caffe":
+        classes, in_channels, widths = prototxt.sizes(row, weights)
+        if num_classes not in (None, classes):
+            raise WeightsError(f"these weights of {row.name} have {classes} classes; {num_classes} cannot be made of them")
+        parameters = row.parameters(classes, widths, in_channels)
+    blobs: dict[str, np.ndarray] = {}
+    changes = []
+    for name, shape, _, _, fill in parameters:
+        if name in weights:
+            blobs[name], what = weights[name], "copied"
+            if row.naming == "caffe" and blobs[name].shape != shape:
+                raise WeightsError(f"{name} is {blobs[name].shape}; {shape} follows from the other blobs of {row.name}")
+        elif fill == "bilinear":
+            blobs[name], what = geometry.bilinear_deconvolution(shape[0], shape[-1]), "bilinear"
+        else:
+            blobs[name], what = np.full(shape, fill, np.float32), "fixed"
+        changes.append(Change(name, what, name if name in weights else "", shape))
+    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in blobs]
+    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "version": __version__}
+    return Weights(blobs, {**weights.metadata, **known}), changes
 
 
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:

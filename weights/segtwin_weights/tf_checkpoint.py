@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from segtwin import architectures
 
-from segtwin_weights import pickles
-from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
 
 KINDS = {"filter": "weight", "weights": "weight", "up_filter": "weight", "biases": "bias"}
@@ -50,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     except WeightsError:
         raise
     except Exception as error:  # TensorFlow's errors are of many kinds
-        raise WeightsError(f"{path}: TensorFlow cannot read the checkpoint ({pickles.line(error)})") from None
+        raise WeightsError(f"{path}: TensorFlow cannot read the checkpoint ({line(error)})") from None
     if not blobs:
         raise WeightsError(f"{path}: holds no variable called LAYER/{' or LAYER/'.join(KINDS)}; it is no checkpoint of tensorflow-fcn")
     for name, blob in blobs.items():

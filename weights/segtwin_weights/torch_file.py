@@ -27,7 +27,7 @@ from segtwin import Converted
 from segtwin.files import whole
 
 from segtwin_weights import pickles
-from segtwin_weights.hub import Weights, WeightsError, check_finite, sha256
+from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import FEATURES_ONLY, WRAPPERS, state_dict_names, unwrap
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -147,7 +147,10 @@ CONSTRUCTORS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _typed,
     ("torch.nn.parameter", "Parameter"): StorageType("Parameter"),
-    **{("torch", name): StorageType(name) for name in ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")},
+    **{
+        ("torch", name): StorageType(name)
+        for name in ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+    },
 }
 
 
@@ -159,12 +162,14 @@ def read(path: str | os.PathLike[str]) -> Weights:
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        loaded, load_storages, metadata = _guarded(path, _zip_object if file.read(4) == b"PK\x03\x04" else _legacy_object, file)
+        with damage(path):
+            loaded, load_storages, metadata = (_zip_object if file.read(4) == b"PK\x03\x04" else _legacy_object)(path, file)
         tensors = _tensors(path, loaded)
         total, size = sum(tensor.nbytes for tensor in tensors.values()), os.fstat(file.fileno()).st_size
         if total > MOST_TIMES * size:
             raise WeightsError(f"{path}: names {total:,} bytes of numbers in a file of {size:,}; it is damaged or was made to fill memory")
-        _guarded(path, load_storages, {tensor.storage.key for tensor in tensors.values()})
+        with damage(path):
+            load_storages({tensor.storage.key for tensor in tensors.values()})
         blobs = {name: tensor.array() for name, tensor in tensors.items()}
     if (weight := blobs.get("classifier.0.weight")) is not None and "features.28.weight" in blobs and np.isnan(weight[:1]).all():
         raise WeightsError(f"{path}: these {FEATURES_ONLY}")
@@ -173,20 +178,6 @@ def read(path: str | os.PathLike[str]) -> Weights:
     if halves := [name for name, tensor in tensors.items() if tensor.storage.dtype == "bf16"]:
         warnings.warn(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", Converted, stacklevel=2)
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
-
-
-def _guarded(path: object, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What damaged files do to parsers becomes one line."""
-    try:
-        return function(path, *arguments)
-    except WeightsError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise WeightsError(f"{path}: is damaged ({error})") from None
-    except Exception as error:
-        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {pickles.line(error)}); fetch it again") from None
 
 
 def _tensors(path: object, loaded: Any) -> dict[str, Tensor]:
@@ -247,7 +238,7 @@ def _zip_object(path: object, file: BinaryIO) -> tuple[Any, Callable[..., None],
     with archive.open(pickled[0]) as stream:
         loaded = pickles.Unpickler(stream, path, CONSTRUCTORS, lambda pid: _storage(pid, storages)).load()  # type: ignore[arg-type]
 
-    def load(path: object, keys: set[str]) -> None:
+    def load(keys: set[str]) -> None:
         for key in keys:
             storage, entry = storages[key], entries.get(f"{folder}data/{key}")
             dtype = storage.item.newbyteorder("<" if order == b"little" else ">")
@@ -296,7 +287,7 @@ def _legacy_object(path: object, file: BinaryIO) -> tuple[Any, Callable[..., Non
     if not isinstance(keys, list) or {k if isinstance(k, str) else bytes(k).decode("latin1") for k in keys} != storages.keys():
         raise ValueError("the storages are not those that the tensors name")
 
-    def load(path: object, wanted: set[str]) -> None:
+    def load(wanted: set[str]) -> None:
         for key in keys:
             storage = storages[key if isinstance(key, str) else key.decode("latin1")]
             dtype = storage.item.newbyteorder("<" if little else ">")

@@ -24,7 +24,7 @@ from segtwin import Converted, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles
-from segtwin_weights.hub import Weights, WeightsError, at_most, check_finite, sha256
+from segtwin_weights.hub import Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
@@ -155,25 +155,16 @@ def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
 
 def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
     """{layer: [weights, biases]} of the file, as arrays over the bytes of the pickle."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
-            if shape != () or not dtype.hasobject:
-                raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
-            loaded = pickles.Unpickler(file, path, pickles.NUMPY).load()
-            if file.read(1):
-                raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
-            loaded = loaded.item() if isinstance(loaded, pickles.Array) else loaded
-    except WeightsError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise WeightsError(f"{path}: is damaged ({error})") from None
-    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
-        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {pickles.line(error)}); fetch it again") from None
+    with damage(path), open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if shape != () or not dtype.hasobject:
+            raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
+        loaded = pickles.Unpickler(file, path, pickles.NUMPY).load()
+        if file.read(1):
+            raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
+        loaded = loaded.item() if isinstance(loaded, pickles.Array) else loaded
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not the dict of a vgg16.npy")
     return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}
@@ -193,4 +184,4 @@ def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
     try:
         return [one.array() for one in value]
     except Exception as error:
-        raise WeightsError(f"{path}: {name} cannot be rebuilt ({pickles.line(error)}); the file is damaged") from None
+        raise WeightsError(f"{path}: {name} cannot be rebuilt ({line(error)}); the file is damaged") from None

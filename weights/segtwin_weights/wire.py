@@ -105,7 +105,7 @@ def fixed_run(data: memoryview, start: int, key: int, size: int) -> tuple[memory
             break
         look = min(look * 2, 1 << 20)  # doubled, so that short runs cost little and long ones few steps
     joined = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
-    return memoryview(joined.reshape(-1)), at
+    return joined.reshape(-1).data, at
 
 
 def signed(value: int) -> int:
