@@ -26,7 +26,7 @@ import segtwin_weights
 from segtwin_weights import Weights, WeightsError
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
-import recipe  # noqa: E402
+import recipe
 
 GOLDEN = Path(__file__).parent / "golden" / "caffe"
 BATCH = 500
@@ -131,15 +131,17 @@ def outcome(path: Path, format: str | None = None) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             weights = segtwin_weights.read(path, format)
-        assert all(isinstance(name, str) and isinstance(blob, np.ndarray) for name, blob in weights.items()) and len(weights)
+        assert weights
+        assert all(isinstance(name, str) and isinstance(blob, np.ndarray) for name, blob in weights.items())
         result = "weights"
+        message = f"{path}:"
     except WeightsError as error:
-        assert str(path) in str(error) or path.name in str(error), f"the message does not name the file: {error}"
-        assert "\n" not in str(error)
-        result = "refused"
+        result, message = "refused", str(error)
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+    assert message.startswith(f"{path}:"), f"the message does not name the file: {message}"
+    assert "\n" not in message
     assert peak < 3 * size + SLACK, f"{peak:,} bytes for a file of {size:,}"
     return result
 

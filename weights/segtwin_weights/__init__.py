@@ -10,7 +10,7 @@ from segtwin_weights import caffemodel, keras_file, names, onnx_weights, safeten
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
 from segtwin_weights.surgery import convert, untrained
 
-__all__ = ["Weights", "WeightsError", "__version__", "as_row", "check_keys", "convert", "read", "untrained", "write"]
+__all__ = ["Weights", "WeightsError", "__version__", "as_row", "check_keys", "convert", "file_kind", "read", "untrained", "write"]
 
 FORMATS = {
     "vgg16.npy": vgg16_npy,

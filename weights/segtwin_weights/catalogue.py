@@ -22,7 +22,8 @@ from segtwin.files import whole
 from segtwin_weights.hub import WeightsError, file_kind, sha256
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
-CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""Bytes at once; what is cut off is lost from the last whole chunk on."""
 KNOWN = "known_hashes.json"
 
 

@@ -151,7 +151,7 @@ def holds(weights: Weights, row: Row) -> bool:
 def check_preprocessing(weights: Weights, row: Row) -> None:
     """Refuse weights that were trained on other inputs than the row's `preprocess` makes.
 
-    Means that differ by less than a grey level are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own
+    Means that differ by less than two grey levels are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own
     (104.007, …).
 
     Raises:
@@ -167,10 +167,11 @@ def check_preprocessing(weights: Weights, row: Row) -> None:
         told.get("scale", getattr(row, "scale", 1.0)), told["mean"], told.get("std", getattr(row, "std", ()) if "scale" not in told else ())
     )
     for what, here, there in zip(("subtracts", "divides by"), own, theirs, strict=True):
-        if len(here) != len(there) or np.abs(np.subtract(here, there)).max(initial=0) >= 1:
+        if len(here) != len(there) or np.abs(np.subtract(here, there)).max(initial=0) >= SAME_GREY:
             raise ValueError(f"{row.name} {what} {tuple(map(float, here))}, these weights were made for {tuple(map(float, there))}: {TURN}")
 
 
+SAME_GREY = 2.0
 TURN = "convert them to the network (segtwin convert … --to)"
 
 

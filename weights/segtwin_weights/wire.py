@@ -16,8 +16,8 @@ import numpy as np
 
 from segtwin_weights.hub import WeightsError
 
-MOST_FIELDS = 2_000_000
-"""A network of weights has thousands of fields beside its numbers; a file with millions was made to keep a reader busy."""
+MOST_FIELDS = 300_000
+"""A network of weights has thousands of fields beside its numbers; a file with so many was made to keep a reader busy."""
 
 
 class Field(NamedTuple):
