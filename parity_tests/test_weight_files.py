@@ -561,7 +561,7 @@ def test_kinds_are_told_by_content(tmp_path) -> None:
         (tmp_path / f"w{suffix}").rename(tmp_path / "nameless")
         assert segtwin_weights.file_kind(tmp_path / "nameless") == kind
         assert_equal(names.hub_names(segtwin_weights.read(tmp_path / "nameless")), drawn("vgg16"))
-    for content, says in ((b"", "is empty"), (b"<!DOCTYPE html>", "a web page"), (b"\x00" * 100, "no file of weights"), (b"PK\x03\x04", "damaged")):
+    for content, says in ((b"", "is empty"), (b"<!DOCTYPE html>", "a web page"), (b"\x00" * 100, "is neither"), (b"PK\x03\x04", "damaged")):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(WeightsError, match=says):
             segtwin_weights.read(tmp_path / "bad")

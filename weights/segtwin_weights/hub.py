@@ -160,10 +160,12 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         return "onnx"
     if head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06":
         return "caffemodel"
-    what = "a web page; the download failed" if head.lstrip()[:1] == b"<" else f"no file of weights known here (it begins with {head[:8]!r})"
-    raise WeightsError(f"{path}: is {what}")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path}: is a web page; the download failed")
+    raise WeightsError(f"{path}: is neither {', '.join(KINDS)} nor a TensorFlow checkpoint (it begins with {head[:8]!r})")
 
 
+KINDS = ("vgg16.npy", "safetensors", "caffemodel", "a torch or Keras file", "ONNX")
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that a .pth of before torch 1.6 begins with."""
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")

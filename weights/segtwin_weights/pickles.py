@@ -85,14 +85,10 @@ class Array(StandIn):
         return cls.frombuffer(data, dtype, ())
 
     def item(self) -> Any:
-        """The one object of a 0-dimensional array of objects: what np.save makes of a dict.
-
-        Raises:
-            ValueError: it is another array.
-        """
+        """The one object of a 0-dimensional array of objects, which np.save makes of a dict; of other arrays the array itself."""
         if isinstance(self.dtype, Dtype) and self.dtype.code in ("O", "O8", "O4") and isinstance(self.data, list) and len(self.data) == 1:
             return self.data[0]
-        raise ValueError("holds an array, not a pickled dict")
+        return self
 
     def array(self) -> np.ndarray:
         """A numpy array over the pickle's own bytes, without a copy.
@@ -142,8 +138,8 @@ class Bounded:
         return self.file.read(count)
 
     def readline(self) -> bytes:
-        """The rest of the line, at most 64 kB: protocol 0 writes names and numbers so."""
-        return self.file.readline(1 << 16)
+        """The rest of the line; protocol 0 writes everything so, arrays too."""
+        return self.file.readline()
 
 
 PurePython: Any = pickle._Unpickler

@@ -166,7 +166,8 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
             raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
         loaded = loaded.item() if isinstance(loaded, pickles.Array) else loaded
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not the dict of a vgg16.npy")
+        what = "an array" if isinstance(loaded, pickles.Array) else f"a {type(loaded).__name__}"
+        raise WeightsError(f"{path}: holds {what}, not the pickled dict of a vgg16.npy")
     return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}
 
 
@@ -181,7 +182,10 @@ def _text(path: object, name: Any) -> str:
 def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
     if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
         raise WeightsError(f"{path}: {name} is not a list [weights, biases] of two arrays")
-    try:
-        return [one.array() for one in value]
-    except Exception as error:
-        raise WeightsError(f"{path}: {name} cannot be rebuilt ({line(error)}); the file is damaged") from None
+    arrays = []
+    for one, kind in zip(value, ("weights", "biases"), strict=True):
+        try:
+            arrays.append(one.array())
+        except Exception as error:
+            raise WeightsError(f"{path}: {name} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
+    return arrays
