@@ -53,7 +53,7 @@ def assert_equal(got: Weights, want: Weights) -> None:
 def test_files_of_real_caffe_read_exactly(stem: str) -> None:
     weights = segtwin_weights.read(caffe_file(stem))
     row = segtwin.get(weights.metadata["architecture"])
-    classes, channels, widths = prototxt.sizes(row, weights)
+    classes, channels, widths = segtwin_weights.dimensions(weights, row)
     assert (channels, widths) == (3, TINY)
     assert {name: blob.shape for name, blob in weights.items()} == {p.name: p.shape for p in row.parameters(classes, widths)}
     for parameter in row.parameters(classes, widths):
@@ -335,7 +335,7 @@ def test_the_features_only_vgg16_is_refused_by_name(tmp_path) -> None:
         torchvision.models.VGG(torchvision.models.vgg.make_layers([4, "M"], batch_norm=True), init_weights=False).features.state_dict(),
         tmp_path / "a.pth",
     )
-    with pytest.raises(WeightsError, match="no VGG-16 classifier"):
+    with pytest.raises(WeightsError, match="not the weights of vgg16"):
         segtwin_weights.convert(segtwin_weights.read(tmp_path / "a.pth"), to="fcn8s")
 
 
@@ -366,7 +366,7 @@ def test_a_model_refuses_preprocessing_that_contradicts_its_own(twin, metadata: 
 def test_keras_files_both_ways(row: str, tmp_path) -> None:
     """What Keras writes of the twin is read; what is written is loaded by Keras."""
     weights = drawn(row)
-    widths = prototxt.sizes(segtwin.get(row), weights)[2]
+    widths = segtwin_weights.dimensions(weights, row).widths
     model = segtwin_keras.build(row, widths=widths, weights=weights)
     model.save_weights(tmp_path / "theirs.weights.h5")
     model.save(tmp_path / "theirs.keras")

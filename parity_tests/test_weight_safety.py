@@ -183,6 +183,7 @@ def test_memo_and_length_bombs_cost_nothing(tmp_path) -> None:
     bombs = {
         "memo": b"}r\xff\xff\xff\x7f.",
         "bytes": b"\x8e" + b"\xff" * 7 + b"\x7f" + b".",
+        "bytearray": b"\x96" + b"\xff" * 4 + b"\x00" * 4 + b".",
         "string": b"T\xff\xff\xff\x7f.",
         "integer": b"\x8b\xff\xff\xff\x7f.",
         "frame": b"\x95" + b"\xff" * 7 + b"\x7f" + b"}.",

@@ -1,5 +1,6 @@
 """The rows, the coordinate algebra and the preprocessing of the Caffe-era segmentation networks. numpy only: no framework is imported."""
 
+from segtwin import palette
 from segtwin.architectures import ROWS, Layer, Parameter, Row, get
 from segtwin.preprocessing import Converted, ImageError, preprocess, preprocess_label, read_image
 
@@ -14,6 +15,7 @@ __all__ = [
     "Row",
     "__version__",
     "get",
+    "palette",
     "preprocess",
     "preprocess_label",
     "read_image",

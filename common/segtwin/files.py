@@ -29,6 +29,17 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        draft.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         os.replace(draft, final)
+    except OSError as error:
+        if error.filename in (None, os.fspath(draft)):
+            error.filename = os.fspath(final)  # the name that the user knows
+        raise
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(umask)
+    return umask

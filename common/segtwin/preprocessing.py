@@ -83,21 +83,23 @@ def read_image(image: ImageLike) -> np.ndarray:
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
-    deep = "16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
+    said = []
+    deep = ";16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
     if image.getexif().get(ORIENTATION, 1) != 1:
-        _say(name, "rotated as its EXIF orientation asks")
+        said.append("rotated as its EXIF orientation asks")
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and deep):
-        _say(name, "16 bits a value became 8, the high byte")
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    elif deep:
-        _say(name, "16 bits a value became 8, the high byte")
+    if deep or image.mode.startswith("I;16"):
+        said.append("16 bits a value became 8, the high byte")
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ImageError(f"{name}: holds 32-bit values, whose range is not known; save it as an 8-bit image")
     if image.mode != "RGB":
-        _say(name, CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
+        said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
         image = image.convert("RGBA") if "transparency" in image.info else image
         image = image.convert("RGB")
+    if said:
+        warnings.warn(f"{name}: {'; '.join(said)}", Converted, stacklevel=3)
     return np.asarray(image)
 
 
@@ -109,10 +111,6 @@ CONVERSIONS = {
     "P": "palette colours were looked up",
     "RGBA": "the alpha channel is dropped",
 }
-
-
-def _say(name: str, what: str) -> None:
-    warnings.warn(f"{name}: {what}", Converted, stacklevel=2)
 
 
 def preprocess_label(path: str | os.PathLike[str]) -> np.ndarray:

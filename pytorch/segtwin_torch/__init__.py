@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from segtwin_torch.export import export_onnx, save_checkpoint
 from segtwin_torch.fcn import FCN8s
 from segtwin_torch.weights import load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
+__all__ = ["__version__", "blobs", "build", "caffe_arithmetic", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn8s": FCN8s}
 
@@ -86,12 +87,28 @@ def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures
     return row
 
 
-def blobs(model: nn.Module, x: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:
+@contextmanager
+def caffe_arithmetic() -> Iterator[None]:
+    """Inside, torch computes a convolution on the CPU as Caffe does: im2col and one matrix product.
+
+    By default torch takes oneDNN's direct convolutions, which are faster and add up all products of an output in one float32 number. In fc6 these
+    are 25,088, and the rounding grows to 8 times Caffe's. The switch is torch's own and holds for the whole process while the block runs.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+def blobs(model: nn.Module, x: np.ndarray | torch.Tensor, caffe: bool = True) -> dict[str, np.ndarray]:
     """Every blob of an inference pass under its original name.
 
     Args:
         model: made by `build`; it is run in eval mode and left in the mode it was in.
         x: N×C×H×W.
+        caffe: compute as Caffe does (`caffe_arithmetic`); False: with torch's default kernels.
 
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
@@ -100,7 +117,7 @@ def blobs(model: nn.Module, x: np.ndarray | torch.Tensor) -> dict[str, np.ndarra
     training = model.training
     notebook: dict[str, torch.Tensor] = {}
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), caffe_arithmetic() if caffe else nullcontext():
             model.eval()(torch.as_tensor(x).to(like), notebook)
     finally:
         model.train(training)

@@ -8,9 +8,22 @@ from segtwin import Row, __version__
 
 from segtwin_weights import caffemodel, keras_file, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
-from segtwin_weights.surgery import convert, untrained
+from segtwin_weights.surgery import Dimensions, convert, dimensions, untrained
 
-__all__ = ["Weights", "WeightsError", "__version__", "as_row", "check_keys", "convert", "file_kind", "read", "untrained", "write"]
+__all__ = [
+    "Dimensions",
+    "Weights",
+    "WeightsError",
+    "__version__",
+    "as_row",
+    "check_keys",
+    "convert",
+    "dimensions",
+    "file_kind",
+    "read",
+    "untrained",
+    "write",
+]
 
 FORMATS = {
     "vgg16.npy": vgg16_npy,

@@ -25,6 +25,7 @@ from segtwin.files import whole
 from segtwin_weights import prototxt, wire
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
 from segtwin_weights.names import identify
+from segtwin_weights.surgery import dimensions
 
 MOST_DIMENSIONS = 32
 """kMaxBlobAxes of Caffe."""
@@ -156,10 +157,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     row = identify(weights)
     if row is None or not row.layers:
         raise WeightsError(f"{path}: {weights!r} is no Caffe network; convert it to one first")
-    classes, in_channels, widths = prototxt.sizes(row, weights)
-    wanted = {p.name: p.shape for p in row.parameters(classes, widths, in_channels)}
-    if wrong := [name for name, shape in wanted.items() if weights[name].shape != shape]:
-        raise WeightsError(f"{path}: {at_most(wrong)} is {weights[wrong[0]].shape}; {wanted[wrong[0]]} follows from the other blobs of {row.name}")
+    classes, in_channels, widths = dimensions(weights, row)
     odd = {name: blob.dtype for name, blob in weights.items() if blob.dtype not in (np.float32, np.float64)}
     if odd:
         raise WeightsError(f"{path}: {at_most(set(odd))} is {next(iter(odd.values()))}; a .caffemodel holds float32 or float64")

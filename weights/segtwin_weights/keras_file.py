@@ -30,9 +30,10 @@ from segtwin import architectures
 from segtwin.architectures import Row
 from segtwin.files import whole
 
-from segtwin_weights import prototxt, vgg16_npy
+from segtwin_weights import vgg16_npy
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import KERAS_VGG16, identify
+from segtwin_weights.surgery import dimensions
 
 MOST_TIMES = 3
 """Bytes of numbers that a file may declare, in sizes of the file: Keras compresses nothing."""
@@ -208,7 +209,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     row = identify(weights)
     if row is None or not row.layers:
         raise WeightsError(f"{path}: {weights!r} has no table of layers, so their order is not known; use save_weights of its Keras model")
-    prototxt.sizes(row, weights)
+    dimensions(weights, row)
     counts: dict[str, int] = {}
     with whole(path) as draft, h5py.File(draft, "w") as file:
         file.create_group("vars").attrs["name"] = row.name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NoReturn
 
@@ -197,6 +198,11 @@ class Unpickler(PurePython):
             raise ValueError(f"a call of a {type(constructor).__name__}")
         self.stack[-1] = constructor(*arguments)
 
+    def bytearray8(self) -> None:
+        """BYTEARRAY8, whose bytes are read before room is made for them."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
     def unknown(self) -> NoReturn:
         """Opcodes that make objects of classes, or look into the interpreter's registries."""
         raise ValueError("an opcode that weights do not need")
@@ -206,6 +212,7 @@ def _dispatch() -> dict[int, Any]:
     """The opcodes of data, those above in place of Python's, and a refusal for INST, OBJ, NEWOBJ_EX and the registries."""
     table = dict(PurePython.dispatch)
     table[pickle.BUILD[0]], table[pickle.REDUCE[0]] = Unpickler.build, Unpickler.reduce
+    table[pickle.BYTEARRAY8[0]] = Unpickler.bytearray8
     for opcode in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER):
         table[opcode[0]] = Unpickler.unknown
     return table

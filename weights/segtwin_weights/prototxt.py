@@ -7,10 +7,9 @@ solver.prototxt files. Departure: crop offsets are written into the deploy file 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from segtwin.architectures import Layer, Row
 
 Message = Sequence[tuple[str, object]]
@@ -38,18 +37,6 @@ DEPLOY_SIZE = (500, 500)
 """Rows and columns in a deploy file; Caffe and OpenCV reshape to whatever comes."""
 BASE_LR = {"fcn32s": 1e-10, "fcn16s": 1e-12, "fcn8s": 1e-14, "fcn8s-atonce": 1e-10}
 MAX_ITER = {"fcn8s-atonce": 300_000}
-
-
-def sizes(row: Row, weights: Mapping[str, np.ndarray]) -> tuple[int, int, tuple[int, ...]]:
-    """(classes, input channels, widths) of a row's weights, read off the arrays."""
-    found: dict[str, int] = {}
-    for layer in row.layers:
-        if layer.width and f"{layer.name}/weight" in weights:
-            shape = weights[f"{layer.name}/weight"].shape
-            found.setdefault(layer.width, shape[1 if layer.kind == "Deconvolution" and len(shape) > 1 else 0] if shape else 0)
-    first = next((weights[f"{layer.name}/weight"].shape for layer in row.layers if f"{layer.name}/weight" in weights), ())
-    in_channels = first[1] if len(first) > 1 else row.in_channels
-    return found.get("classes", row.num_classes), in_channels, tuple(found.get(name, width) for name, width in row.widths.items())
 
 
 def net(row: Row, classes: int, in_channels: int, widths: tuple[int, ...]) -> Iterator[CaffeLayer]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights import names, prototxt
-from segtwin_weights.hub import Metadata, Weights, WeightsError
+from segtwin_weights import names
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros")
 
@@ -56,10 +56,9 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
         return same_network(weights, row, num_classes)
     weights = names.turned(weights, row.mean)
     classes = row.num_classes if num_classes is None else num_classes
-    widths = classifier_widths(weights)
+    originals, _, widths = dimensions(weights, architectures.VGG16)
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
-    originals = len(weights["fc8/bias"])
     if score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
 
@@ -105,7 +104,7 @@ def same_network(weights: Weights, row: architectures.Row, num_classes: int | No
     """
     parameters = row.parameters()
     if row.naming == "caffe":
-        classes, in_channels, widths = prototxt.sizes(row, weights)
+        classes, in_channels, widths = measured(weights, row)
         if num_classes not in (None, classes):
             raise WeightsError(f"these weights of {row.name} have {classes} classes; {num_classes} cannot be made of them")
         parameters = row.parameters(classes, widths, in_channels)
@@ -135,23 +134,46 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     return blob[: each * classes].reshape(classes, each, *blob.shape[1:]).mean(axis=1)
 
 
-def classifier_widths(weights: Weights) -> tuple[int, ...]:
-    """(c1, c2, c3, c4, c5, fc6, fc7) of a VGG-16's weights, read off the arrays.
+class Dimensions(NamedTuple):
+    """What `build` has to be told to make the network that some weights fit."""
+
+    num_classes: int
+    in_channels: int
+    widths: tuple[int, ...]
+
+
+def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
+    """Classes, channels and widths of a network, read off its weights.
 
     Raises:
-        WeightsError: they are not a VGG-16's, or contradict each other.
+        WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
-    row = architectures.VGG16
-    biases = {layer.width: weights[f"{layer.name}/bias"] for layer in row.layers if layer.width and f"{layer.name}/bias" in weights}
-    if set(biases) != {*row.widths, "classes"}:
-        raise WeightsError(f"the weights are no VGG-16 classifier: {weights!r} has no {sorted({*row.widths, 'classes'} - set(biases))[0]} layers")
-    widths = tuple(len(biases[name]) for name in row.widths)
-    for name, shape, *_ in row.parameters(len(biases["classes"]), widths):
-        if name not in weights:
-            raise WeightsError(f"the weights are no VGG-16 classifier: {name} is missing")
-        if weights[name].shape != shape:
-            raise WeightsError(f"{name} is {weights[name].shape}; {shape} follows from the widths {widths}")
-    return widths
+    row = architectures.get(row)
+    result = measured(weights, row)
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    try:
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(error.args[0]) from None
+    return result
+
+
+def measured(weights: Weights, row: architectures.Row) -> Dimensions:
+    """`dimensions`, whatever else the weights hold or lack.
+
+    Raises:
+        WeightsError: a layer that tells a width is missing.
+    """
+    found: dict[str, int] = {}
+    for layer in row.layers:
+        blob = weights.get(f"{layer.name}/weight")
+        if layer.width and blob is not None and blob.ndim >= 2:
+            found.setdefault(layer.width, blob.shape[1 if layer.kind == "Deconvolution" else 0])
+    first = next(layer.name for layer in row.layers if layer.width) + "/weight"
+    if missing := {*row.widths, "classes"} - found.keys():
+        lacking = next(layer.name for layer in row.layers if layer.width in missing)
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}/weight is missing")
+    return Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
 
 
 def untrained(

@@ -1,0 +1,66 @@
+# Everything runs in .venv, made here from requirements.lock. Targets are files: what is there and current is not made again.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PYTHONSAFEPATH := 1
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export CUDA_VISIBLE_DEVICES ?=
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SEGTWIN := $(BIN)/segtwin
+PHOTO := docs/images/chelsea.jpg
+
+.PHONY: help convert-vgg test lint notebooks bench clean FORCE
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX files, and the proof that they agree
+	@$(BIN)/python -c 'import json, sys; report = json.load(open("out/parity.json")); print("out/parity.html:", report["row"], report["verdict"]); \
+	    report["synthetic"] and print("out/ holds SYNTHETIC weights, not trained; VGG16_NPY=/path/to/vgg16.npy make convert-vgg takes real ones"); \
+	    sys.exit(report["verdict"] != "equal")'
+
+test: $(INSTALLED)  ## every parity test
+	$(BIN)/pytest parity_tests/
+
+lint: $(INSTALLED)  ## ruff and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(INSTALLED)  ## execute the notebooks of docs/ into docs/_built/
+	mkdir -p docs/_built
+	for page in docs/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute --output docs/_built/$$(basename $${page%.py}).ipynb $$page; done
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html docs/_built/*.ipynb
+
+bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
+	$(BIN)/python benchmarks/spine.py
+
+clean:  ## remove out/ and docs/_built/, keep the environment
+	rm -rf out docs/_built
+
+# The environment: pinned packages, then this project in place. pip takes no other constraints than the lock.
+$(INSTALLED): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Which vgg16.npy: written anew only when VGG16_NPY names another file, so that a second run finds everything current.
+out/.source: FORCE
+	@mkdir -p out
+	@now="$${VGG16_NPY:-} $$(test -z "$${VGG16_NPY:-}" || ls -lL "$$VGG16_NPY" || true)"; \
+	 test "$$now" = "$$(cat $@ 2>/dev/null || echo none)" || printf '%s\n' "$$now" > $@
+
+out/fcn8s.safetensors: out/.source | $(INSTALLED)
+	source="$$($(SEGTWIN) source vgg16)"; $(SEGTWIN) convert "$$source" $@ --to fcn8s --overwrite
+
+out/fcn8s-torch.onnx: out/fcn8s.safetensors
+	$(SEGTWIN) export $< $@ out/fcn8s.pth --framework torch --overwrite
+
+out/fcn8s-keras.onnx: out/fcn8s.safetensors
+	$(SEGTWIN) export $< $@ out/fcn8s.weights.h5 --framework keras --overwrite
+
+out/parity.html: out/fcn8s.safetensors out/fcn8s-torch.onnx out/fcn8s-keras.onnx $(PHOTO)
+	$(SEGTWIN) parity $< $(PHOTO) --report $@ --torch-onnx out/fcn8s-torch.onnx --keras-onnx out/fcn8s-keras.onnx --overwrite

@@ -1,0 +1,141 @@
+"""Where a vgg16.npy comes from: yours, the cache, a checked download, or, without a network, a synthetic one that says so.
+
+The file was once at ftp://mi.eng.cam.ac.uk/pub/mttt2/models/vgg16.npy, without a hash, and is gone. The same Oxford weights are served by
+keras.applications as HDF5, with a hash, in the same layouts; they are written as the vgg16.npy that they once were.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import platformdirs
+import pooch
+import requests
+from segtwin import architectures
+from segtwin.files import whole
+
+from segtwin_weights import vgg16_npy
+from segtwin_weights.hub import Weights, WeightsError
+
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
+"""Of that file, as `keras.applications.vgg16` states it."""
+CONNECT_SECONDS, READ_SECONDS = 5, 60
+"""Without a network nothing may hang."""
+SYNTHETIC_SEED = 16
+
+KERAS_LAYERS = {f"block{layer.name[4]}_conv{layer.name[6]}": layer.name for layer in vgg16_npy.LAYERS if layer.kind == "Convolution"} | {
+    "fc1": "fc6",
+    "fc2": "fc7",
+    "predictions": "fc8",
+}
+"""Keras' names of VGG-16's layers → Caffe's."""
+
+
+def cache_folder() -> Path:
+    """`SEGTWIN_CACHE`, or where the platform puts caches."""
+    return Path(os.environ.get("SEGTWIN_CACHE") or platformdirs.user_cache_path("segtwin"))
+
+
+def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = False) -> Path:
+    """The path of a vgg16.npy, fetched or made when there is none.
+
+    In this order: `VGG16_NPY`; vgg16.npy in the cache; the download; vgg16-SYNTHETIC.npy in the cache, made of random numbers.
+
+    Args:
+        say: told, line by line, what happens.
+        progress: of pooch: True, or an object like a tqdm bar, to show the download.
+
+    Raises:
+        WeightsError: `VGG16_NPY` names no file; the download is not what its publisher says.
+        OSError: the cache cannot be written.
+    """
+    if own := os.environ.get("VGG16_NPY"):
+        if not Path(own).is_file():
+            raise WeightsError(f"{own}: VGG16_NPY names no file; correct it, or unset it to fetch the weights")
+        return Path(own)
+    cached = cache_folder() / "vgg16.npy"
+    if cached.is_file():
+        return cached
+    try:
+        return download_vgg16(cached, progress)
+    except requests.RequestException as error:
+        reason = "no network" if isinstance(error, requests.ConnectionError | requests.Timeout) else " ".join(str(error).split())
+        say(f"The Oxford weights cannot be fetched ({reason}). To use real ones, set VGG16_NPY=/path/to/vgg16.npy or put the file at {cached}.")
+        synthetic = cached.with_name(f"vgg16-{vgg16_npy.SYNTHETIC}.npy")
+        if not synthetic.is_file():
+            say(f"Making {synthetic}: random numbers in the schema of vgg16.npy.")
+            write_synthetic(synthetic)
+        say("These weights are SYNTHETIC: not trained, good for comparing engines and for nothing else.")
+        return synthetic
+
+
+def download_vgg16(path: Path, progress: Any = False) -> Path:
+    """Fetch keras.applications' VGG-16, check it, and write it as vgg16.npy.
+
+    Raises:
+        requests.RequestException: it cannot be fetched.
+        WeightsError: its hash or content is not what the publisher says.
+        OSError: the file cannot be written.
+    """
+    downloader = pooch.HTTPDownloader(progressbar=progress, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    pooch.get_logger().setLevel("ERROR")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = KERAS_URL.rsplit("/", 1)[1]
+    try:
+        fetched = pooch.retrieve(KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader)
+    except ValueError as error:  # pooch's word for a hash that differs; it keeps no such file
+        raise WeightsError(f"{KERAS_URL}: {' '.join(str(error).split())}") from None
+    vgg16_npy.write(read_keras_vgg16(fetched), path)
+    Path(fetched).unlink()
+    return path
+
+
+def read_keras_vgg16(path: str | os.PathLike[str]) -> Weights:
+    """keras.applications' VGG-16 as hub weights. Its layouts are those of vgg16.npy: HWIO kernels, fc1's rows in H·W·C order, BGR input.
+
+    Raises:
+        WeightsError: the file is no HDF5 or lacks a layer.
+    """
+    blobs: dict[str, np.ndarray] = {}
+    try:
+        with h5py.File(path) as file:
+            for keras_name, name in KERAS_LAYERS.items():
+                group = file[keras_name]
+                kernel, bias = (np.asarray(group[weight]) for weight in group.attrs["weight_names"])
+                blobs[f"{name}/weight"], blobs[f"{name}/bias"] = vgg16_npy.to_caffe(name, kernel), bias
+    except (OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: is not the HDF5 file of keras.applications' VGG-16 ({' '.join(str(error).split())})") from None
+    row = architectures.VGG16
+    return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "source": Path(path).name})
+
+
+def write_synthetic(path: Path, widths: tuple[int, ...] | None = None) -> None:
+    """Random numbers in the schema and the size of vgg16.npy; its name has to say so, as every report then does.
+
+    Kernels are uniform with He's variance, 2 / inputs, so that activations keep their size from layer to layer; biases are within ±0.1.
+
+    Raises:
+        ValueError: the name does not say that it is synthetic.
+        OSError: the file cannot be written.
+    """
+    if vgg16_npy.SYNTHETIC not in path.name:
+        raise ValueError(f"{path}: the name of a synthetic file has to contain {vgg16_npy.SYNTHETIC}")
+    random = np.random.default_rng(SYNTHETIC_SEED)
+    layers: dict[str, list[np.ndarray]] = {}
+    parameters = {parameter.name: parameter.shape for parameter in architectures.VGG16.parameters(widths=widths)}
+    for layer in vgg16_npy.LAYERS:
+        shape = parameters[f"{layer.name}/weight"]
+        schema = shape[2:] + shape[1::-1]  # O×I×h×w → h×w×I×O, O×I → I×O
+        bound = np.float32(np.sqrt(6 / np.prod(schema[:-1])))
+        kernel = random.random(schema, np.float32)
+        kernel *= 2 * bound
+        kernel -= bound
+        layers[layer.name] = [kernel, random.random(shape[0], np.float32) * np.float32(0.2) - np.float32(0.1)]
+    with whole(path) as draft, open(draft, "wb") as file:
+        np.save(file, np.array(layers, dtype=object), allow_pickle=True)
