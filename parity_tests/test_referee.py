@@ -7,9 +7,9 @@ import segtwin
 import segtwin_weights
 from goldens import FOLDER, LEAST_FLOOR, TINY, CaffeGolden, caffe_goldens, recipe, recipe_weights
 from segtwin import architectures, oracle
-from segtwin_weights import Weights
+from segtwin_weights import Weights, prototxt
 
-ROWS = [row.name for row in architectures.ROWS.values() if row.naming == "caffe" and row.layers]
+ROWS = [row.name for row in architectures.ROWS.values() if row.naming == "caffe" and {layer.kind for layer in row.layers} <= prototxt.KINDS]
 GOLDENS = [golden for row in ROWS if any((FOLDER / "caffe").glob(f"fwd_tiny_{row}_s*.npz")) for golden in caffe_goldens(row)]
 FLOAT32_NOISE = 5e-6
 """No network here rounds worse in float32 (golden/README.md: Caffe's own at most 2e-6, 5e-6 for a softmax): a larger floor would excuse a bug."""

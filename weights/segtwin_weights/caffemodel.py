@@ -155,8 +155,8 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     row = identify(weights)
-    if row is None or not row.layers:
-        raise WeightsError(f"{path}: {weights!r} is no Caffe network; convert it to one first")
+    if row is None or row.naming != "caffe" or not {layer.kind for layer in row.layers} <= prototxt.KINDS:
+        raise WeightsError(f"{path}: {weights!r} is no network that Caffe has the layers for; convert it to one first")
     classes, in_channels, widths = dimensions(weights, row)
     odd = {name: blob.dtype for name, blob in weights.items() if blob.dtype not in (np.float32, np.float64)}
     if odd:

@@ -203,12 +203,12 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     Keras finds layers by class and number, so the file holds them in the order of the row.
 
     Raises:
-        WeightsError: the weights are of no network with a table of layers (save those from the model).
+        WeightsError: the weights are of no Caffe net (save those from the model).
         OSError: the file cannot be written.
     """
     row = identify(weights)
-    if row is None or not row.layers:
-        raise WeightsError(f"{path}: {weights!r} has no table of layers, so their order is not known; use save_weights of its Keras model")
+    if row is None or row.naming != "caffe" or not {layer.kind for layer in row.layers if layer.width} <= CLASSES.keys():
+        raise WeightsError(f"{path}: {weights!r} are of no Caffe network, whose order of layers is known; use save_weights of the Keras model")
     dimensions(weights, row)
     counts: dict[str, int] = {}
     with whole(path) as draft, h5py.File(draft, "w") as file:

@@ -144,8 +144,8 @@ def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def holds(weights: Weights, row: Row) -> bool:
-    """Whether the weights hold everything that a row learns: they are that network's, whatever else they hold."""
-    return weights.keys() >= {parameter.name for parameter in row.parameters() if parameter.lr_mult}
+    """Whether the weights hold every blob of a Caffe net, whatever else they hold."""
+    return row.naming == "caffe" and weights.keys() >= {parameter.name for parameter in row.parameters()}
 
 
 def check_preprocessing(weights: Weights, row: Row) -> None:

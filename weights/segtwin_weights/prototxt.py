@@ -32,6 +32,8 @@ class CaffeLayer(NamedTuple):
     more: Message = ()
 
 
+KINDS = {"Convolution", "Deconvolution", "InnerProduct", "Pooling", "Crop", "Eltwise", "Concat", "Scale"}
+"""The layer types that can be said here."""
 DEPLOY_SIZES = {"vgg16": (224, 224), "unet-paper": (572, 572)}
 DEPLOY_SIZE = (500, 500)
 """Rows and columns in a deploy file; Caffe and OpenCV reshape to whatever comes."""

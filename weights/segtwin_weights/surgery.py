@@ -26,6 +26,9 @@ class Change(NamedTuple):
 def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
     """Weights of a VGG-16 classifier as those that an FCN starts its training from.
 
+    Weights that hold the network already, as another project's checkpoint of it does, come out under the hub's names. torchvision's VGG-16 gets a
+    conv1_1 for BGR (`names.turned`).
+
     Convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of neighbouring classes
     of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does); the other score layers are zero and the deconvolutions bilinear
     (`surgery.interp`). Arrays are shared with `weights` where no number changes.
@@ -51,10 +54,9 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
         raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(architectures.ROWS)}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
-    weights = names.hub_names(weights)
-    if names.holds(weights, row):
-        return same_network(weights, row, num_classes)
-    weights = names.turned(weights, row.mean)
+    weights = names.turned(names.hub_names(weights), row.mean)
+    if names.holds(weights, row) and num_classes in (None, len(weights["score_fr/bias"])):
+        return same_network(weights, row)
     classes = row.num_classes if num_classes is None else num_classes
     originals, _, widths = dimensions(weights, architectures.VGG16)
     if classes < 1:
@@ -94,37 +96,6 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     return Weights(blobs, metadata), changes
 
 
-def same_network(weights: Weights, row: architectures.Row, num_classes: int | None) -> tuple[Weights, list[Change]]:
-    """Weights that hold everything a network learns, as that network's: another project's checkpoint of it, or a longer net's.
-
-    Blobs that are fixed and missing (torchfcn's at-once net keeps its scales in its code) start as the row says.
-
-    Raises:
-        WeightsError: shapes contradict each other, or `num_classes`.
-    """
-    parameters = row.parameters()
-    if row.naming == "caffe":
-        classes, in_channels, widths = measured(weights, row)
-        if num_classes not in (None, classes):
-            raise WeightsError(f"these weights of {row.name} have {classes} classes; {num_classes} cannot be made of them")
-        parameters = row.parameters(classes, widths, in_channels)
-    blobs: dict[str, np.ndarray] = {}
-    changes = []
-    for name, shape, _, _, fill in parameters:
-        if name in weights:
-            blobs[name], what = weights[name], "copied"
-            if row.naming == "caffe" and blobs[name].shape != shape:
-                raise WeightsError(f"{name} is {blobs[name].shape}; {shape} follows from the other blobs of {row.name}")
-        elif fill == "bilinear":
-            blobs[name], what = geometry.bilinear_deconvolution(shape[0], shape[-1]), "bilinear"
-        else:
-            blobs[name], what = np.full(shape, fill, np.float32), "fixed"
-        changes.append(Change(name, what, name if name in weights else "", shape))
-    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in blobs]
-    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "version": __version__}
-    return Weights(blobs, {**weights.metadata, **known}), changes
-
-
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
 
@@ -149,21 +120,6 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
         WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
     row = architectures.get(row)
-    result = measured(weights, row)
-    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
-    try:
-        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
-    except (KeyError, ValueError) as error:
-        raise WeightsError(error.args[0]) from None
-    return result
-
-
-def measured(weights: Weights, row: architectures.Row) -> Dimensions:
-    """`dimensions`, whatever else the weights hold or lack.
-
-    Raises:
-        WeightsError: a layer that tells a width is missing.
-    """
     found: dict[str, int] = {}
     for layer in row.layers:
         blob = weights.get(f"{layer.name}/weight")
@@ -173,7 +129,13 @@ def measured(weights: Weights, row: architectures.Row) -> Dimensions:
     if missing := {*row.widths, "classes"} - found.keys():
         lacking = next(layer.name for layer in row.layers if layer.width in missing)
         raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}/weight is missing")
-    return Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
+    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    try:
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(error.args[0]) from None
+    return result
 
 
 def untrained(
@@ -193,3 +155,19 @@ def untrained(
     for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels):
         blobs[name] = geometry.bilinear_deconvolution(shape[0], shape[-1]) if fill == "bilinear" else np.full(shape, fill, np.float32)
     return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)})
+
+
+def same_network(weights: Weights, row: architectures.Row) -> tuple[Weights, list[Change]]:
+    """Weights that hold every blob of a network, as that network's; what else they hold is dropped.
+
+    Raises:
+        WeightsError: shapes contradict each other.
+    """
+    blobs = {parameter.name: weights[parameter.name] for parameter in row.parameters()}
+    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "version": __version__}
+    result = Weights(blobs, {**weights.metadata, **known})
+    dimensions(result, row)
+    changes = [
+        Change(name, "copied" if name in blobs else "dropped", name, weights[name].shape) for name in [*blobs, *(weights.keys() - blobs.keys())]
+    ]
+    return result, changes
