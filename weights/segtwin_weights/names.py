@@ -122,9 +122,9 @@ def turned(weights: Weights, to_mean: Sequence[float] = architectures.VGG_MEAN) 
 
     With x' = (rgb / scale − mean) / std and x = bgr − m, W·x' + b = V·x + c for V = W / (scale·std), its channels reversed, and
     c = b + ΣV·(m − scale·mean), m being `to_mean`. It holds where the window lies inside the image: the padding is zero in x, not in x'.
-    Weights that say BGR, or nothing, are returned as they are.
+    All but classifiers that say RGB are returned as they are.
     """
-    if weights.metadata.get("colour") != "RGB" or "conv1_1/weight" not in weights:
+    if (weights.metadata.get("architecture"), weights.metadata.get("colour")) != (architectures.VGG16.name, "RGB"):
         return weights
     scale = float(weights.metadata.get("scale", 1.0))
     mean, std = (np.array(weights.metadata.get(key, default), np.float64) for key, default in (("mean", [0.0] * 3), ("std", [1.0] * 3)))

@@ -40,11 +40,13 @@ class Finding(NamedTuple):
 
 def check(weights: Weights) -> list[Finding]:
     """Every check that the weights allow."""
+    classifier = weights.metadata.get("architecture") == architectures.VGG16.name  # fcn8-vgg takes RGB, and turns it before conv1_1
+    claimed = str(weights.metadata.get("colour", "BGR")) if classifier else "BGR"
     findings = []
     if "fc6/weight" in weights and weights["fc6/weight"].ndim in (2, 4):
         findings.append(fc6_order(weights["fc6/weight"]))
     if "conv1_1/weight" in weights and weights["conv1_1/weight"].shape[1:] == (3, 3, 3):
-        findings.append(colour_order(weights["conv1_1/weight"], str(weights.metadata.get("colour", "BGR"))))
+        findings.append(colour_order(weights["conv1_1/weight"], claimed))
     dead = [name for name, blob in weights.items() if name.endswith("weight") and blob.ndim > 1 and not np.any(blob)]
     findings.append(Finding("numbers", f"{len(dead)} weights are all zero" if dead else "no weight is all zero", ", ".join(dead[:4]), True))
     return findings

@@ -54,7 +54,7 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
         raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(architectures.ROWS)}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
-    weights = names.turned(names.hub_names(weights), row.mean)
+    weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
     if names.holds(weights, row) and num_classes in (None, len(weights["score_fr/bias"])):
         return same_network(weights, row)
     classes = row.num_classes if num_classes is None else num_classes
