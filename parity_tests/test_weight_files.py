@@ -575,10 +575,10 @@ def test_kinds_are_told_by_content(tmp_path) -> None:
 
 def test_conversion_of_the_same_network() -> None:
     weights = drawn("fcn8s")
-    more = Weights({**{name.replace("/", "."): blob for name, blob in weights.items()}, "optimiser.state": np.zeros(3)})
-    same, changes = surgery.convert_with_report(more, "fcn8s")
+    dotted = Weights({name.replace("/", "."): blob for name, blob in weights.items()})
+    same, changes = surgery.convert_with_report(dotted, "fcn8s")
     assert_equal(same, weights)
-    assert [change.blob for change in changes if change.what == "dropped"] == ["optimiser/state"]
+    assert {change.what for change in changes} == {"copied"}
     with pytest.raises(WeightsError, match="conv3_2/weight"):
         segtwin_weights.convert(Weights({**weights, "conv3_2/weight": np.zeros((1, 2, 3, 3), np.float32)}), to="fcn8s")
 
