@@ -143,9 +143,13 @@ def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
     return {".".join((*(part.replace("-", "_") for part in layer), kind)): blob for (*layer, kind), blob in zip(names, weights.values(), strict=True)}
 
 
-def holds(weights: Weights, row: Row) -> bool:
-    """Whether the weights hold every blob of a Caffe net, whatever else they hold."""
-    return row.naming == "caffe" and weights.keys() >= {parameter.name for parameter in row.parameters()}
+def held(weights: Weights, row: Row) -> Weights | None:
+    """The blobs of a Caffe net out of weights that hold all of them, in its order; None when one is missing."""
+    names = [parameter.name for parameter in row.parameters()]
+    if row.naming != "caffe" or not weights.keys() >= set(names):
+        return None
+    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+    return Weights({name: weights[name] for name in names}, {**weights.metadata, **known})
 
 
 def check_preprocessing(weights: Weights, row: Row) -> None:

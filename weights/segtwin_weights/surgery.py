@@ -55,8 +55,10 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
     weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
-    if names.holds(weights, row) and num_classes in (None, len(weights["score_fr/bias"])):
-        return same_network(weights, row)
+    held = names.held(weights, row)
+    if held is not None and num_classes in (None, dimensions(held, row).num_classes):
+        held.metadata["version"] = __version__
+        return held, [Change(name, "copied" if name in held else "dropped", name, blob.shape) for name, blob in weights.items()]
     classes = row.num_classes if num_classes is None else num_classes
     originals, _, widths = dimensions(weights, architectures.VGG16)
     if classes < 1:
@@ -155,19 +157,3 @@ def untrained(
     for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels):
         blobs[name] = geometry.bilinear_deconvolution(shape[0], shape[-1]) if fill == "bilinear" else np.full(shape, fill, np.float32)
     return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)})
-
-
-def same_network(weights: Weights, row: architectures.Row) -> tuple[Weights, list[Change]]:
-    """Weights that hold every blob of a network, as that network's; what else they hold is dropped.
-
-    Raises:
-        WeightsError: shapes contradict each other.
-    """
-    blobs = {parameter.name: weights[parameter.name] for parameter in row.parameters()}
-    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "version": __version__}
-    result = Weights(blobs, {**weights.metadata, **known})
-    dimensions(result, row)
-    changes = [
-        Change(name, "copied" if name in blobs else "dropped", name, weights[name].shape) for name in [*blobs, *(weights.keys() - blobs.keys())]
-    ]
-    return result, changes
