@@ -26,7 +26,8 @@ class Weights(Mapping[str, np.ndarray]):
     Names and layouts are Caffe's for the Caffe nets (`conv1_1/weight` O×I×kh×kw, `upscore2/weight` I×O×kh×kw, `fc8/weight` O×I). Networks that
     come from torch keep the keys and layouts of their state_dict.
 
-    `metadata` may hold: architecture, num_classes, widths, colour ("BGR" or "RGB"), mean (in the order of colour), source, sha256 (of the
+    `metadata` may hold: architecture, num_classes, widths, colour ("BGR" or "RGB"), scale, mean and std (in the order
+    of colour; the network takes (values 0..255 / scale − mean) / std, scale and std being 1 when they are not told), source, sha256 (of the
     source), classes, palette, version, synthetic (true: random numbers, not trained).
     """
 
