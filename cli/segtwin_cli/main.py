@@ -10,6 +10,7 @@ import click
 from segtwin import __version__
 
 from segtwin_cli.convert import convert
+from segtwin_cli.download import download
 from segtwin_cli.explain import explain
 from segtwin_cli.export import export
 from segtwin_cli.inspect import inspect
@@ -27,7 +28,7 @@ def segtwin() -> None:
     """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
 
 
-for command in (rows, source, convert, export, parity, predict, inspect, explain):
+for command in (rows, source, download, convert, export, parity, predict, inspect, explain):
     segtwin.add_command(command)
 
 

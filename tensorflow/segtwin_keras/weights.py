@@ -93,11 +93,12 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named.
+        ValueError: a shape differs; the first and the count are named. Or the weights were made for another colour order, mean or scale.
         WeightsError, OSError: the file cannot be read.
     """
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
+    weights = segtwin_weights.as_row(weights, architectures.get(model.name))
     slots = table(model)
     row = architectures.get(model.name)
     spare = row.spare()

@@ -40,7 +40,10 @@ def fold(skeleton: onnx.ModelProto, weights: Mapping[str, np.ndarray], row: Row)
     graph = folded.graph
     producers = {output: node for node in graph.node for output in node.output}
     uses = [name for node in graph.node for name in node.input]
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    if not norms:
+        return folded, arrays
+    for norm in norms:
         conv = producers.get(norm.input[0])
         if conv is None or conv.op_type not in OUTPUTS or uses.count(norm.input[0]) != 1:
             raise ValueError(f"{norm.output[0]}: BatchNormalization is folded into a convolution whose only user it is; there is none here")
@@ -85,7 +88,7 @@ def check(
             filled.graph.output[0].name = last.input[0]
             filled.graph.node.remove(last)
         filled.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-        results += ReferenceEvaluator(filled).run(None, {first.name: image})
+        results.append(np.asarray(ReferenceEvaluator(filled).run(None, {first.name: image})[0]))
     error = relative_error(results[1], results[0])
     if not error < BOUND:
         raise ValueError(f"{row.name}: BatchNorm folded into its convolutions moves the output by {error:.1e} of its maximum; export it unfolded")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
-from segtwin_weights import resnet34
+from segtwin_weights import names, resnet34
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
@@ -28,8 +28,11 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
     """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier or from another FCN, resnet34-unet
     from torchvision's ResNet-34.
 
+    Weights that hold the network already, as another project's checkpoint of it does, come out under the hub's names.
+
     From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of
     neighbouring classes of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does).
+    torchvision's VGG-16 gets a conv1_1 for BGR (`names.turned`).
 
     From an FCN, as the original trains 16s from 32s and 8s from 16s: layers of the same name are copied (`Net::CopyTrainedLayersFrom`). With more
     classes than before, the old ones become the first of each score layer and the rest start at zero (`surgery.expand_score`).
@@ -57,12 +60,17 @@ def convert_with_report(
 ) -> tuple[Weights, list[Change]]:
     """`convert`, and what became of each blob: one `Change` a blob of the result, in its order, then the blobs that were dropped."""
     row = architectures.get(to)
-    makeable = [*vgg_rows(), resnet34.TARGET]
-    if row.name not in makeable:
-        why = ": it starts from random numbers (build it without weights)" if row.name in architectures.ROWS else ""
-        raise WeightsError(f"nothing is converted to {row.name!r}{why}; there are {', '.join(makeable)}")
+    if row.name not in architectures.ROWS:
+        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join([*vgg_rows(), resnet34.TARGET])}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
+    weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
+    held = names.held(weights, row)
+    if held is not None and num_classes in (None, dimensions(held, row).num_classes):
+        held.metadata["version"] = __version__
+        return held, [Change(name, "copied" if name in held else "dropped", name, blob.shape) for name, blob in weights.items()]
+    if row.name not in (*vgg_rows(), resnet34.TARGET):
+        raise WeightsError(f"nothing is converted to {row.name!r}: it starts from random numbers (build it without weights)")
     if row.name == resnet34.TARGET:
         return resnet34_unet(weights, row.num_classes if num_classes is None else num_classes, seed)
     if score_init == "random" and "random_init_fc8" not in row.variants:
