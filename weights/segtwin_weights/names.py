@@ -179,5 +179,5 @@ TURN = "convert them to the network (segtwin convert … --to)"
 
 def _greys(divisor: Any, mean: Any, std: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and divisor of the 0..255 values."""
-    mean = np.atleast_1d(np.array(mean, np.float64)) * scale
+    mean = np.atleast_1d(np.array(mean, np.float64)) * divisor
     return mean, (np.array(std, np.float64) if len(std) else np.ones(len(mean))) * divisor
