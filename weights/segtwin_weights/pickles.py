@@ -11,6 +11,7 @@ included, and it fills a table as long as the largest memo index that a file cla
 from __future__ import annotations
 
 import io
+import mmap
 import pickle
 import struct
 from collections.abc import Callable, Mapping
@@ -123,20 +124,32 @@ for _module in ("numpy.core", "numpy._core"):  # the old and the new home of num
     }
 
 
+LARGE = 1 << 16
+"""Bytes from which on a piece of a file is not copied but mapped."""
+
+
 class Bounded:
-    """A file that refuses to hand out more bytes than it has, before memory for them is asked for."""
+    """A file that refuses to hand out more bytes than it has, before memory for them is asked for; large pieces are views of the mapped file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         at = file.tell()
         self.end = file.seek(0, io.SEEK_END)
         file.seek(at)
+        try:
+            self.mapped: memoryview | None = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # a stream in memory, a member of an archive
+            self.mapped = None
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes | memoryview:
         """Exactly `count` bytes."""
-        if count < 0 or count > self.end - self.file.tell():
-            raise EOFError(f"{count:,} bytes are asked for, {self.end - self.file.tell():,} are left")
-        return self.file.read(count)
+        at = self.file.tell()
+        if count < 0 or count > self.end - at:
+            raise EOFError(f"{count:,} bytes are asked for, {self.end - at:,} are left")
+        if self.mapped is None or count < LARGE:
+            return self.file.read(count)
+        self.file.seek(at + count)
+        return self.mapped[at : at + count]
 
     def readline(self) -> bytes:
         """The rest of the line; protocol 0 writes everything so, arrays too."""
