@@ -85,7 +85,8 @@ def check(
             filled.graph.output[0].name = last.input[0]
             filled.graph.node.remove(last)
         filled.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-        results.append(np.asarray(ReferenceEvaluator(filled).run(None, {first.name: image})[0]))
+        (result,) = ReferenceEvaluator(filled).run(None, {first.name: image})
+        results.append(np.asarray(result))
     error = relative_error(results[1], results[0])
     if not error < BOUND:
         raise ValueError(f"{row.name}: BatchNorm folded into its convolutions moves the output by {error:.1e} of its maximum; export it unfolded")
