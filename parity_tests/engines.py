@@ -11,20 +11,21 @@ import segtwin
 import segtwin_keras
 import segtwin_torch
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import Weights
+from segtwin_weights import Weights, dimensions
 
 TWINS = {"torch": segtwin_torch, "keras": segtwin_keras}
 FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
 
 
-@cache
-def model(framework: str, row: str, weights: Weights, dtype: str = "float32"):
-    """A model of these weights, made once."""
-    return TWINS[framework].build(row, num_classes=len(weights["score_fr/bias"]), widths=widths_of(weights), weights=weights, dtype=dtype)
+def made(framework: str, row: str, weights: Weights, dtype: str = "float32"):
+    """A model of these weights, in their widths and for their classes; a variant of a row is made by its option."""
+    base = segtwin.get(segtwin.get(row).variant_of or row)
+    options = {option: True for option, variant in base.variants.items() if variant == row}
+    return TWINS[framework].build(base.name, **dimensions(weights, base)._asdict(), weights=weights, dtype=dtype, **options)
 
 
-def widths_of(weights: Weights) -> tuple[int, ...]:
-    return tuple(len(weights[f"{layer}/bias"]) for layer in ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1", "fc6", "fc7"))
+model = cache(made)
+"""The same, made once."""
 
 
 def torch_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -43,11 +44,11 @@ def exported(framework: str, row: str, weights: Weights) -> Path:
 
 
 def onnx_of_torch(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
-    return onnx_blobs(exported("torch", row, weights), data, segtwin.get(row).blobs)
+    return onnx_blobs(exported("torch", row, weights), data, segtwin.get(row).exported)
 
 
 def onnx_of_keras(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
-    return onnx_blobs(exported("keras", row, weights), data, segtwin.get(row).blobs)
+    return onnx_blobs(exported("keras", row, weights), data, segtwin.get(row).exported)
 
 
 ENGINES = [torch_engine, keras_engine, onnx_of_torch, onnx_of_keras]

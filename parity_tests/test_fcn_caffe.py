@@ -6,7 +6,7 @@ from engines import ENGINES, keras_engine, torch_engine
 from goldens import CaffeGolden, caffe_goldens
 from segtwin import oracle
 
-ROWS = ["fcn8s"]
+ROWS = ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"]
 GOLDENS = [golden for row in ROWS for golden in caffe_goldens(row)]
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import segtwin
@@ -113,6 +114,17 @@ def test_the_scores_are_caffes_with_torchs_own_kernels(golden: CaffeGolden, trut
     """Not in Caffe's arithmetic: what `model(data)` gives."""
     with torch.inference_mode():
         score = torch_model(torch.from_numpy(golden.data)).numpy()
+    assert oracle.relative_error(golden.thin("score", score), golden.blobs["score"]) < 4 * golden.noise_floor("score")
+
+
+def test_opencv_computes_the_scores_from_the_caffe_files(golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]) -> None:
+    """Someone else's reader of prototxt and .caffemodel; its Winograd convolutions, which round 5 times worse, are off."""
+    segtwin_weights.write(golden.weights, folder / "fcn8s.caffemodel")
+    net = cv2.dnn.readNetFromCaffe(str(folder / "fcn8s.deploy.prototxt"), str(folder / "fcn8s.caffemodel"))
+    (folder / "fcn8s.caffemodel").unlink()
+    net.enableWinograd(False)
+    net.setInput(golden.data)
+    score = net.forward("score")
     assert oracle.relative_error(golden.thin("score", score), golden.blobs["score"]) < 4 * golden.noise_floor("score")
 
 

@@ -76,7 +76,7 @@ def test_widths_and_sizes_that_cannot_be_are_refused() -> None:
         row.shapes(10, 10, widths=(1, 2, 3))
     with pytest.raises(ValueError, match="num_classes is at least 1"):
         row.parameters(num_classes=0)
-    with pytest.raises(ValueError, match="no network 'fcn9s'; there are fcn8s"):
+    with pytest.raises(ValueError, match="no network 'fcn9s'; there are fcn32s, "):
         segtwin.get("fcn9s")
     with pytest.raises(KeyError, match="no layer 'pool6'"):
         row.layer("pool6")

@@ -1,6 +1,7 @@
 """The models are held to the rows, the rows to Caffe's files, and the twins to each other."""
 
 import ast
+import importlib
 import inspect
 import math
 
@@ -14,8 +15,9 @@ import segtwin_torch.fcn
 import segtwin_weights
 import torch
 from goldens import TINY, caffe_goldens, recipe_weights
+from segtwin import architectures
 
-CAFFE_ROWS = ["fcn8s"]
+CAFFE_ROWS = ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"]
 
 
 @pytest.mark.parametrize("row", CAFFE_ROWS)
@@ -55,12 +57,14 @@ def test_the_models_have_the_rows_parameters_and_train_what_the_row_trains(row: 
 @pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras], ids=["torch", "keras"])
 @pytest.mark.parametrize("row", CAFFE_ROWS)
 def test_a_network_starts_as_net_py_starts_it(twin, row: str) -> None:
-    """Convolutions at zero (net.py names no filler), deconvolutions bilinear on the diagonal."""
+    """Convolutions at zero (net.py names no filler), deconvolutions bilinear on the diagonal, scales at their value."""
     weights = twin.read_weights(twin.build(row, num_classes=3, widths=TINY))
     for name, blob in weights.items():
         if "upscore" in name:
             want = segtwin.geometry.bilinear_deconvolution(3, blob.shape[-1])
             np.testing.assert_array_equal(blob, want)
+        elif "scale" in name:
+            np.testing.assert_array_equal(blob, np.float32({"scale_pool4/weight": 0.01, "scale_pool3/weight": 0.0001}[name]))
         else:
             assert not blob.any(), name
 
@@ -138,14 +142,14 @@ def test_dropout_can_be_set() -> None:
 
 
 def functions(module) -> dict[str, ast.AST]:
-    """Every function and method of a module, by the name that both twins share (a class FCN8s is the function fcn8s)."""
+    """Every function and method of a module, by the name that both twins share (a class FCN8sAtOnce is the function fcn8s_atonce)."""
     found = {}
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, ast.FunctionDef):
-            found[node.name] = node
+            found[node.name.replace("_", "")] = node
         elif isinstance(node, ast.ClassDef):
             methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
-            for shared, method in ((node.name.lower(), "forward"), ("features", "features")):
+            for shared, method in ((node.name.lower(), "forward"), ("features", "features"), ("classify", "classify")):
                 if method in methods:
                     found[shared] = methods[method]
     return found
@@ -153,23 +157,33 @@ def functions(module) -> dict[str, ast.AST]:
 
 def blob_names(function: ast.AST) -> list[str]:
     """The names of blobs in the order in which a function makes them, and the whole-number arguments that go with them."""
-    row_blobs = {blob for row in segtwin.ROWS.values() for blob in row.blobs}
+    row_blobs = {blob for row in (segtwin.ROWS | architectures.VARIANTS).values() for blob in row.blobs}
     nodes = sorted((n for n in ast.walk(function) if isinstance(n, ast.Constant)), key=lambda n: (n.lineno, n.col_offset))
     return [n.value for n in nodes if isinstance(n.value, str) and n.value in row_blobs]
 
 
-def test_the_twins_are_line_by_line_alike() -> None:
-    left, right = functions(segtwin_torch.fcn), functions(segtwin_keras.fcn)
-    assert [name for name in left if name != "forget"] == list(right)
-    for name in ("features", *(row for row in CAFFE_ROWS if row in right)):
-        made = [blob for blob in blob_names(left[name]) if blob != "data"]
-        assert made == [blob for blob in blob_names(right[name]) if blob != "data"], name
+ONLY_IN_ONE = {"same", "withaside", "shares"}
+"""Functions that the other twin has as a method of a layer, or has no need of."""
+PAGES = [
+    ("fcn", ["features", *(row.replace("-", "") for row in CAFFE_ROWS)]),
+    ("fcn8_vgg", ["fcn8vgg", "dilatedfcn8vgg"]),
+    ("vggfcn", ["features", "classify", "vggfcn32", "vggfcn16", "vggfcn8"]),
+]
+
+
+@pytest.mark.parametrize(("page", "networks"), PAGES, ids=[page for page, _ in PAGES])
+def test_the_twins_are_line_by_line_alike(page: str, networks: list[str]) -> None:
+    left, right = (functions(importlib.import_module(f"{twin}.{page}")) for twin in ("segtwin_torch", "segtwin_keras"))
+    assert [name for name in left if name not in ONLY_IN_ONE] == [name for name in right if name not in ONLY_IN_ONE]
+    for name in networks:
+        made = [blob for blob in blob_names(left[name]) if blob not in ("data", "image")]
+        assert made == [blob for blob in blob_names(right[name]) if blob not in ("data", "image")], name
         assert made, name
 
 
 @pytest.mark.parametrize("module", [segtwin_torch.fcn, segtwin_keras.fcn])
 def test_the_offsets_in_the_models_are_the_derived_ones(module) -> None:
     for row in CAFFE_ROWS:
-        calls = [n for n in ast.walk(functions(module)[row.replace("-", "_")]) if isinstance(n, ast.Call)]
+        calls = [n for n in ast.walk(functions(module)[row.replace("-", "")]) if isinstance(n, ast.Call)]
         typed = [k.value.value for call in calls for k in call.keywords if k.arg == "offset"]
         assert typed == list(segtwin.get(row).offsets.values())

@@ -243,7 +243,7 @@ def test_truncated_and_empty_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(whole + b"more")
     with pytest.raises(WeightsError, match="goes on after its pickle"):
         segtwin_weights.read(path)
-    path.write_bytes(b"PK\x03\x04 something else entirely")
+    path.write_bytes(b"GIF89a something else entirely")
     with pytest.raises(WeightsError, match="neither"):
         segtwin_weights.read(path)
     np.save(path, np.ones(3))

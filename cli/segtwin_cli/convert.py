@@ -21,7 +21,7 @@ from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_repla
 @overwrite_option
 @quiet_option
 def convert(source: str, target: str, to: str | None, num_classes: int | None, score_init: str, overwrite: bool, quiet: bool) -> None:
-    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors or .npy)."""
+    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors, .npy, .caffemodel, .pth or .weights.h5)."""
     refuse_to_replace(target, overwrite)
     with steps(3, quiet) as step:
         step(f"reading {source}")

@@ -10,9 +10,12 @@ import click
 from segtwin import __version__
 
 from segtwin_cli.convert import convert
+from segtwin_cli.download import download
+from segtwin_cli.explain import explain
 from segtwin_cli.export import export
 from segtwin_cli.inspect import inspect
 from segtwin_cli.parity import parity
+from segtwin_cli.predict import predict
 from segtwin_cli.rows import rows
 from segtwin_cli.source import source
 
@@ -25,7 +28,7 @@ def segtwin() -> None:
     """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
 
 
-for command in (rows, source, convert, export, parity, inspect):
+for command in (rows, source, download, convert, export, parity, predict, inspect, explain):
     segtwin.add_command(command)
 
 

@@ -142,8 +142,8 @@ def start_engines(
     compute: list[Engine] = [
         lambda data: torch_twin.blobs(torch_model, data),
         lambda data: keras_twin.blobs(keras_model, np.ascontiguousarray(data.transpose(0, 2, 3, 1))),
-        lambda data: onnx_blobs(str(files["torch"]), data, row.blobs),
-        lambda data: onnx_blobs(str(files["keras"]), data, row.blobs),
+        lambda data: onnx_blobs(str(files["torch"]), data, row.exported),
+        lambda data: onnx_blobs(str(files["keras"]), data, row.exported),
     ]
     return {**dict(zip(ENGINES, compute, strict=True)), ONEDNN: lambda data: torch_twin.blobs(torch_model, data, caffe=False)}
 
@@ -164,7 +164,7 @@ def compare(
     blobs = [
         Blob(blob, truth[blob].shape, float(np.abs(truth[blob]).max()), max(oracle.relative_error(values, truth[blob]), LEAST_FLOOR), {})
         for blob, values in oracle.blobs(row, weights, data, "float32")
-        if blob != row.input
+        if blob in row.exported[1:]
     ]
     outputs: dict[str, np.ndarray] = {TRUTH: truth[row.output]}
     for engine, compute in engines.items():

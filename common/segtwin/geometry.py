@@ -31,13 +31,17 @@ class LayerLike(Protocol):
     def stride(self) -> int: ...
     @property
     def pad(self) -> int: ...
+    @property
+    def sizes(self) -> str: ...
+    @property
+    def output_pad(self) -> int: ...
 
 
 def output_size(layer: LayerLike, size: int) -> int:
     """Pixels along one axis after a convolution, pooling or deconvolution of an axis of `size` pixels.
 
-    Convolutions round down. Poolings round up, so the last window may hang over the edge, but it has to start inside the image or its
-    leading pad. Deconvolutions are the inverse of convolutions.
+    Convolutions round down. Poolings round as their `sizes` say: Caffe's up, so the last window may hang over the edge, but it has to start
+    inside the image or its leading pad; torch's down. Deconvolutions are the inverse of convolutions. Space goes to the batch in blocks of 2×2.
 
     Raises:
         ValueError: when nothing is left of the axis.
@@ -45,11 +49,20 @@ def output_size(layer: LayerLike, size: int) -> int:
     if layer.kind == "Convolution":
         out = (size + 2 * layer.pad - layer.kernel) // layer.stride + 1
     elif layer.kind == "Pooling":
-        out = -((size + 2 * layer.pad - layer.kernel) // -layer.stride) + 1
-        if layer.pad and (out - 1) * layer.stride >= size + layer.pad:
+        if layer.sizes == "same":
+            return -(size // -layer.stride)
+        if layer.sizes == "floor":
+            out = (size + 2 * layer.pad - layer.kernel) // layer.stride + 1
+        else:
+            out = -((size + 2 * layer.pad - layer.kernel) // -layer.stride) + 1
+        if layer.sizes == "ceil" and layer.pad and (out - 1) * layer.stride >= size + layer.pad:
             out -= 1
     elif layer.kind == "Deconvolution":
-        out = (size - 1) * layer.stride + layer.kernel - 2 * layer.pad
+        out = (size - 1) * layer.stride + layer.kernel - 2 * layer.pad + layer.output_pad
+    elif layer.kind == "SpaceToBatch":
+        out = size // 2
+    elif layer.kind == "BatchToSpace":
+        out = size * 2
     else:
         out = size
     if out < 1:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from segtwin.architectures import Layer, Row
+from segtwin import geometry
+from segtwin.architectures import BATCHNORM_EPS, VGG_MEAN, Layer, Row
 
 BLOCK = 1 << 24
 """Numbers in the im2col matrix at once. Caffe unfolds a whole image; columns do not mix, so cutting them changes memory and nothing else."""
@@ -38,12 +39,14 @@ def blobs(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: 
     kept = {row.input: data.astype(dtype)}
     yield row.input, kept[row.input]
     for position, layer in enumerate(row.layers):
-        parameters = [weights[name].astype(dtype) for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights]
+        kinds = ("weight", "bias", "running_mean", "running_var")
+        parameters = [weights[name].astype(dtype) for kind in kinds if (name := row.parameter_name(layer, kind)) in weights]
         top = OPERATORS[layer.kind](layer, row, [kept[bottom] for bottom in layer.bottoms], parameters)
         kept[layer.name] = np.maximum(top, 0, out=top) if layer.relu else top
         needed = {bottom for later in row.layers[position + 1 :] for bottom in later.bottoms}
         kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
-        yield layer.name, kept[layer.name]
+        if layer.name in row.blobs:
+            yield layer.name, kept[layer.name]
 
 
 def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
@@ -74,17 +77,37 @@ def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters:
         for j in range(kernel):
             pixels = np.einsum("io,nihw->nohw", weight[:, :, i, j], x, optimize=True)
             top[:, :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride] += pixels
-    top = top[:, :, pad : top.shape[2] - pad, pad : top.shape[3] - pad]
+    more = layer.output_pad - pad
+    top = top[:, :, pad : top.shape[2] + more, pad : top.shape[3] + more]
     return top + bias[0][:, None, None] if bias else top
 
 
 def pooling(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
-    """Maxima of windows; sizes round up, and a window that hangs over the edge takes what there is."""
+    """Maxima of windows; sizes round as the layer's `sizes` say, and a window that hangs over an edge takes what there is."""
     (x,) = bottoms
-    hang = [-(size - layer.kernel) % layer.stride for size in x.shape[2:]]
-    padded = np.pad(x, ((0, 0), (0, 0), (0, hang[0]), (0, hang[1])), constant_values=-np.inf)
+    pad = layer.pad
+    hang = [max(0, (geometry.output_size(layer, size) - 1) * layer.stride + layer.kernel - pad - size) for size in x.shape[2:]]
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, hang[0]), (pad, hang[1])), constant_values=-np.inf)
     windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(2, 3))
     return windows[:, :, :: layer.stride, :: layer.stride].max(axis=(4, 5))
+
+
+def batch_norm(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """(x − running mean) / √(running variance + eps) · weight + bias, channel by channel."""
+    weight, bias, mean, variance = (one[:, None, None] for one in parameters)
+    return (bottoms[0] - mean) / np.sqrt(variance + np.array(BATCHNORM_EPS, variance.dtype)) * weight + bias
+
+
+def concat(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Channels, one bottom after the other."""
+    return np.concatenate(bottoms, axis=1)
+
+
+def sigmoid(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """1 / (1 + e⁻ˣ), from e^−|x|, which does not overflow."""
+    (x,) = bottoms
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1) / (1 + small)
 
 
 def crop(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
@@ -105,6 +128,65 @@ def inner_product(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters:
     return (x.reshape(len(x), -1) @ weight.T + bias)[:, :, None, None]
 
 
+def scale(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Every channel times its own number."""
+    (x,), (weight,) = bottoms, parameters
+    return x * weight[:, None, None]
+
+
+def bgr(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """RGB turned round, minus VGG_MEAN."""
+    (x,) = bottoms
+    return x[:, ::-1] - np.array(VGG_MEAN, x.dtype)[:, None, None]
+
+
+def deconvolution_same(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """The transpose of the SAME convolution that takes `like` to x: TensorFlow pads that one by (n − 1)·s + k − size, the smaller half first."""
+    x, like = bottoms
+    top = deconvolution(layer, row, [x], parameters)
+    rows, columns = ((full - size) // 2 for full, size in zip(top.shape[2:], like.shape[2:], strict=True))
+    return top[:, :, rows : rows + like.shape[2], columns : columns + like.shape[3]]
+
+
+def argmax(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """The index of the largest channel."""
+    return bottoms[0].argmax(1)[:, None]
+
+
+def pad_to(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Zeros below and to the right."""
+    x, like = bottoms
+    return np.pad(x, ((0, 0), (0, 0), *((0, want - have) for want, have in zip(like.shape[2:], x.shape[2:], strict=True))))
+
+
+def resize(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """Linear interpolation along each axis; first and last pixels keep their places."""
+    x, like = bottoms
+    for axis in (2, 3):
+        have, want = x.shape[axis], like.shape[axis]
+        place = np.linspace(0, have - 1, want)
+        before = np.minimum(place.astype(int), max(have - 2, 0))
+        after = np.minimum(before + 1, have - 1)
+        share = (place - before).astype(x.dtype).reshape(-1, *[1] * (3 - axis))
+        x = x.take(before, axis) * (1 - share) + x.take(after, axis) * share
+    return x
+
+
+def space_to_batch(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """The four phases of 2×2 blocks, one batch after the other."""
+    (x,) = bottoms
+    return np.concatenate([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+
+
+def batch_to_space(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+    """The way back of `space_to_batch`."""
+    (x,) = bottoms
+    top = np.empty((len(x) // 4, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]), x.dtype)
+    for phase, pixels in enumerate(np.split(x, 4)):
+        top[:, :, phase // 2 :: 2, phase % 2 :: 2] = pixels
+    return top
+
+
 Operator = Callable[[Layer, Row, list[np.ndarray], list[np.ndarray]], np.ndarray]
 OPERATORS: dict[str, Operator] = {
     "Convolution": convolution,
@@ -113,6 +195,17 @@ OPERATORS: dict[str, Operator] = {
     "Crop": crop,
     "Eltwise": eltwise,
     "InnerProduct": inner_product,
+    "Scale": scale,
+    "BGR": bgr,
+    "DeconvolutionSame": deconvolution_same,
+    "ArgMax": argmax,
+    "PadTo": pad_to,
+    "Resize": resize,
+    "SpaceToBatch": space_to_batch,
+    "BatchToSpace": batch_to_space,
+    "BatchNorm": batch_norm,
+    "Concat": concat,
+    "Sigmoid": sigmoid,
 }
 
 

@@ -27,50 +27,65 @@ class Converted(UserWarning):
     """Something was converted on the way in; the message says what and how."""
 
 
-def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.Row) -> np.ndarray:
+def preprocess(image: ImageLike | Sequence[ImageLike], row: str | architectures.Row, in_channels: int | None = None) -> np.ndarray:
     """An image as the network of `row` takes it.
 
     Args:
-        image: a file, a PIL image, or an array H×W×3 of uint8 RGB; a list of equally large ones makes a batch.
-        row: a network's name or its `Row`, which gives the channel order and the mean.
+        image: a file, a PIL image, or an array H×W×3 of uint8 RGB (for one channel H×W); a list of equally large ones makes a batch.
+        row: a network's name or its `Row`, which gives the channel order, the mean and the range of values.
+        in_channels: of the network, where they are not the row's own: 1 takes grey values.
 
     Returns:
-        float32, N×C×H×W. For the Caffe nets: BGR, 0..255 minus the row's mean.
+        float32, N×C×H×W. For the Caffe nets: BGR, 0..255 minus the row's mean; for fcn8-vgg RGB 0..255; for the U-Nets 0..1; for vggfcn* and
+        resnet34-unet RGB as torchvision's networks take it, 0..1, minus their mean, over their deviation.
 
     Raises:
         ImageError: the file is no image; images of a batch differ in size.
+        ValueError: the network takes neither 1 nor 3 channels, or the row's mean is for another number.
     """
     row = architectures.get(row)
+    channels = row.in_channels if in_channels is None else in_channels
+    mean = row.mean if any(row.mean) else (0.0,) * channels
+    if channels not in (1, 3) or len(mean) != channels:
+        raise ValueError(f"{row.name} with {channels} channels: images have 1 or 3, and the mean of this row is for {len(row.mean)}")
     images = [image] if isinstance(image, str | os.PathLike | Image.Image | np.ndarray) else image
-    pixels = [read_image(one) for one in images]
+    pixels = [read_image(one, grey=channels == 1) for one in images]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
-    batch = np.stack(pixels).astype(np.float32)
+    batch: np.ndarray = np.stack(pixels).astype(np.float32)
     if row.colour == "BGR":
         batch = batch[..., ::-1]
-    batch = batch - np.array(row.mean, np.float32)
+    if row.divisor != 1:
+        batch = batch / np.float32(row.divisor)
+    batch = batch - np.array(mean, np.float32)
+    if row.std:
+        batch = batch / np.array(row.std, np.float32)
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 
-def read_image(image: ImageLike) -> np.ndarray:
-    """An image as H×W×3 RGB uint8, the way a viewer shows it. Every conversion on the way is said in a `Converted` warning.
+def read_image(image: ImageLike, grey: bool = False) -> np.ndarray:
+    """An image as H×W×3 RGB uint8, the way a viewer shows it, or as H×W×1. Every conversion on the way is said in a `Converted` warning.
 
-    Grey values are repeated in the three channels, palettes are looked up, an alpha channel is dropped (the colours under it stay as they are
-    stored), of 16 bits the high byte is taken, and an EXIF rotation is carried out.
+    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha
+    channel is dropped (the colours under it stay as they are stored), of 16 bits the high byte is taken, and an EXIF rotation is carried out.
 
     Raises:
-        ImageError: the file is empty, no image, or damaged; the array is not H×W×3 of uint8.
+        ImageError: the file is empty, no image, or damaged; the array is not H×W×3 (or, with `grey`, H×W) of uint8.
     """
     if isinstance(image, np.ndarray):
+        if grey:
+            if image.dtype == np.uint8 and image.ndim == 2 and image.size:
+                return image[..., np.newaxis]
+            raise ImageError(f"a grey image array is H×W of uint8, not {'×'.join(map(str, image.shape))} of {image.dtype}")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError(f"an image array is H×W×3 of uint8 (RGB), not {'×'.join(map(str, image.shape))} of {image.dtype}")
         return image
     if isinstance(image, Image.Image):
-        return _rgb(image, "image")
+        return _pixels(image, "image", grey)
     name = os.fspath(image)
     try:
         with Image.open(name) as opened:
-            return _rgb(opened, name)
+            return _pixels(opened, name, grey)
     except UnidentifiedImageError:
         size = os.path.getsize(name)
         raise ImageError(f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file") from None
@@ -82,7 +97,7 @@ def read_image(image: ImageLike) -> np.ndarray:
         raise ImageError(f"{name}: the image is damaged ({error}); copy it again") from None
 
 
-def _rgb(image: Image.Image, name: str) -> np.ndarray:
+def _pixels(image: Image.Image, name: str, grey: bool) -> np.ndarray:
     said = []
     deep = ";16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
     if image.getexif().get(ORIENTATION, 1) != 1:
@@ -94,13 +109,18 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ImageError(f"{name}: holds 32-bit values, whose range is not known; save it as an 8-bit image")
-    if image.mode != "RGB":
+    if grey:
+        if image.mode not in ("L", "1"):
+            said.append("the alpha channel is dropped" if image.mode == "LA" else "colours became grey, 0.299 R + 0.587 G + 0.114 B")
+        image = image.convert("RGB" if image.mode == "P" else image.mode).convert("L")
+    elif image.mode != "RGB":
         said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
         image = image.convert("RGBA") if "transparency" in image.info else image
         image = image.convert("RGB")
     if said:
         warnings.warn(f"{name}: {'; '.join(said)}", Converted, stacklevel=3)
-    return np.asarray(image)
+    pixels = np.asarray(image)
+    return pixels[..., np.newaxis] if grey else pixels
 
 
 ORIENTATION = 0x0112

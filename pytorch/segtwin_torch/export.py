@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -19,35 +21,45 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin import architectures
 from segtwin.files import whole
-from segtwin_weights import onnx_file
+from segtwin_weights import batchnorm, onnx_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from segtwin_torch.weights import table
+from segtwin_torch.weights import blob_names, table, used_weights
 
 OPSET = 18
 
 
-def export_onnx(model: nn.Module, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None) -> None:
+def export_onnx(
+    model: nn.Module, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None, fold_batchnorm: bool = False
+) -> None:
     """Write a model as ONNX.
 
-    The graph takes one input N×C×H×W under the row's name (`data`) and gives one output N×classes×H×W (`score`); N, H and W are free. Row,
-    colour order and mean stand in its metadata.
+    The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
+    N, H and W are free, as far as they fit the network. Row, colour order and mean stand in its metadata.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
         opset: version of the ONNX operators, 18 or later.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
+        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
 
     Raises:
+        ValueError: the model was built with `pad`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False.
         OSError: a file cannot be written.
     """
     row = architectures.get(str(model.name))
-    weights = ((name, tensor.detach().cpu().numpy()) for name, tensor in table(model).items())
-    onnx_file.write(skeleton(model, opset), weights, path, row, getattr(model, "weights_metadata", {}), external_data)
+    if getattr(model, "pad", None):
+        raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
+    graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
+    if fold_batchnorm:
+        graph, folded = batchnorm.fold(graph, dict(weights), row)
+        weights, metadata["batchnorm"] = folded.items(), "folded"
+    onnx_file.write(graph, weights, path, row, metadata, external_data)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -61,38 +73,39 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class EveryBlob(nn.Module):
-    """A model as a function of its weights, whose outputs are all of its blobs after the input, in order."""
+    """A model as a function of its weights, whose outputs are these of its blobs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, blobs: list[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.blobs = model, blobs
 
     def forward(self, data: torch.Tensor, weights: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Every blob but the input."""
+        """The blobs, in order."""
         notebook: dict[str, torch.Tensor] = {}
         functional_call(self.model, weights, (data, notebook))
-        return tuple(notebook.values())[1:]
+        return tuple(notebook[name] for name in self.blobs)
 
 
 def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
     row = architectures.get(str(model.name))
-    blobs = list(row.blobs[1:])
-    slots = table(model)
-    weights = {name.replace("/", "."): tensor for name, tensor in slots.items()}
+    blobs = [name for name in blob_names(model)[1:] if name in row.exported]
+    slots = used_weights(model)
+    keys = dict(zip(table(model), model.state_dict(), strict=True))
+    weights = {keys[name]: tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
-    data = torch.zeros(2, first.shape[1], 67, 91, dtype=first.dtype, device=first.device)  # 0 and 1 would be taken for constants
+    data = torch.zeros(2, first.shape[1], *row.example_size, dtype=first.dtype, device=first.device)
 
     training = model.training
     try:
         with without("torchvision", "triton"):
             program = torch.onnx.export(
-                EveryBlob(model).eval(),
+                EveryBlob(model, blobs).eval(),
                 (data,),
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],
                 output_names=blobs,
-                dynamic_shapes={"data": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, "weights": dict.fromkeys(weights)},
+                dynamic_shapes={"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)},
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -101,8 +114,17 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
         model.train(training)
     assert program is not None
     graph = program.model
-    tidy(graph, row.output)
+    tidy(graph, blobs[-1])
     return ir.to_proto(graph)
+
+
+def free_sizes(row: architectures.Row) -> dict[int, Any]:
+    """The axes of the image, rows and columns, that the trace takes for symbols.
+
+    The U-Nets take only sizes that fit, so that no operation of theirs depends on the size: they are traced at one size, and the axes are named
+    afterwards. As symbols, "16 times something" costs torch.export a minute of algebra.
+    """
+    return {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if row.size_step == 1 else {}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""FCN-8s in PyTorch: VGG-16 as a fully convolutional network, with its coarse scores fused with those of pool4 and pool3.
+"""The FCNs in PyTorch: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or fused with those of pool4 (16s) and pool3 (8s).
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
-Layer for layer `voc-fcn8s/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there.
+Layer for layer `voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every
+blob has its name there. The four share `features` and differ in their heads.
 Its twin is `segtwin_keras/fcn.py`.
 
 Departures from the original: none in what is computed. The data and loss layers are not part of the model.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
+import torch
+from segtwin import architectures
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
@@ -45,18 +48,42 @@ def crop(x: Tensor, like: Tensor, offset: int) -> Tensor:
     return x[:, :, offset : offset + height, offset : offset + width]
 
 
-class Features(nn.Module):
-    """What the FCNs share: VGG-16, its classifier turned into convolutions."""
+def three_channels(name: str, in_channels: int) -> None:
+    """Refuse another number: the original names them R, G and B."""
+    if in_channels != 3:
+        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+
+def check_size(name: str, image: Tensor) -> None:
+    """Refuse an image that the original cannot take. While a network is exported its sizes are symbols, and not asked."""
+    if not torch.compiler.is_exporting():
+        architectures.get(name).check_size(*image.shape[2:])
+
+
+class Scale(nn.Module):
+    """Every channel times its own number, which is not trained."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the shape of `x`."""
+        return x * self.weight[:, None, None]
+
+
+class Features(nn.Module):
+    """What the FCNs share: VGG-16, its classifier turned into convolutions. `pad` is that of conv1_1, `pad6` that of fc6."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], dropout: float, pad: int = 100, pad6: int = 0) -> None:
         super().__init__()
         c1, c2, c3, c4, c5, c6, c7 = widths
-        self.conv1_1, self.conv1_2 = conv(in_channels, c1, pad=100), conv(c1, c1)
+        self.conv1_1, self.conv1_2 = conv(in_channels, c1, pad=pad), conv(c1, c1)
         self.conv2_1, self.conv2_2 = conv(c1, c2), conv(c2, c2)
         self.conv3_1, self.conv3_2, self.conv3_3 = conv(c2, c3), conv(c3, c3), conv(c3, c3)
         self.conv4_1, self.conv4_2, self.conv4_3 = conv(c3, c4), conv(c4, c4), conv(c4, c4)
         self.conv5_1, self.conv5_2, self.conv5_3 = conv(c4, c5), conv(c5, c5), conv(c5, c5)
-        self.fc6, self.fc7 = conv(c5, c6, kernel=7, pad=0), conv(c6, c7, kernel=1, pad=0)
+        self.fc6, self.fc7 = conv(c5, c6, kernel=7, pad=pad6), conv(c6, c7, kernel=1, pad=0)
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)  # of elements, as Caffe's; not of whole channels
 
     def features(self, data: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,6 +117,57 @@ class Features(nn.Module):
         return pool3, pool4, fc7
 
 
+class FCN32s(Features):
+    """voc-fcn32s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+
+    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__(in_channels, widths, dropout)
+        *_, c7 = widths
+        self.score_fr = conv(c7, num_classes, kernel=1, pad=0)
+        self.upscore = upscore(num_classes, kernel=64, stride=32)
+
+    def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        n = Forget() if n is None else n
+        n["data"] = data
+        _, _, fc7 = self.features(data, n)
+
+        x = n["score_fr"] = self.score_fr(fc7)
+        x = n["upscore"] = self.upscore(x)
+
+        x = n["score"] = crop(x, like=data, offset=19)  # N×classes×H×W
+        return x
+
+
+class FCN16s(Features):
+    """voc-fcn16s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+
+    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__(in_channels, widths, dropout)
+        _, _, _, c4, _, _, c7 = widths
+        self.score_fr = conv(c7, num_classes, kernel=1, pad=0)
+        self.upscore2 = upscore(num_classes, kernel=4, stride=2)
+        self.score_pool4 = conv(c4, num_classes, kernel=1, pad=0)
+        self.upscore16 = upscore(num_classes, kernel=32, stride=16)
+
+    def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        n = Forget() if n is None else n
+        n["data"] = data
+        _, pool4, fc7 = self.features(data, n)
+
+        x = n["score_fr"] = self.score_fr(fc7)
+        x = n["upscore2"] = self.upscore2(x)
+
+        skip = n["score_pool4"] = self.score_pool4(pool4)
+        skip = n["score_pool4c"] = crop(skip, like=x, offset=5)
+        x = n["fuse_pool4"] = x + skip
+        x = n["upscore16"] = self.upscore16(x)
+
+        x = n["score"] = crop(x, like=data, offset=27)  # N×classes×H×W
+        return x
+
+
 class FCN8s(Features):
     """voc-fcn8s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
 
@@ -118,6 +196,46 @@ class FCN8s(Features):
         x = n["upscore_pool4"] = self.upscore_pool4(x)
 
         skip = n["score_pool3"] = self.score_pool3(pool3)
+        skip = n["score_pool3c"] = crop(skip, like=x, offset=9)
+        x = n["fuse_pool3"] = x + skip
+        x = n["upscore8"] = self.upscore8(x)
+
+        x = n["score"] = crop(x, like=data, offset=31)  # N×classes×H×W
+        return x
+
+
+class FCN8sAtOnce(Features):
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+
+    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__(in_channels, widths, dropout)
+        _, _, c3, c4, _, _, c7 = widths
+        self.score_fr = conv(c7, num_classes, kernel=1, pad=0)
+        self.upscore2 = upscore(num_classes, kernel=4, stride=2)
+        self.scale_pool4 = Scale(c4)
+        self.score_pool4 = conv(c4, num_classes, kernel=1, pad=0)
+        self.upscore_pool4 = upscore(num_classes, kernel=4, stride=2)
+        self.scale_pool3 = Scale(c3)
+        self.score_pool3 = conv(c3, num_classes, kernel=1, pad=0)
+        self.upscore8 = upscore(num_classes, kernel=16, stride=8)
+
+    def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        n = Forget() if n is None else n
+        n["data"] = data
+        pool3, pool4, fc7 = self.features(data, n)
+
+        x = n["score_fr"] = self.score_fr(fc7)
+        x = n["upscore2"] = self.upscore2(x)
+
+        skip = n["scale_pool4"] = self.scale_pool4(pool4)  # × 0.01
+        skip = n["score_pool4"] = self.score_pool4(skip)
+        skip = n["score_pool4c"] = crop(skip, like=x, offset=5)
+        x = n["fuse_pool4"] = x + skip
+        x = n["upscore_pool4"] = self.upscore_pool4(x)
+
+        skip = n["scale_pool3"] = self.scale_pool3(pool3)  # × 0.0001
+        skip = n["score_pool3"] = self.score_pool3(skip)
         skip = n["score_pool3c"] = crop(skip, like=x, offset=9)
         x = n["fuse_pool3"] = x + skip
         x = n["upscore8"] = self.upscore8(x)

@@ -1,7 +1,7 @@
 """Between the hub and a torch model: one table, walked both ways.
 
-torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`. Networks that come from torch keep
-their state_dict's keys in the hub.
+torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the parameter `conv1_1.weight`, and `conv_d0a-b/weight` the parameter
+`conv_d0a_b.weight`. Networks that come from torch keep their state_dict's keys in the hub.
 """
 
 from __future__ import annotations
@@ -19,7 +19,23 @@ from torch import nn
 def table(model: nn.Module) -> dict[str, torch.Tensor]:
     """Hub name → the model's own tensor."""
     row = architectures.get(str(model.name))
-    return {name.replace(".", "/") if row.naming == "caffe" else name: tensor for name, tensor in model.state_dict().items()}
+    if row.naming != "caffe":
+        return model.state_dict()
+    layers = {layer.name.replace("-", "_"): layer.name for layer in row.layers}
+    parts = ((*key.rsplit(".", 1), tensor) for key, tensor in model.state_dict().items())
+    return {f"{layers[module]}/{kind}": tensor for module, kind, tensor in parts}
+
+
+def blob_names(model: nn.Module) -> tuple[str, ...]:
+    """The row's blobs that the model computes: with `logits`, all but the probability."""
+    names = architectures.get(str(model.name)).blobs
+    return names[:-1] if getattr(model, "logits", False) else names
+
+
+def used_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without what the original carries along unused."""
+    idle = architectures.get(str(model.name)).idle
+    return {name: tensor for name, tensor in table(model).items() if name not in idle and tensor.is_floating_point()}
 
 
 def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) -> None:
@@ -31,21 +47,27 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named.
+        ValueError: a shape differs; the first and the count are named. Or the weights were made for another colour order, mean or scale.
         WeightsError, OSError: the file cannot be read.
     """
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
+    weights = segtwin_weights.as_row(weights, architectures.get(str(model.name)))
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
+    row = architectures.get(str(model.name))
+    spare = row.spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
     with torch.no_grad():
         for name, slot in slots.items():
-            slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
+            if name not in row.aliases:  # the later key of a shared storage wins
+                slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}  # type: ignore[assignment]
 
 
 def read_weights(model: nn.Module) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
-    blobs = {name: slot.detach().cpu().numpy().copy() for name, slot in table(model).items()}
+    slots, aliases = table(model), architectures.get(str(model.name)).aliases
+    own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
+    blobs = {name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()}  # shared here as there
     return Weights(blobs, getattr(model, "weights_metadata", {}))

@@ -12,12 +12,32 @@ from segtwin import __version__, architectures
 from segtwin_weights import Weights, untrained
 
 from segtwin_keras.export import export_onnx, save_checkpoint
-from segtwin_keras.fcn import fcn8s
-from segtwin_keras.weights import load_weights, read_weights
+from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
+from segtwin_keras.fcn8_vgg import dilated_fcn8_vgg, fcn8_vgg, regularization_terms
+from segtwin_keras.resnet34_unet import resnet34_unet
+from segtwin_keras.unet import PADS, unet, unet_paper, unet_small
+from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
+from segtwin_keras.weights import blob_names, blob_tensors, load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "save_checkpoint"]
+__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "regularization_terms", "save_checkpoint"]
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"fcn8s": fcn8s}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "fcn32s": fcn32s,
+    "fcn16s": fcn16s,
+    "fcn8s": fcn8s,
+    "fcn8s-atonce": fcn8s_atonce,
+    "fcn8-vgg": fcn8_vgg,
+    "vggfcn32": vggfcn32,
+    "vggfcn16": vggfcn16,
+    "vggfcn8": vggfcn8,
+    "unet-paper": unet_paper,
+    "unet": unet,
+    "unet-small": unet_small,
+    "resnet34-unet": resnet34_unet,
+}
+
+VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_fcn8_vgg}
+"""What a row option makes of a network (`Row.variants`)."""
 
 
 def names() -> list[str]:
@@ -42,14 +62,19 @@ def build(
     Args:
         name: one of `names()`.
         num_classes: outputs; by default the row's own (21 for the FCNs).
-        in_channels: channels of the image; by default the row's own (3).
-        widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests.
+        in_channels: channels of the image; by default the row's own (3; 1 for unet-paper and unet-small).
+        widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests;
+            the widths of the five levels for the U-Nets; resnet34-unet has none.
         weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.untrained`: the
-            Caffe nets at zero).
-        logits: changes nothing in the Caffe nets, whose scores are logits.
-        dropout: rate after fc6 and fc7 in training; 0.5 as in net.py.
+            Caffe nets at zero, the U-Nets at random).
+        logits: leave the sigmoid at the end of the seed's U-Nets off. It changes nothing in the other nets, whose scores are logits.
+        dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path; 0.5 by default. The others have none.
         dtype: "float32" or "float64", of all weights and blobs.
-        seed: of what starts at random: nothing in the Caffe nets.
+        seed: of what starts at random: nothing in the Caffe nets, the skips' score layers in fcn8-vgg, everything in vggfcn* and the U-Nets
+            (None: another start each time).
+        **row_options: pad="reflect" for the seed's U-Nets: images whose sizes do not fit are mirrored at the bottom and right, and the output
+            cut. fcn8-vgg has `random_init_fc8` (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the resolution of
+            pool3; the output is `fc7`).
 
     Returns:
         A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
@@ -58,15 +83,17 @@ def build(
         ValueError: there is no such network, width, dtype or option.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
-    row = checked(name, dtype, row_options)
+    base = checked(name, dtype, row_options)
+    row = base.variant(row_options)
+    options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
     with every_layer_in(dtype):
-        model = NETWORKS[name](
+        model = (NETWORKS | VARIANTS)[row.name](
             num_classes=row.num_classes if num_classes is None else num_classes,
             in_channels=row.in_channels if in_channels is None else in_channels,
             widths=tuple(row.resolve_widths(widths).values()),
-            dropout=row.dropout if dropout is None else dropout,
-            **row_options,
+            **options,
         )
+    model.row_options = row_options
     load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 
@@ -91,10 +118,17 @@ def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-    row = architectures.get(name)
-    if unknown := row_options.keys() - set(row.options):
-        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}")
-    return row
+    if row_options.get("pad") not in PADS:
+        raise ValueError(f"pad is None or 'reflect', not {row_options['pad']!r}")
+    return architectures.get(name)
+
+
+def training_and_output(row: architectures.Row, dropout: float | None, logits: bool) -> dict[str, Any]:
+    """The arguments that not every network has: a dropout rate, and whether the sigmoid is left off."""
+    if row.dropout is None and dropout:
+        raise ValueError(f"{row.name} has no dropout")
+    rate = {} if row.dropout is None else {"dropout": row.dropout if dropout is None else dropout}
+    return rate | ({"logits": logits} if row.output == "probability" else {})
 
 
 def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,7 +141,6 @@ def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
     """
-    names = architectures.get(model.name).blobs
-    notebook = keras.Model(model.input, {name: model.get_layer(name).output for name in names})
+    notebook = keras.Model(model.input, blob_tensors(model))
     values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)
-    return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in names}
+    return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in blob_names(model)}

@@ -1,7 +1,8 @@
-"""FCN-8s in Keras: VGG-16 as a fully convolutional network, with its coarse scores fused with those of pool4 and pool3.
+"""The FCNs in Keras: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or fused with those of pool4 (16s) and pool3 (8s).
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
-Layer for layer `voc-fcn8s/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there.
+Layer for layer `voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every
+blob has its name there. The four share `features` and differ in their heads.
 Its twin is `segtwin_torch/fcn.py`.
 
 Departures from the original: none in what is computed. The data and loss layers are not part of the model; blobs are N×H×W×C.
@@ -13,6 +14,7 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
+from segtwin import architectures
 
 
 def conv(x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu") -> KerasTensor:
@@ -55,11 +57,69 @@ def crop(x: KerasTensor, name: str, like: KerasTensor, offset: int) -> KerasTens
     return Crop(offset, name=name)(x, like)
 
 
-def features(data: KerasTensor, widths: tuple[int, ...], dropout: float) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
-    """pool3, pool4 and fc7 of an image N×H×W×C: what the FCNs share, VGG-16, its classifier turned into convolutions."""
+def three_channels(name: str, in_channels: int) -> None:
+    """Refuse another number: the original names them R, G and B."""
+    if in_channels != 3:
+        raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class CheckSize(layers.Layer):
+    """Refuses an image that the original cannot take. While a graph is traced its sizes are symbols, and not asked."""
+
+    def __init__(self, row: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.row = row
+
+    def call(self, image: KerasTensor) -> KerasTensor:
+        """`image` itself."""
+        rows, columns = image.shape[1:3]
+        if rows is not None and columns is not None:
+            try:
+                architectures.get(self.row).check_size(rows, columns)
+            except ValueError as error:
+                error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras wraps it into a page of its own
+                raise
+        return image
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "row": self.row}
+
+
+def check_size(name: str, image: KerasTensor) -> KerasTensor:
+    """A `CheckSize` layer."""
+    return CheckSize(name, name="check_size")(image)
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class Scale(layers.Layer):
+    """Every channel times its own number, which is not trained."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """One number a channel."""
+        self.weight = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False, name="weight")
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        """In the shape of `x`."""
+        return x * self.weight
+
+
+def scale(x: KerasTensor, name: str) -> KerasTensor:
+    """A `Scale` layer."""
+    return Scale(name=name)(x)
+
+
+def features(
+    data: KerasTensor, widths: tuple[int, ...], dropout: float, pad: int = 100, pad6: int = 0
+) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
+    """pool3, pool4 and fc7 of an image N×H×W×C: what the FCNs share, VGG-16, its classifier turned into convolutions.
+
+    `pad` is that of conv1_1, `pad6` that of fc6.
+    """
     c1, c2, c3, c4, c5, c6, c7 = widths
     # 100 pixels of padding: even a 1×1 image reaches fc6, whose 7×7 window needs a pool5 of 7×7
-    x = conv(data, c1, "conv1_1", pad=100)  # N×(H+198)×(W+198)×64
+    x = conv(data, c1, "conv1_1", pad=pad)  # N×(H+198)×(W+198)×64
     x = conv(x, c1, "conv1_2")
     x = pool(x, "pool1")  # N×⌈(H+198)/2⌉×…×64
 
@@ -82,9 +142,38 @@ def features(data: KerasTensor, widths: tuple[int, ...], dropout: float) -> tupl
     x = conv(x, c5, "conv5_3")
     x = pool(x, "pool5")  # N×h×w×512, h = ⌈(H+198)/32⌉
 
-    x = layers.Dropout(dropout, name="drop6")(conv(x, c6, "fc6", kernel=7, pad=0))  # N×(h−6)×(w−6)×4096
+    x = layers.Dropout(dropout, name="drop6")(conv(x, c6, "fc6", kernel=7, pad=pad6))  # N×(h−6)×(w−6)×4096
     fc7 = layers.Dropout(dropout, name="drop7")(conv(x, c7, "fc7", kernel=1, pad=0))
     return pool3, pool4, fc7
+
+
+def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+    """voc-fcn32s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
+    _, _, fc7 = features(data, widths, dropout)
+
+    x = conv(fc7, num_classes, "score_fr", kernel=1, pad=0, activation=None)
+    x = upscore(x, "upscore", kernel=64, stride=32)
+
+    x = crop(x, "score", like=data, offset=19)  # N×H×W×classes
+    return keras.Model(data, x, name="fcn32s")
+
+
+def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+    """voc-fcn16s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
+    _, pool4, fc7 = features(data, widths, dropout)
+
+    x = conv(fc7, num_classes, "score_fr", kernel=1, pad=0, activation=None)
+    x = upscore(x, "upscore2", kernel=4, stride=2)
+
+    skip = conv(pool4, num_classes, "score_pool4", kernel=1, pad=0, activation=None)
+    skip = crop(skip, "score_pool4c", like=x, offset=5)
+    x = layers.Add(name="fuse_pool4")([x, skip])
+    x = upscore(x, "upscore16", kernel=32, stride=16)
+
+    x = crop(x, "score", like=data, offset=27)  # N×H×W×classes
+    return keras.Model(data, x, name="fcn16s")
 
 
 def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
@@ -107,3 +196,27 @@ def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: 
 
     x = crop(x, "score", like=data, offset=31)  # N×H×W×classes
     return keras.Model(data, x, name="fcn8s")
+
+
+def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
+    pool3, pool4, fc7 = features(data, widths, dropout)
+
+    x = conv(fc7, num_classes, "score_fr", kernel=1, pad=0, activation=None)
+    x = upscore(x, "upscore2", kernel=4, stride=2)
+
+    skip = scale(pool4, "scale_pool4")  # × 0.01
+    skip = conv(skip, num_classes, "score_pool4", kernel=1, pad=0, activation=None)
+    skip = crop(skip, "score_pool4c", like=x, offset=5)
+    x = layers.Add(name="fuse_pool4")([x, skip])
+    x = upscore(x, "upscore_pool4", kernel=4, stride=2)
+
+    skip = scale(pool3, "scale_pool3")  # × 0.0001
+    skip = conv(skip, num_classes, "score_pool3", kernel=1, pad=0, activation=None)
+    skip = crop(skip, "score_pool3c", like=x, offset=9)
+    x = layers.Add(name="fuse_pool3")([x, skip])
+    x = upscore(x, "upscore8", kernel=16, stride=8)
+
+    x = crop(x, "score", like=data, offset=31)  # N×H×W×classes
+    return keras.Model(data, x, name="fcn8s-atonce")

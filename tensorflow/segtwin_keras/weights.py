@@ -4,12 +4,17 @@
     {}/weight  O×I×kh×kw       {}.kernel  kh×kw×I×O     2, 3, 1, 0    convolutions
     {}/weight  I×O×kh×kw       {}.kernel  kh×kw×O×I     2, 3, 1, 0    deconvolutions
     {}/bias    O               {}.bias    O
+    {}/weight  C               {}.weight  C                           scales
+    {}.weight, .bias, .running_mean, .running_var, .num_batches_tracked
+                               {}.gamma, .beta, .moving_mean, .moving_variance, .num_batches_tracked    BatchNorm
 
-Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules.
+Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules. Of
+two keys that share their storage, the model holds the later one, and the other is an O×I view of it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -20,21 +25,63 @@ from keras import layers
 from segtwin import architectures
 from segtwin_weights import Weights
 
+from segtwin_keras.fcn import Scale
+from segtwin_keras.unet import BatchNorm
+from segtwin_keras.vggfcn import Carried
+
 KERNEL = (2, 3, 1, 0)
 """Transposition of a kernel from the hub to Keras; it is the same for convolutions and deconvolutions, since both turn I and O."""
 BIAS = (0,)
+BATCHNORM = {
+    "weight": ("gamma", BIAS),
+    "bias": ("beta", BIAS),
+    "running_mean": ("moving_mean", BIAS),
+    "running_var": ("moving_variance", BIAS),
+    "num_batches_tracked": ("num_batches_tracked", ()),
+}
 
 
 def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Hub name → the model's own variable, and the transposition that brings the hub's array into its layout."""
-    between = "/" if architectures.get(model.name).naming == "caffe" else "."
+    row = architectures.get(model.name)
     slots: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
-            slots[f"{layer.name}{between}weight"] = layer.kernel, KERNEL
+            slots[row.parameter_name(layer.name, "weight")] = layer.kernel, KERNEL
             if layer.use_bias:
-                slots[f"{layer.name}{between}bias"] = layer.bias, BIAS
+                slots[row.parameter_name(layer.name, "bias")] = layer.bias, BIAS
+        elif isinstance(layer, Scale):
+            slots[row.parameter_name(layer.name, "weight")] = layer.weight, BIAS
+        elif isinstance(layer, BatchNorm):
+            slots |= {row.parameter_name(layer.name, kind): (getattr(layer, name), order) for kind, (name, order) in BATCHNORM.items()}
+        elif isinstance(layer, Carried):
+            slots |= {row.parameter_name(layer.name, name): (variable, tuple(range(len(variable.shape)))) for name, variable in layer.carried.items()}
     return slots
+
+
+def blob_names(model: keras.Model) -> tuple[str, ...]:
+    """The row's blobs that the model computes: with `logits`, all but the probability."""
+    row = architectures.get(model.name)
+    has_output = any(layer.name == row.output for layer in model.layers)
+    return row.blobs if has_output else row.blobs[:-1]
+
+
+def blob_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Where those blobs are in the model: a layer has the blob's name, or that of the module in whose place it stands; or the output does not come
+    from them, and the model has put them aside.
+    """
+    layers_by_name = {layer.name: layer for layer in model.layers}
+    modules = {layer.name: layer.module for layer in architectures.get(model.name).layers}
+    aside: dict[str, keras.KerasTensor] = getattr(model, "aside", {})
+    return {
+        name: aside[name] if name in aside else layers_by_name[name if name in layers_by_name else modules[name]].output for name in blob_names(model)
+    }
+
+
+def used_weights(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without what the original carries along unused."""
+    idle = architectures.get(model.name).idle
+    return {name: slot for name, slot in table(model).items() if name not in idle and keras.backend.is_float_dtype(slot[0].dtype)}
 
 
 def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) -> None:
@@ -46,22 +93,29 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named.
+        ValueError: a shape differs; the first and the count are named. Or the weights were made for another colour order, mean or scale.
         WeightsError, OSError: the file cannot be read.
     """
     if isinstance(weights, str | os.PathLike):
         weights = segtwin_weights.read(weights)
+    weights = segtwin_weights.as_row(weights, architectures.get(model.name))
     slots = table(model)
-    have = {name: np.shape(blob) for name, blob in weights.items()}
-    segtwin_weights.check_keys(have, {name: _hub_shape(*slot) for name, slot in slots.items()}, model.name)
+    row = architectures.get(model.name)
+    spare = row.spare()
+    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
+    want = {name: _hub_shape(*slot) for name, slot in slots.items()}
+    want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in row.aliases.items()}
+    segtwin_weights.check_keys(have, want, model.name)
     for name, (variable, to_keras) in slots.items():
-        variable.assign(np.ascontiguousarray(np.transpose(weights[name], to_keras)))
+        variable.assign(np.require(np.transpose(weights[name], to_keras), requirements="C"))
     model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}
 
 
 def read_weights(model: keras.Model) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
-    return Weights({name: hub_array(*slot) for name, slot in table(model).items()}, getattr(model, "weights_metadata", {}))
+    own = {name: hub_array(*slot) for name, slot in table(model).items()}
+    blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in architectures.get(model.name).aliases.items()}
+    return Weights(blobs, getattr(model, "weights_metadata", {}))
 
 
 def hub_array(variable: Any, to_keras: tuple[int, ...]) -> np.ndarray:

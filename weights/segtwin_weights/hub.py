@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ class Weights(Mapping[str, np.ndarray]):
     Names and layouts are Caffe's for the Caffe nets (`conv1_1/weight` O×I×kh×kw, `upscore2/weight` I×O×kh×kw, `fc8/weight` O×I). Networks that
     come from torch keep the keys and layouts of their state_dict.
 
-    `metadata` may hold: architecture, num_classes, widths, colour ("BGR" or "RGB"), mean (in the order of colour), source, sha256 (of the
+    `metadata` may hold: architecture, num_classes, widths, colour ("BGR" or "RGB"), divisor, mean and std (in the order
+    of colour; the network takes (values 0..255 / divisor − mean) / std, divisor and std being 1 when they are not told), source, sha256 (of the
     source), classes, palette, version, synthetic (true: random numbers, not trained).
     """
 
@@ -69,6 +73,31 @@ def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> 
         raise WeightsError(f"{path}: {name} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged")
 
 
+@contextmanager
+def damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a damaged file does to the parser in the block becomes one line.
+
+    Raises:
+        WeightsError: the block failed, in whatever way.
+        OSError: the file cannot be read, which is not its content's fault.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: the file sent the parser to a place before its beginning
+            raise
+        raise WeightsError(f"{path}: is damaged ({line(error)}); fetch it again") from None
+    except Exception as error:  # parsers and C libraries fail in as many ways as there are bytes
+        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again") from None
+
+
+def line(error: BaseException) -> str:
+    """An error's message on one short line."""
+    return " ".join(str(error).split())[:120]
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
@@ -104,18 +133,67 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
-    """What a file is by its first bytes: "vgg16.npy" or "safetensors".
+    """What a file is by its content: a key of `segtwin_weights.FORMATS`.
 
     Raises:
-        WeightsError: it is empty, or neither.
+        WeightsError: it is empty, or none of them.
         OSError: it cannot be read.
     """
+    if is_checkpoint(path):
+        return "tensorflow"
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
     if head.startswith(b"\x93NUMPY"):
         return "vgg16.npy"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "keras"
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    if head.startswith(TORCH_LEGACY):
+        return "torch"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
         return "safetensors"
-    raise WeightsError(f"{path}: is neither a vgg16.npy nor a safetensors file (it begins with {head[:8]!r})")
+    if head.lstrip()[:1] == b"{":
+        return "safetensors"  # the index of shards
+    if head[:1] == b"\x08":
+        return "onnx"
+    if head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06":
+        return "caffemodel"
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path}: is a web page; the download failed")
+    raise WeightsError(f"{path}: is neither {', '.join(KINDS)} nor a TensorFlow checkpoint (it begins with {head[:8]!r})")
+
+
+KINDS = ("vgg16.npy", "safetensors", "caffemodel", "a torch or Keras file", "ONNX")
+TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled magic number that a .pth of before torch 1.6 begins with."""
+TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+"""How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the old kind."""
+
+
+def _zip_kind(path: str | os.PathLike[str]) -> str:
+    with damage(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if "model.weights.h5" in names:
+        return "keras"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
+
+
+def checkpoint_prefix(path: str | os.PathLike[str]) -> str:
+    """`fcn8.ckpt` of `fcn8.ckpt.index` and `fcn8.ckpt.data-00000-of-00001`."""
+    return os.fspath(path).removesuffix(".index").split(".data-0")[0]
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the prefix of a TensorFlow checkpoint, or one of its files."""
+    if not Path(path).is_file() or os.fspath(path) != checkpoint_prefix(path):
+        return Path(f"{checkpoint_prefix(path)}.index").is_file()
+    if Path(path).stat().st_size < 48:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return file.read() == TABLE_MAGIC

@@ -29,16 +29,26 @@ ALIGNMENT = 4096
 
 def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What an ONNX file says of itself: the row, and how an image has to be prepared."""
-    known = {key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes") if key in weights_metadata}
+    known = {
+        key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes", "batchnorm") if key in weights_metadata
+    }
     return {
         "architecture": row.name,
         "version": __version__,
         "colour": row.colour,
         "mean": list(row.mean),
-        "preprocessing": f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255 minus mean",
+        "divisor": row.divisor,
+        "std": list(row.std),
+        "preprocessing": preparation(row),
         "citation": row.citation,
         **known,
     }
+
+
+def preparation(row: Row) -> str:
+    """In words, what `segtwin.preprocess` does for a row."""
+    steps = [f" / {row.divisor:g}" if row.divisor != 1 else "", " minus mean" if any(row.mean) else "", " / std" if row.std else ""]
+    return f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255{''.join(steps)}"
 
 
 def write(

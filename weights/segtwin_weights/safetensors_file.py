@@ -1,9 +1,15 @@
-"""safetensors: the hub on disk. Names, shapes and numbers as they are, metadata as JSON strings in the header."""
+"""safetensors: the hub on disk. Names, shapes and numbers as they are, metadata as JSON strings in the header.
+
+Large sets may lie in shards, `NAME-00001-of-00003.safetensors` …, with `NAME.safetensors.index.json` beside them that says what lies where, as
+the Hugging Face hub has them; `read` takes the index as it takes a file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +17,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from segtwin.files import whole
 
-from segtwin_weights.hub import Weights, WeightsError, check_finite
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
-    """Read a safetensors file, ours or another's: its tensors keep their names.
+    """Read a safetensors file or the index of shards, ours or another's: its tensors keep their names.
 
     Raises:
-        WeightsError: the file is damaged, has types that numpy has not, or holds NaN.
+        WeightsError: the file is damaged, names shards outside its folder, has types that numpy has not, or holds NaN.
         OSError: it cannot be read.
     """
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head[8:9] != b"{" and head.lstrip()[:1] == b"{":
+        return _read_shards(Path(path))
     blobs: dict[str, np.ndarray] = {}
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
@@ -29,23 +39,75 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 blobs[name] = file.get_tensor(name)
     except SafetensorError as error:
         raise WeightsError(f"{path}: the safetensors file is damaged ({error}); fetch or convert it again") from None
-    except TypeError as error:
+    except (TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"{path}: holds a type that numpy has not ({error}); store it as float32") from None
     for name, blob in blobs.items():
         check_finite(path, name, blob)
     return Weights(blobs, metadata)
 
 
-def write(weights: Weights, path: str | os.PathLike[str]) -> None:
+def _read_shards(path: Path) -> Weights:
+    try:
+        if path.stat().st_size > MOST_INDEX:
+            raise ValueError(f"{path.stat().st_size:,} bytes of JSON")
+        index = json.loads(path.read_text(encoding="utf-8"))
+        where = index["weight_map"]
+        if not where or not all(isinstance(shard, str) and SHARD.fullmatch(shard) for shard in where.values()):
+            raise ValueError("a shard that is no safetensors file beside it")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no index of safetensors shards ({' '.join(str(error).split())[:120]})") from None
+    blobs: dict[str, np.ndarray] = {}
+    metadata: Metadata = {}
+    for shard in sorted(set(where.values())):
+        if not (path.parent / shard).is_file():
+            raise WeightsError(f"{path}: the shard {shard} is not beside it; fetch all of them")
+        part = read(path.parent / shard)
+        metadata |= part.metadata
+        if part.keys() != {name for name, file in where.items() if file == shard}:
+            raise WeightsError(f"{path}: the shard {shard} holds other tensors than the index says; fetch all of them again")
+        blobs |= part
+    return Weights({name: blobs[name] for name in where}, metadata)
+
+
+SHARD = re.compile(r"[^/\\\0]+\.safetensors")
+MOST_INDEX = 64 << 20
+
+
+def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | None = None) -> None:
     """Write weights and metadata.
 
+    Args:
+        weights: what to write.
+        path: NAME.safetensors; with shards, the place of NAME.safetensors.index.json and NAME-00001-of-….safetensors.
+        shard_bytes: numbers of at most so many bytes go into one file (a larger tensor has one to itself); None: one file.
+
     Raises:
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
     """
+    if shard_bytes is None:
+        return _write_one(weights, path)
+    groups: list[dict[str, np.ndarray]] = [{}]
+    for name, blob in weights.items():
+        if groups[-1] and sum(other.nbytes for other in groups[-1].values()) + blob.nbytes > shard_bytes:
+            groups.append({})
+        groups[-1][name] = blob
+    path = Path(path)
+    where: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        shard = f"{path.stem}-{number:05}-of-{len(groups):05}.safetensors"
+        _write_one(Weights(group, weights.metadata), path.with_name(shard))
+        where |= dict.fromkeys(group, shard)
+    total = sum(blob.nbytes for blob in weights.values())
+    with whole(path.with_name(f"{path.name}.index.json")) as draft:  # last: an index never appears before its shards
+        draft.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2), encoding="utf-8")
+    return None
+
+
+def _write_one(weights: Weights, path: str | os.PathLike[str]) -> None:
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
     with whole(path) as draft:
         try:
-            save_file({name: np.ascontiguousarray(blob) for name, blob in weights.items()}, draft, metadata)
+            save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
         except SafetensorError as error:  # it hides the errno of a full disk in a string
             raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 from segtwin import __version__, architectures, geometry
 
+from segtwin_weights import names, resnet34
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
 
-SCORE_INITS = ("fc8-average", "zeros")
+SCORE_INITS = ("fc8-average", "zeros", "random")
 
 
 class Change(NamedTuple):
@@ -17,66 +19,100 @@ class Change(NamedTuple):
 
     blob: str
     what: str
-    """copied, reshaped, averaged, zero, bilinear or dropped."""
+    """copied, reshaped, averaged, expanded, zero, constant, counter, drawn, bilinear or dropped."""
     source: str
     shape: tuple[int, ...]
 
 
 def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
-    """Weights of a VGG-16 classifier as those that an FCN starts its training from.
+    """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier or from another FCN, resnet34-unet
+    from torchvision's ResNet-34.
 
-    Convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of neighbouring classes
-    of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does); the other score layers are zero and the deconvolutions bilinear
-    (`surgery.interp`). Arrays are shared with `weights` where no number changes.
+    Weights that hold the network already, as another project's checkpoint of it does, come out under the hub's names.
+
+    From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of
+    neighbouring classes of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does).
+    torchvision's VGG-16 gets a conv1_1 for BGR (`names.turned`).
+
+    From an FCN, as the original trains 16s from 32s and 8s from 16s: layers of the same name are copied (`Net::CopyTrainedLayersFrom`). With more
+    classes than before, the old ones become the first of each score layer and the rest start at zero (`surgery.expand_score`).
+
+    Whatever is new starts as the row starts it: deconvolutions bilinear (`surgery.interp`), score layers at zero, in fcn8-vgg drawn. Arrays are
+    shared with `weights` where no number changes.
 
     Args:
-        weights: of a VGG-16, with any widths, in Caffe's layouts.
+        weights: of a VGG-16 or an FCN, with any widths, in Caffe's layouts.
         to: name of the row to make.
-        num_classes: of the result; by default the row's own. Averaging needs fewer than fc8 has.
-        score_init: "fc8-average" or "zeros".
-        seed: unused by the Caffe nets, where nothing starts at random.
+        num_classes: of the result; by default the row's own from a classifier, and as before from an FCN. Averaging needs fewer than fc8 has,
+            another FCN at most as many as the result.
+        score_init: "fc8-average", "zeros" or "random"; of a VGG-16's `score_fr` only.
+        seed: of what is drawn: the score layers of fcn8-vgg, the decoder of resnet34-unet.
 
     Raises:
-        WeightsError: the weights are not a VGG-16's, or the number of classes cannot be made.
+        WeightsError: the weights are neither a VGG-16's nor an FCN's, or the number of classes cannot be made of them.
         ValueError: there is no such row or `score_init`.
     """
-    return convert_with_report(weights, to, num_classes, score_init)[0]
+    return convert_with_report(weights, to, num_classes, score_init, seed)[0]
 
 
-def convert_with_report(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average") -> tuple[Weights, list[Change]]:
-    """`convert`, and what became of each blob."""
+def convert_with_report(
+    weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None
+) -> tuple[Weights, list[Change]]:
+    """`convert`, and what became of each blob: one `Change` a blob of the result, in its order, then the blobs that were dropped."""
     row = architectures.get(to)
     if row.name not in architectures.ROWS:
-        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join(architectures.ROWS)}")
+        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join([*vgg_rows(), resnet34.TARGET])}")
     if score_init not in SCORE_INITS:
-        raise ValueError(f"score_init is {' or '.join(SCORE_INITS)}, not {score_init!r}")
-    classes = row.num_classes if num_classes is None else num_classes
-    originals, _, widths = dimensions(weights, architectures.VGG16)
+        raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
+    weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
+    held = names.held(weights, row)
+    if held is not None and num_classes in (None, dimensions(held, row).num_classes):
+        held.metadata["version"] = __version__
+        return held, [Change(name, "copied" if name in held else "dropped", name, blob.shape) for name, blob in weights.items()]
+    if row.name not in (*vgg_rows(), resnet34.TARGET):
+        raise WeightsError(f"nothing is converted to {row.name!r}: it starts from random numbers (build it without weights)")
+    if row.name == resnet34.TARGET:
+        return resnet34_unet(weights, row.num_classes if num_classes is None else num_classes, seed)
+    if score_init == "random" and "random_init_fc8" not in row.variants:
+        raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
+    source_row = source_of(weights)
+    from_classifier = source_row.name in architectures.CLASSIFIERS
+    originals, _, widths = dimensions(weights, source_row)
+    classes = num_classes if num_classes is not None else row.num_classes if from_classifier else originals
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
-    if score_init == "fc8-average" and classes >= originals:
+    if from_classifier and score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
+    if not from_classifier and classes < originals:
+        raise WeightsError(f"num_classes is {classes}; the weights score {originals} classes, which can become more, not fewer")
+    if not from_classifier and (row.name == "fcn8-vgg") != (source_row.name == "fcn8-vgg"):
+        raise WeightsError(f"{row.name} does not start from {source_row.name}: they differ in padding and in the mean; convert a VGG-16")
 
     blobs: dict[str, np.ndarray] = {}
     changes = []
-    for name, shape, _, _, fill in row.parameters(classes, widths):
+    if score_init == "random" and from_classifier:
+        row = architectures.get(row.variants["random_init_fc8"])
+    for parameter in row.parameters(classes, widths):
+        name, shape = parameter.name, parameter.shape
         layer, kind = name.split("/")
-        if layer == "score_fr" and score_init == "fc8-average":
+        if from_classifier and layer == "score_fr" and score_init == "fc8-average":
             blobs[name], what, source = average_classes(weights[f"fc8/{kind}"], classes).reshape(shape), "averaged", f"fc8/{kind}"
-        elif name in weights:
+        elif from_classifier and layer == "score_fr" and score_init == "zeros":
+            blobs[name], what, source = np.zeros(shape, np.float32), "zero", ""
+        elif name in weights and (from_classifier or weights[name].shape == shape):
             source = name
             what = "copied" if weights[name].shape == shape else "reshaped"
             blobs[name] = weights[name].reshape(shape)
-        elif fill == "bilinear":
-            blobs[name], what, source = geometry.bilinear_deconvolution(classes, shape[-1]), "bilinear", ""
+        elif name in weights and layer.startswith("score"):
+            blobs[name], what, source = expand_score(weights[name], shape), "expanded", name
         else:
-            blobs[name], what, source = np.full(shape, fill, np.float32), "zero", ""
+            blobs[name], what, source = start(parameter, seed), started(parameter), ""
         changes.append(Change(name, what, source, shape))
     used = {change.source for change in changes}
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
 
     metadata: Metadata = {
-        "architecture": row.name,
+        "architecture": row.variant_of or row.name,
         "num_classes": classes,
         "widths": list(widths),
         "colour": row.colour,
@@ -89,13 +125,54 @@ def convert_with_report(weights: Weights, to: str, num_classes: int | None = Non
     return Weights(blobs, metadata), changes
 
 
+def expand_score(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A score layer for more classes: the old ones first, zeros after them (`surgery.expand_score`)."""
+    larger = np.zeros(shape, blob.dtype)
+    larger[: len(blob)] = blob
+    return larger
+
+
+def started(parameter: architectures.Parameter) -> str:
+    """In a word, how a blob starts into which nothing is copied."""
+    fill = parameter.fill
+    return fill if isinstance(fill, str) else "drawn" if isinstance(fill, architectures.Draw) else "constant" if fill else "zero"
+
+
+def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple[Weights, list[Change]]:
+    """torchvision's ResNet-34 as the encoder of resnet34-unet."""
+    parameters = architectures.get(resnet34.TARGET).parameters(num_classes)
+    filled = resnet34.encoder(weights, {parameter.name: parameter.shape for parameter in parameters})
+    blobs = {p.name: weights[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
+    changes = [Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape) for p in parameters]
+    changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
+    known: Metadata = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
+    row = architectures.get(resnet34.TARGET)
+    metadata: Metadata = {"architecture": row.name, "num_classes": num_classes, "colour": row.colour, "mean": list(row.mean)}
+    return Weights(blobs, {**metadata, "version": __version__, **known}), changes
+
+
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
 
     Source: `_summary_reshape` and `_bias_reshape` of tensorflow-fcn. The mean is taken in float32, as numpy takes it there.
     """
     each = len(blob) // classes
-    return blob[: each * classes].reshape(classes, each, *blob.shape[1:]).mean(axis=1)
+    inputs_first = np.ascontiguousarray(blob[: each * classes].T)  # numpy adds up runs in pairs, as it does there: the same bits
+    return np.ascontiguousarray(inputs_first.reshape(*inputs_first.shape[:-1], classes, each).mean(axis=-1).T)
+
+
+def vgg_rows() -> dict[str, architectures.Row]:
+    """The FCNs with Caffe's names, which start from a VGG-16 or from each other."""
+    return {name: row for name, row in architectures.ROWS.items() if row.naming == "caffe" and "fc7" in row.widths}
+
+
+def source_of(weights: Weights) -> architectures.Row:
+    """The row whose weights these are, told by their names: an FCN with Caffe's names, or else a VGG-16."""
+    rows = vgg_rows()
+    for row in rows.values():
+        if weights.keys() == {parameter.name for parameter in row.parameters()}:
+            return row
+    return rows.get("" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), architectures.VGG16)
 
 
 class Dimensions(NamedTuple):
@@ -113,15 +190,15 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
         WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
     row = architectures.get(row)
-    found: dict[str, int] = {}
+    found: dict[str | int, int] = {}
     for layer in row.layers:
-        blob = weights.get(f"{layer.name}/weight")
+        blob = weights.get(row.parameter_name(layer, "weight"))
         if layer.width and blob is not None and blob.ndim >= 2:
-            found.setdefault(layer.width, blob.shape[1 if layer.kind == "Deconvolution" else 0])
-    first = next(layer.name for layer in row.layers if layer.width) + "/weight"
+            found.setdefault(layer.width, blob.shape[1 if layer.kind.startswith("Deconvolution") else 0])
+    first = row.parameter_name(next(layer for layer in row.layers if layer.width), "weight")
     if missing := {*row.widths, "classes"} - found.keys():
-        lacking = next(layer.name for layer in row.layers if layer.width in missing)
-        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking}/weight is missing")
+        lacking = row.parameter_name(next(layer for layer in row.layers if layer.width in missing), "weight")
+        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking} is missing")
     result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
     expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
     try:
@@ -141,10 +218,36 @@ def untrained(
     """What a network holds before anything is loaded into it: what its original starts with.
 
     net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear deconvolutions: they are meant to be started
-    from a VGG-16, by `convert`. Nothing in them is random, so `seed` changes nothing.
+    from a VGG-16, by `convert`. So is fcn8-vgg, whose original cannot start without a vgg16.npy: here its VGG-16 starts at zero, its other
+    layers as there. vggfcn* start as torch starts them, their `vgg16` without torchvision's download. The U-Nets start at random: that of the
+    paper as its section 3 asks, the others as torch's and torchvision's layers do.
+
+    Args:
+        row: a network.
+        num_classes, in_channels, widths: as `build` takes them.
+        seed: of what is drawn. Every blob has a stream of its own (numpy's PCG64 of the seed and the blob's name), so both twins start alike and
+            a new layer changes no other; None draws other numbers every time.
     """
     row = architectures.get(row)
-    blobs = {}
-    for name, shape, _, _, fill in row.parameters(num_classes, widths, in_channels):
-        blobs[name] = geometry.bilinear_deconvolution(shape[0], shape[-1]) if fill == "bilinear" else np.full(shape, fill, np.float32)
-    return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)})
+    parameters = row.parameters(num_classes, widths, in_channels)
+    blobs: dict[str, np.ndarray] = {p.name: start(p, seed) for p in parameters if p.name not in row.aliases}
+    blobs = {p.name: blobs[row.aliases.get(p.name, p.name)].reshape(p.shape) for p in parameters}
+    return Weights(blobs, {"architecture": row.variant_of or row.name, "colour": row.colour, "mean": list(row.mean)})
+
+
+def start(parameter: architectures.Parameter, seed: int | None) -> np.ndarray:
+    """One blob as `Parameter.fill` says: float32, counters int64."""
+    shape, fill = parameter.shape, parameter.fill
+    if fill == "bilinear":
+        return geometry.bilinear_deconvolution(shape[0], shape[-1])
+    if fill == "counter":
+        return np.zeros(shape, np.int64)
+    if not isinstance(fill, architectures.Draw):
+        return np.full(shape, fill, np.float32)
+    stream = np.random.default_rng(None if seed is None else [seed, zlib.crc32(parameter.name.encode())])
+    if fill.kind == "uniform":
+        return (stream.random(shape, np.float32) * 2 - 1) * np.float32(fill.size)
+    blob = stream.standard_normal(shape, np.float32)
+    while fill.kind == "truncated normal" and (far := np.abs(blob) > 2).any():
+        blob[far] = stream.standard_normal(int(far.sum()), np.float32)
+    return blob * np.float32(fill.size)

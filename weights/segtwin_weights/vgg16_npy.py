@@ -8,31 +8,26 @@
 The hub keeps Caffe's order, so convolutions become O×I×3×3 and fc6's columns C·H·W. A wrong order of fc6 fails silently, since the shapes
 agree.
 
-Files were pickled by Python 2 or 3 and by many versions of numpy. A pickle is a program; this reader runs none: it lets the pickle machine
-name the few constructors that an array's pickle needs, gives it inert stand-ins for them, and reads the arrays out of those.
+Files were pickled by Python 2 or 3 and by many versions of numpy. A pickle is a program; this reader runs none (`pickles`).
 """
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import struct
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import numpy as np
 from segtwin import Converted, architectures
 from segtwin.files import whole
 
-from segtwin_weights.hub import Weights, WeightsError, at_most, check_finite, sha256
+from segtwin_weights import pickles
+from segtwin_weights.hub import Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
-MOST_DIMENSIONS = 32
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
@@ -160,33 +155,20 @@ def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
 
 def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
     """{layer: [weights, biases]} of the file, as arrays over the bytes of the pickle."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
-            if shape != () or not dtype.hasobject:
-                raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
-            loaded = _Unpickler(_Bounded(file), path).load()
-            if file.read(1):
-                raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
-    except WeightsError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise WeightsError(f"{path}: is damaged ({error})") from None
-    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
-        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {_line(error)}); fetch it again") from None
-    if isinstance(loaded, _Array):
-        loaded = loaded.item(path)
+    with damage(path), open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if shape != () or not dtype.hasobject:
+            raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
+        loaded = pickles.Unpickler(file, path, pickles.NUMPY).load()
+        if file.read(1):
+            raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
+        loaded = loaded.item() if isinstance(loaded, pickles.Array) else loaded
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not the dict of a vgg16.npy")
+        what = "an array" if isinstance(loaded, pickles.Array) else f"a {type(loaded).__name__}"
+        raise WeightsError(f"{path}: holds {what}, not the pickled dict of a vgg16.npy")
     return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def _text(path: object, name: Any) -> str:
@@ -198,159 +180,12 @@ def _text(path: object, name: Any) -> str:
 
 
 def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, _Array) for one in value):
-        return [one.array(path, f"{name} {kind}") for one, kind in zip(value, ("weights", "biases"), strict=True)]
-    raise WeightsError(f"{path}: {name} is not a list [weights, biases] of two arrays")
-
-
-class _Dtype:
-    """Stands in for `numpy.dtype`: notes what was asked for."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        self.code = code.decode("latin1") if isinstance(code, bytes) else code
-        self.order = "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1]
-        self.order = order.decode("latin1") if isinstance(order, bytes) else order
-
-    def numpy(self) -> np.dtype[Any]:
-        if self.code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8") or self.order not in "<>=|":
-            raise ValueError(f"an array of type {self.code!r}")
-        return np.dtype(self.order + self.code)
-
-
-class _Array:
-    """Stands in for `numpy.ndarray` and its two ways of being rebuilt: keeps shape, type and bytes, and makes an array of them on demand."""
-
-    __slots__ = ("data", "dtype", "fortran", "shape")
-
-    def __init__(self) -> None:
-        self.shape: Any = ()
-        self.dtype: Any = None
-        self.data: Any = b""
-        self.fortran = False
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.shape, self.dtype, self.fortran, self.data = state
-
-    @classmethod
-    def reconstruct(cls, *_: Any) -> _Array:
-        """`numpy._core.multiarray._reconstruct(ndarray, (0,), b"b")`; the state follows."""
-        return cls()
-
-    @classmethod
-    def frombuffer(cls, data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
-        """`numpy._core.numeric._frombuffer(buffer, dtype, shape, order)`, of pickle protocol 5."""
-        array = cls()
-        array.data, array.dtype, array.shape, array.fortran = data, dtype, shape, order in ("F", b"F")
-        return array
-
-    @classmethod
-    def scalar(cls, dtype: Any, data: Any, *_: Any) -> _Array:
-        """`numpy._core.multiarray.scalar(dtype, bytes)`."""
-        return cls.frombuffer(data, dtype, ())
-
-    def item(self, path: object) -> Any:
-        """The one object of a 0-dimensional array of objects: what np.save makes of a dict."""
-        if isinstance(self.dtype, _Dtype) and self.dtype.code in ("O", "O8", "O4") and isinstance(self.data, list) and len(self.data) == 1:
-            return self.data[0]
-        raise WeightsError(f"{path}: holds an array, not the pickled dict of a vgg16.npy")
-
-    def array(self, path: object, name: str) -> np.ndarray:
-        """A numpy array over the pickle's own bytes, without a copy."""
+    if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
+        raise WeightsError(f"{path}: {name} is not a list [weights, biases] of two arrays")
+    arrays = []
+    for one, kind in zip(value, ("weights", "biases"), strict=True):
         try:
-            shape = tuple(int(size) for size in self.shape)
-            if len(shape) > MOST_DIMENSIONS or min(shape, default=0) < 0:
-                raise ValueError(f"shape {shape}")
-            flat = np.frombuffer(self.data, self.dtype.numpy())
-            if flat.size != np.prod(shape, dtype=object):
-                raise ValueError(f"{flat.size} numbers for the shape {shape}")
-            return flat.reshape(shape, order="F" if self.fortran else "C")
+            arrays.append(one.array())
         except Exception as error:
-            raise WeightsError(f"{path}: {name} cannot be rebuilt ({_line(error)}); the file is damaged") from None
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """`_codecs.encode`, by which pickle protocols 0 to 2 write bytes: latin1 of a string and nothing else."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"_codecs.encode to {encoding!r}")
-    return text.encode("latin1")
-
-
-class _Constructor:
-    """What a name in a pickle stands for. It can be called, and nothing can be set in it."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.call(*arguments)
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise ValueError("a constructor with a state")
-
-
-_CONSTRUCTORS = {("numpy", "dtype"): _Constructor(_Dtype), ("_codecs", "encode"): _Constructor(_encode)}
-_CONSTRUCTORS["numpy", "ndarray"] = _Constructor(lambda: ())  # named as what `_reconstruct` should make, never called
-for _module in ("numpy.core", "numpy._core"):  # the old and the new home of numpy's insides
-    _CONSTRUCTORS |= {
-        (f"{_module}.multiarray", "_reconstruct"): _Constructor(_Array.reconstruct),
-        (f"{_module}.multiarray", "scalar"): _Constructor(_Array.scalar),
-        (f"{_module}.numeric", "_frombuffer"): _Constructor(_Array.frombuffer),
-    }
-
-
-class _Bounded:
-    """A file that is never asked for more bytes than it has: a length in a damaged pickle costs no memory."""
-
-    def __init__(self, file: io.BufferedReader) -> None:
-        self.file = file
-        self.left = os.fstat(file.fileno()).st_size - file.tell()
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= self.left:
-            raise EOFError(f"{size} bytes announced, {self.left} left")
-        self.left -= size
-        return self.file.read(size)
-
-    def readline(self) -> bytes:
-        line = self.file.readline()
-        self.left -= len(line)
-        return line
-
-
-class _Unpickler(pickle._Unpickler):
-    """Builds dicts, lists, strings, bytes, numbers and the stand-ins above. Whatever else a pickle names is refused before it is imported.
-
-    This is Python's own machine in Python: that in C lets one opcode (LONG_BINPUT) take 64 GB of memory. Arrays are single opcodes, so it is as
-    fast here.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-    append: Callable[[Any], None]
-    read: Callable[[int], bytes]
-
-    def __init__(self, file: _Bounded, path: object) -> None:
-        super().__init__(file, fix_imports=False, encoding="bytes")  # Python 2's strings are bytes: an array's need no decoding
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _CONSTRUCTORS[module, name]
-        except KeyError:
-            raise WeightsError(f"{self.path}: asks for {module}.{name}, which weights do not need; nothing was run: do not trust this file") from None
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise WeightsError(f"{self.path}: refers to objects outside the file; it is not a vgg16.npy")
-
-    def load_bytearray8(self) -> None:
-        """As the original, but the bytes are read before room is made for them."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+            raise WeightsError(f"{path}: {name} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
+    return arrays

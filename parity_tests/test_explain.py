@@ -1,0 +1,96 @@
+"""`segtwin explain` against figures that were measured or published, not computed by it."""
+
+import numpy as np
+import pytest
+import segtwin_torch
+import torch
+from click.testing import CliRunner
+from goldens import caffe_goldens
+from PIL import Image
+from segtwin import architectures, explanation
+from segtwin_cli.explain import explain as command
+from segtwin_torch import fcn, fcn8_vgg, vggfcn
+from torch.nn.functional import avg_pool2d
+
+
+def facts(row: str, height: int, width: int) -> dict[str, explanation.Explained]:
+    return {blob.name: blob for blob in explanation.explain(row, height, width)}
+
+
+@pytest.mark.parametrize("row", ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"])
+def test_sizes_crops_and_parameters_are_caffes(row: str) -> None:
+    for golden in caffe_goldens(row):
+        blobs = facts(row, *golden.shapes["data"][2:])
+        assert {name: blob.shape[1:] for name, blob in blobs.items()} == {n: s[2:] for n, s in golden.shapes.items() if n != "data"}
+        assert {name: blob.offset for name, blob in blobs.items() if blob.offset} == {n: (o, o) for n, o in golden.offsets.items()}
+    assert blobs["score"].maps[0] == (1, 0)  # an output pixel lies on its image pixel
+
+
+def test_the_numbers_of_vgg16_and_fcn8s() -> None:
+    """pool5 of VGG-16 sees 212 pixels and its fc6 404; fcn8s has 134,362,751 learned and 127,008 fixed weights."""
+    blobs = facts("fcn8s", 375, 500)
+    assert (blobs["pool5"].field, blobs["fc7"].field) == ((212, 212), (404, 404))
+    assert sum(blob.parameters for blob in blobs.values()) == 134_362_751 + 127_008
+    assert blobs["conv1_2"].flops == 2 * 64 * 64 * 9 * 573 * 698
+    assert "so upscore8 = data + 31" in blobs["score"].derivation
+
+
+@pytest.mark.parametrize(("row", "size"), [("fcn16s", (40, 33)), ("fcn8-vgg", (75, 90)), ("vggfcn8", (64, 96))])
+def test_a_pixel_sees_what_its_gradient_reaches(row: str, size: tuple[int, int]) -> None:
+    """With all weights positive the gradient of one output pixel is above zero exactly on the image pixels it sees."""
+    model = segtwin_torch.build(row, 2, widths=(1,) * 7, dtype="float64", seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(0.1 if parameter.requires_grad and "upscore" not in name else 1.0) if parameter.ndim == 4 else parameter.zero_()
+    shapes = architectures.get(row).shapes(*size)
+    offsets = explanation.crops(architectures.get(row), shapes)
+    with pytest.MonkeyPatch.context() as patch:  # a maximum lets one pixel through, a mean all
+        for module in (fcn, vggfcn):
+            patch.setattr(module, "max_pool2d", avg_pool2d)
+        for pixel in ((0, 0), (size[0] // 2, size[1] // 3), (size[0] - 1, size[1] - 1)):
+            image = torch.full((1, 3, *size), 200.0, dtype=torch.float64, requires_grad=True)
+            model(image)[0, 0, pixel[0], pixel[1]].backward()
+            assert image.grad is not None
+            reached = image.grad[0, 0].numpy() != 0
+            for axis in (0, 1):
+                first, last = explanation.sees(architectures.get(row), architectures.get(row).output, (pixel[axis],) * 2, axis, shapes, offsets)[
+                    architectures.get(row).input
+                ]
+                touched = np.flatnonzero(reached.any(1 - axis))
+                assert (touched[0], touched[-1]) == (max(first, 0), min(last, size[axis] - 1))
+
+
+def test_tensorflows_crop_depends_on_the_size() -> None:
+    blobs = facts("fcn8-vgg", 375, 500)
+    assert blobs["upscore32"].offset == (4, 6)  # ⌊((47 − 1)·8 + 16 − 375)/2⌋ and ⌊((63 − 1)·8 + 16 − 500)/2⌋
+    rows = fcn8_vgg.same(torch.arange(384.0).reshape(1, 1, 384, 1), like=torch.zeros(1, 1, 375, 1))
+    assert (float(rows[0, 0, 0, 0]), rows.shape[2]) == (4, 375)
+
+
+def test_the_command_prints_the_table_and_draws(tmp_path) -> None:
+    picture = tmp_path / "fcn8s.png"
+    run = CliRunner(env={"COLUMNS": "160"})
+    result = run.invoke(command, ["fcn8s", "--size", "375x500", "--picture", str(picture)])
+    assert result.exit_code == 0, result.output
+    for text in ("21 × 440 × 568", "x/8 + 191/16", "102,764,544", "134,489,759", "score: offset 31", "score_pool4 = upscore2 + 5"):
+        assert text in result.output, text
+    with Image.open(picture) as image:
+        assert image.size > (1000, 500)
+    again = run.invoke(command, ["fcn8s", "--size", "375x500", "--picture", str(picture)])
+    assert (again.exit_code, "exists already" in again.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fcn9s", "--size", "9x9"], "there is no network 'fcn9s'"),
+        (["fcn8s", "--size", "375"], "is not a size; give rows x columns"),
+        (["fcn8s", "--size", "0x9"], "is not a size"),
+        (["vggfcn16", "--size", "67x91"], "pad to 67 × 96"),
+        (["fcn8s", "--size", "9x9", "--picture", "x.gif"], "has to end in"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code != 0
+    assert message in (result.output if isinstance(result.exception, SystemExit) else str(result.exception))

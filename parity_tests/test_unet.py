@@ -1,0 +1,441 @@
+"""The U-Nets against real Caffe and the seed's own torch code, in four engines."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import segtwin
+import segtwin_keras
+import segtwin_torch
+import torch
+from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
+from goldens import STATE_DICTS, CaffeGolden, SeedGolden, seed_goldens, seed_weights, unet_paper_goldens
+from segtwin import oracle
+from segtwin_weights import Weights, WeightsError, convert, read, untrained, write
+
+PAPER = unet_paper_goldens()
+SEED = [*seed_goldens("unet_*.npz"), *seed_goldens("unetsmall_*.npz"), *seed_goldens("resnet34_unet_*.npz")]
+TABLES = {"Unet_3_2": "unet", "Unet_1_1": "unet", "UnetSmall": "unet-small", "resnet34_unet_n1": "resnet34-unet", "resnet34_unet_n3": "resnet34-unet"}
+NAMES = ["unet-paper", "unet", "unet-small", "resnet34-unet"]
+TINY = (3, 5, 7, 9, 11)
+
+
+def name_of(engine) -> str:
+    return engine.__name__
+
+
+@pytest.mark.parametrize("golden", PAPER, ids=str)
+@pytest.mark.parametrize("engine", ENGINES, ids=name_of)
+def test_every_blob_of_the_papers_net_is_caffes(golden: CaffeGolden, engine) -> None:
+    blobs = engine(golden.row.name, golden.weights, golden.data)
+    assert {name: blob.shape for name, blob in blobs.items()} == golden.shapes
+    errors = golden.errors(blobs)
+    assert max(errors.values()) < 4, errors
+    for name, blob in blobs.items():  # the files thin out large blobs; sums cover the rest
+        assert np.abs(blob).sum(dtype=np.float64) == pytest.approx(golden.stats[name][1], rel=2e-6), name
+
+
+# the export of resnet34-unet is the same graph for 1 and for 3 classes, and takes seconds
+RUNS = [(engine, golden) for golden in SEED for engine in ENGINES if "onnx" not in engine.__name__ or "n3" not in str(golden)]
+
+
+@pytest.mark.parametrize(("engine", "golden"), RUNS, ids=[f"{name_of(engine)}-{golden}" for engine, golden in RUNS])
+def test_logits_and_probability_are_the_originals(engine, golden: SeedGolden) -> None:
+    """resnet34-unet saturates its sigmoid with these weights; its logits carry the comparison."""
+    blobs = engine(golden.row.name, golden.weights, golden.data)
+    errors = golden.errors(blobs)
+    assert max(errors.values()) < 4, errors
+    allowed = 4 * golden.noise_floor("logits") * float(golden.file["logits_absmax"])
+    assert np.abs(golden.thin(blobs["probability"]) - golden.file["out"]).max() < max(allowed / 4, 2.0**-22)  # no sigmoid is steeper than 1/4
+    for name, key in (("logits", "logits_sum"), ("probability", "out_sum")):  # of all pixels, where the file thins them out
+        bound = np.abs(golden.truth[name]).sum(axis=(2, 3)).max() * (2e-6 if name in golden.blobs else 1e-4)
+        np.testing.assert_allclose(blobs[name].sum(axis=(2, 3), dtype=np.float64), golden.file[key], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("golden", [golden for golden in SEED if golden.meta.get("stored", "all") == "all"], ids=str)
+def test_the_oracle_measures_the_noise_that_the_original_measured(golden: SeedGolden) -> None:
+    """The file says how far the original's float32 logits are from its own float64 ones; the numpy oracle stands in for the latter."""
+    assert oracle.relative_error(golden.truth["logits"], golden.blobs["logits"]) == pytest.approx(golden.meta["f32_vs_f64_logits_relerr"], rel=1e-2)
+
+
+@pytest.mark.parametrize("golden", [*PAPER, *(golden for golden in SEED if len(golden.data) == 1)], ids=str)
+def test_the_twins_agree_in_float64(golden) -> None:
+    torch64 = torch_engine(golden.row.name, golden.weights, golden.data, "float64")
+    keras64 = keras_engine(golden.row.name, golden.weights, golden.data, "float64")
+    truth = oracle.run(golden.row, golden.weights, golden.data)
+    assert list(torch64) == list(keras64) == list(truth) == list(golden.row.blobs)
+    for name, want in truth.items():
+        assert torch64[name].dtype == keras64[name].dtype == np.float64
+        assert oracle.relative_error(torch64[name], keras64[name]) < 1e-12, name
+        assert oracle.relative_error(torch64[name], want) < 1e-12, name
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- the rows
+
+
+def test_the_papers_net_has_the_papers_parameters_and_offsets() -> None:
+    row = segtwin.get("unet-paper")
+    assert sum(math.prod(parameter.shape) for parameter in row.parameters()) == 31_030_658
+    assert dict(row.offsets) == PAPER[0].offsets == {"crop_d3c-d3cc": 4, "crop_d2c-d2cc": 16, "crop_d1c-d1cc": 40, "crop_d0c-d0cc": 88}
+    assert row.shapes(572, 572)["conv_u0d-score"] == (2, 388, 388)
+    tiny = row.parameters(2, TINY)
+    assert [[parameter.name, list(parameter.shape)] for parameter in tiny] == [[name, shape] for name, shape, _ in PAPER[0].parameters]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_have_the_state_dicts_of_the_original(table: str) -> None:
+    row = segtwin.get(TABLES[table])
+    shapes = STATE_DICTS[table]
+    *_, classes = (shape[0] for name, shape in shapes.items() if name.split(".")[0] in ("conv10", "layer10_conv", "finalconv3"))
+    channels = next(iter(shapes.values()))[1]
+    assert {parameter.name: list(parameter.shape) for parameter in row.parameters(classes, None, channels)} == shapes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_have_the_shapes_of_their_rows(name: str) -> None:
+    row = segtwin.get(name)
+    height, width = row.size_least + row.size_step, row.size_least
+    blobs = torch_engine(name, tiny(name), np.zeros((2, row.in_channels, height, width), np.float32))
+    widths = None if name == "resnet34-unet" else TINY
+    assert {blob: array.shape[1:] for blob, array in blobs.items()} == row.shapes(height, width, widths=widths)
+
+
+def tiny(name: str) -> Weights:
+    return TINY_WEIGHTS.setdefault(name, untrained(name, widths=None if name == "resnet34-unet" else TINY, seed=7))
+
+
+TINY_WEIGHTS: dict[str, Weights] = {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("framework", TWINS)
+@pytest.mark.parametrize("table", ["Unet_3_2", "UnetSmall", "resnet34_unet_n1"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_come_back_bit_for_bit(framework: str, table: str, dtype: str, tmp_path) -> None:
+    """Through a safetensors file and a model, statistics and counters included; the integer counter keeps its type and its empty shape."""
+    given = dict(seed_weights(table, 1))
+    counters = [name for name in given if name.endswith("num_batches_tracked")]
+    given |= {name: np.array(i, np.int64) for i, name in enumerate(counters, start=100_000_000_000)}  # beyond int32 and float32
+    write(Weights(given), tmp_path / "w.safetensors")
+    back = TWINS[framework].read_weights(model(framework, TABLES[table], read(tmp_path / "w.safetensors"), dtype))
+    assert back.keys() == given.keys()
+    for name, blob in given.items():
+        assert back[name].dtype == (np.int64 if name in counters else np.dtype(dtype)), name
+        assert back[name].shape == blob.shape, name
+        np.testing.assert_array_equal(back[name], blob, err_msg=name)
+
+
+@pytest.mark.parametrize("framework", TWINS)
+def test_a_state_dict_that_does_not_fit_changes_nothing(framework: str) -> None:
+    twin = TWINS[framework]
+    network = twin.build("unet-small", widths=TINY, seed=1)
+    before = twin.read_weights(network).fingerprint()
+    good = dict(untrained("unet-small", widths=TINY, seed=2))
+    with pytest.raises(KeyError, match=r"1 missing, first 'deconv3.bn1.running_var'"):
+        twin.load_weights(network, Weights({name: blob for name, blob in good.items() if name != "deconv3.bn1.running_var"}))
+    with pytest.raises(ValueError, match=r"first 'layer5_conv.conv1.weight'"):
+        twin.load_weights(network, Weights({**good, "layer5_conv.conv1.weight": np.zeros((1, 1, 3, 3), np.float32)}))
+    assert twin.read_weights(network).fingerprint() == before
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+@pytest.mark.parametrize("framework", TWINS)
+def test_frameworks_keep_checkpoints_of_their_own(framework: str, tmp_path) -> None:
+    twin, weights = TWINS[framework], tiny("unet-small")
+    path = tmp_path / ("w.pth" if framework == "torch" else "w.weights.h5")
+    twin.save_checkpoint(model(framework, "unet-small", weights), path)
+    other = twin.build("unet-small", widths=TINY, seed=3)
+    if framework == "torch":
+        other.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        other.load_weights(path)
+    assert twin.read_weights(other).fingerprint() == weights.fingerprint()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twins_start_alike_from_a_seed(name: str) -> None:
+    widths = None if name == "resnet34-unet" else TINY
+    starts = [twin.read_weights(twin.build(name, widths=widths, seed=5)) for twin in TWINS.values()]
+    assert starts[0].fingerprint() == starts[1].fingerprint() == untrained(name, widths=widths, seed=5).fingerprint()
+    assert starts[0].fingerprint() != untrained(name, widths=widths, seed=6).fingerprint()
+
+
+def test_the_papers_net_starts_as_he_asks() -> None:
+    """σ = √(2/N), N incoming values: 9·64 in front of the second convolution; one number of each channel in front of an up-convolution."""
+    start = untrained("unet-paper", seed=1)
+    for name, incoming in {"conv_d0b-c": 9 * 64, "conv_d4a-b": 9 * 512, "conv_u0b-c": 9 * 128, "upconv_d4c_u3a": 1024, "conv_u0d-score": 64}.items():
+        drawn = start[f"{name}/weight"]
+        assert drawn.std() == pytest.approx(math.sqrt(2 / incoming), rel=4 / math.sqrt(2 * drawn.size)), name  # four standard errors of σ
+        assert not start[f"{name}/bias"].any()
+
+
+TORCH_LAYERS = {
+    "unet": {"conv3.conv.3": torch.nn.Conv2d(128, 128, 3), "up6": torch.nn.ConvTranspose2d(512, 256, 2), "conv9.conv.0": torch.nn.Conv2d(64, 32, 3)},
+    "resnet34-unet": {"decoder4.deconv2": torch.nn.ConvTranspose2d(128, 128, 3), "finalconv2": torch.nn.Conv2d(32, 32, 3)},
+}
+
+
+@pytest.mark.parametrize("name", TORCH_LAYERS)
+def test_the_seeds_nets_start_as_torchs_layers_do(name: str) -> None:
+    """Evenly within the bounds that torch's own layers reach; BatchNorm at 1, 0, 0, 1 and 0."""
+    start = untrained(name, seed=1)
+    for module, layer in TORCH_LAYERS[name].items():
+        bound = float(layer.weight.detach().abs().max())
+        few = 1 - 20 / layer.weight.numel()  # the largest of n even draws is bound · (1 − 1/n) or so
+        for kind, own in layer.named_parameters():
+            drawn = np.abs(start[f"{module}.{kind}"])
+            assert drawn.max() <= bound / few, (module, kind)
+            if own.numel() > 1000:
+                assert drawn.max() >= bound * few, (module, kind)
+                assert drawn.mean() == pytest.approx(bound / 2, rel=0.05)
+            else:
+                assert drawn.any(), (module, kind)
+    for kind, value in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}.items():
+        norms = [
+            blob for blob_name, blob in start.items() if blob_name.rsplit(".", 1)[0] + ".running_var" in start and blob_name.endswith(f".{kind}")
+        ]
+        assert norms
+        assert all((blob == value).all() for blob in norms)
+
+
+@pytest.fixture(scope="module")
+def resnet34() -> torch.nn.Module:
+    from torchvision.models import resnet34
+
+    torch.manual_seed(0)
+    net = resnet34()
+    with torch.no_grad():
+        for name, buffer in net.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+def test_torchvisions_resnet34_fills_the_encoder(resnet34) -> None:
+    """And computes what torchvision computes, up to layer4."""
+    state = Weights({name: tensor.numpy() for name, tensor in resnet34.state_dict().items()}, {"source": "resnet34-b627a593.pth"})
+    weights = convert(state, to="resnet34-unet", num_classes=2, seed=1)
+    assert weights.metadata["source"] == "resnet34-b627a593.pth"
+    assert weights["finalconv3.weight"].shape[0] == 2
+    image = np.random.RandomState(0).uniform(-2, 2, (1, 3, 64, 96)).astype(np.float32)
+    kept = {}
+    for blob, module in {"firstmaxpool": "maxpool", "e1": "layer1", "e2": "layer2", "e3": "layer3", "e4": "layer4"}.items():
+        getattr(resnet34, module).register_forward_hook(lambda _, __, top, blob=blob: kept.update({blob: top.numpy()}))
+    with torch.inference_mode():
+        resnet34(torch.from_numpy(image))
+    for engine in (torch_engine, keras_engine):
+        blobs = engine("resnet34-unet", weights, image)
+        for blob, want in kept.items():
+            assert oracle.relative_error(blobs[blob], want) < 5e-6, (engine.__name__, blob)
+
+
+def test_what_is_no_resnet34_is_refused(resnet34) -> None:
+    state = {name: tensor.numpy() for name, tensor in resnet34.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"layer4\.2\.bn2\.bias is missing"):
+        convert(Weights({name: blob for name, blob in state.items() if name != "layer4.2.bn2.bias"}), to="resnet34-unet")
+    with pytest.raises(WeightsError, match=r"layer3\.6\.conv1\.weight has no place"):
+        convert(Weights({**state, "layer3.6.conv1.weight": state["layer3.5.conv1.weight"]}), to="resnet34-unet")
+    with pytest.raises(WeightsError, match="starts from random numbers"):
+        convert(Weights(state), to="unet")
+
+
+# ------------------------------------------------------------------------------------------------------------------------ sizes and options
+
+REFUSED = {  # as golden/seed/seed_shape_behaviour.json has them
+    "unet": [(50, 64), (15, 16)],
+    "unet-small": [(40, 40)],
+    "resnet34-unet": [(48, 64), (65, 64)],
+    "unet-paper": [(187, 188), (173, 188), (572, 573)],
+}
+
+
+@pytest.mark.parametrize("framework", TWINS)
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(framework: str, name: str) -> None:
+    row, network = segtwin.get(name), model(framework, name, tiny(name))
+    for height, width in REFUSED[name]:
+        with pytest.raises(ValueError, match=f"{name}: {height}×{width} pixels do not fit; rows and columns are .*, the nearest ") as caught:
+            run(framework, network, np.zeros((1, row.in_channels, height, width), np.float32))
+        message = str(caught.value)
+        assert "\n" not in message
+        for rows, columns in (size.split("×") for size in message.split("nearest ")[1].split(" or ")):
+            row.check_size(int(rows), int(columns))
+            assert abs(int(rows) - height) < row.size_step
+            assert abs(int(columns) - width) < row.size_step
+
+
+def run(framework: str, network, data: np.ndarray) -> np.ndarray:
+    """The output for N×C×H×W, by calling the model as a user does."""
+    if framework == "torch":
+        with torch.inference_mode():
+            return network(torch.from_numpy(data)).numpy()
+    return network(data.transpose(0, 2, 3, 1)).numpy().transpose(0, 3, 1, 2)
+
+
+PADDED = [("unet", (50, 67)), ("unet", (1, 5)), ("unet-small", (50, 67)), ("unet-small", (64, 32)), ("resnet34-unet", (50, 67))]
+
+
+@pytest.mark.parametrize("framework", TWINS)
+@pytest.mark.parametrize(("name", "size"), PADDED)
+def test_padded_images_are_mirrored_and_cut(framework: str, name: str, size: tuple[int, int]) -> None:
+    """The same as the mirrored image itself, cut: the same numbers are computed, whose last bit may depend on where they lie in memory."""
+    row, weights = segtwin.get(name), tiny(name)
+    data = np.random.RandomState(1).uniform(0, 1, (1, row.in_channels, *size)).astype(np.float32)
+    padded = data
+    for axis, one in enumerate(size, start=2):  # a single row has nothing to mirror but itself
+        widths = [(0, row.legal_size(one) - one) if axis == this else (0, 0) for this in range(4)]
+        padded = np.pad(padded, widths, mode="reflect" if one > 1 else "edge")
+    twin = TWINS[framework]
+    widths = None if name == "resnet34-unet" else TINY
+    network = twin.build(name, widths=widths, weights=weights, pad="reflect")
+    got = run(framework, network, data)
+    assert got.shape[2:] == size
+    want = run(framework, model(framework, name, weights), padded)[:, :, : size[0], : size[1]]
+    assert oracle.relative_error(got, want) < 4 * 2.0**-23
+    blobs = twin.blobs(network, data if framework == "torch" else data.transpose(0, 2, 3, 1))
+    assert list(blobs) == list(row.blobs)
+    assert oracle.relative_error(blobs["probability"], got) < 4 * 2.0**-23
+    with pytest.raises(ValueError, match="build the model without pad"):
+        twin.export_onnx(network, "never.onnx")
+
+
+@pytest.mark.parametrize("framework", TWINS)
+def test_logits_leave_the_sigmoid_off(framework: str) -> None:
+    twin, golden = TWINS[framework], next(golden for golden in SEED if golden.path.stem == "unetsmall_1x32x48")
+    network = twin.build("unet-small", weights=golden.weights, logits=True)
+    logits = run(framework, network, golden.data)
+    assert oracle.relative_error(logits, golden.blobs["logits"]) < 4 * golden.noise_floor("logits")
+    blobs = twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1))
+    assert list(blobs) == list(golden.row.blobs)[:-1]
+
+
+@pytest.mark.parametrize("framework", TWINS)
+def test_options_that_a_row_has_not_are_refused(framework: str) -> None:
+    build = TWINS[framework].build
+    with pytest.raises(ValueError, match="unet-small has no dropout"):
+        build("unet-small", dropout=0.3)
+    build("unet-small", widths=TINY, dropout=0.0)
+    with pytest.raises(ValueError, match="unet-paper has no option pad"):
+        build("unet-paper", pad="reflect")
+    with pytest.raises(ValueError, match="pad is None or 'reflect', not 'edge'"):
+        build("unet-small", pad="edge")
+    with pytest.raises(ValueError, match="resnet34-unet: widths are 0 positive numbers"):
+        build("resnet34-unet", widths=TINY)
+
+
+@pytest.mark.parametrize("framework", TWINS)
+def test_dropout_ends_the_contracting_path(framework: str) -> None:
+    """Half of d3c, before it is pooled and before it is handed across, and half of d4c; nothing in inference."""
+    weights = tiny("unet-paper")
+    data = np.random.RandomState(0).uniform(0, 1, (1, 1, 188, 188)).astype(np.float32)
+    if framework == "torch":
+        network = segtwin_torch.build("unet-paper", widths=TINY, weights=weights).train()
+        blobs: dict = {}
+        network(torch.from_numpy(data), blobs)
+        blobs = {name: blob.detach().numpy() for name, blob in blobs.items()}
+    else:
+        network = segtwin_keras.build("unet-paper", widths=TINY, weights=weights)
+        wanted = {"conv_d2b-c": "conv_d2b-c", "conv_d3b-c": "drop_d3c", "conv_d4b-c": "drop_d4c", "crop_d3c-d3cc": "crop_d3c-d3cc"}
+        notebook = keras.Model(network.input, {blob: network.get_layer(layer).output for blob, layer in wanted.items()})
+        blobs = {name: blob.numpy().transpose(0, 3, 1, 2) for name, blob in notebook(data.transpose(0, 2, 3, 1), training=True).items()}
+    still = torch_engine("unet-paper", weights, data)
+    np.testing.assert_allclose(blobs["conv_d2b-c"], still["conv_d2b-c"], rtol=1e-5, atol=1e-6)
+    d3c, whole = blobs["conv_d3b-c"], still["conv_d3b-c"]
+    dropped = (d3c == 0) & (whole > 1e-3)
+    assert 0.4 < dropped.sum() / (whole > 1e-3).sum() < 0.6
+    np.testing.assert_allclose(d3c[~dropped & (whole > 1e-3)], 2 * whole[~dropped & (whole > 1e-3)], rtol=1e-3)
+    np.testing.assert_array_equal(blobs["crop_d3c-d3cc"], d3c[:, :, 4:-4, 4:-4])
+    assert (blobs["conv_d4b-c"] == 0).mean() > (still["conv_d4b-c"] == 0).mean() + 0.1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+def test_a_keras_model_survives_its_own_file(tmp_path) -> None:
+    network = segtwin_keras.build("resnet34-unet", seed=1, pad="reflect")
+    network.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    data = np.random.RandomState(0).uniform(-2, 2, (1, 40, 33, 3)).astype(np.float32)
+    np.testing.assert_array_equal(again(data).numpy(), network(data).numpy())
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- ONNX
+
+
+@pytest.mark.parametrize("framework", TWINS)
+@pytest.mark.parametrize("golden", [next(golden for golden in SEED if str(golden) == "unetsmall_1x32x48")], ids=str)
+def test_batchnorm_folds_on_request(framework: str, golden: SeedGolden, tmp_path) -> None:
+    import onnx
+    from segtwin_cli.engines import onnx_blobs
+
+    path = tmp_path / "folded.onnx"
+    TWINS[framework].export_onnx(model(framework, golden.row.name, golden.weights), path, fold_batchnorm=True)
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert "BatchNormalization" not in operators
+    assert "BatchNormalization" in {node.op_type for node in onnx.load(exported(framework, golden.row.name, golden.weights)).graph.node}
+    onnx.checker.check_model(path, full_check=True)
+    # one more rounding a weight: 4 floors are for engines that round like the original
+    logits = onnx_blobs(path, golden.data, ["logits"])["logits"]
+    assert oracle.relative_error(logits, golden.blobs["logits"]) < 8 * golden.noise_floor("logits")
+
+
+def test_a_wrong_fold_is_noticed() -> None:
+    """Keras' eps in place of torch's; a bias forgotten; a blob that is used twice."""
+    from onnx import helper
+    from segtwin_torch.export import skeleton
+    from segtwin_weights import batchnorm
+
+    row = segtwin.get("unet-small")
+    weights = {name: blob for name, blob in tiny(row.name).items() if not name.endswith("num_batches_tracked")}
+    weights = {name: blob * 0.01 if name.endswith("running_var") else blob for name, blob in weights.items()}
+    graph = skeleton(model("torch", row.name, tiny(row.name)), 18)
+    folded, arrays = batchnorm.fold(graph, weights, row)
+    with pytest.raises(ValueError, match=r"moves the output by .* export it unfolded"):
+        batchnorm.check(graph, weights, folded, arrays | {"deconv2.conv1.bias": 0 * arrays["deconv2.conv1.bias"] + 0.1}, row)
+    norms = [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
+    for node in norms:
+        next(one for one in node.attribute if one.name == "epsilon").f = 1e-3
+    keras_folded, keras_arrays = batchnorm.fold(graph, weights, row)
+    with pytest.raises(ValueError, match=r"moves the output"):
+        batchnorm.check(graph, weights, folded, arrays, row)
+    assert keras_arrays.keys() == arrays.keys()
+    graph.graph.node.append(helper.make_node("Relu", [norms[3].input[0]], ["twice"]))
+    with pytest.raises(ValueError, match=r"whose only user it is; there is none here"):
+        batchnorm.fold(graph, weights, row)
+    assert keras_folded.graph.node
+
+
+@pytest.mark.parametrize("framework", TWINS)
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_files_have_the_rows_signature_and_no_detours(framework: str, name: str) -> None:
+    import onnx
+
+    weights = {"unet": seed_weights("Unet_3_2", 1), "unet-small": seed_weights("UnetSmall", 1), "resnet34-unet": seed_weights("resnet34_unet_n1", 1)}
+    path = exported(framework, name, weights.get(name) or PAPER[0].weights)
+    onnx.checker.check_model(path, full_check=True)
+    graph, row = onnx.load(path).graph, segtwin.get(name)
+    assert [value.name for value in graph.input] == [row.input]
+    assert [value.name for value in graph.output] == [row.output]
+    for value in (*graph.input, *graph.output):
+        axes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        assert axes[0] == "N"
+        assert all(isinstance(axis, str) for axis in axes[2:]), "rows and columns are free"
+    allowed = {"Conv", "ConvTranspose", "BatchNormalization", "Relu", "MaxPool", "Concat", "Add", "Sigmoid"} | (
+        {"Slice"} if name == "unet-paper" else set()
+    )
+    assert {node.op_type for node in graph.node} <= allowed
+    assert sum(node.op_type == "Slice" for node in graph.node) == (4 if name == "unet-paper" else 0)
+    parameters = {parameter.name for parameter in row.parameters() if not parameter.name.endswith("num_batches_tracked")}
+    assert parameters <= {tensor.name for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("framework", TWINS)
+def test_logits_are_exported_as_logits(framework: str, tmp_path) -> None:
+    import onnx
+
+    network = TWINS[framework].build("unet-small", widths=TINY, weights=tiny("unet-small"), logits=True)
+    TWINS[framework].export_onnx(network, tmp_path / "l.onnx")
+    graph = onnx.load(tmp_path / "l.onnx").graph
+    assert [value.name for value in graph.output] == ["logits"]
+    assert "Sigmoid" not in {node.op_type for node in graph.node}

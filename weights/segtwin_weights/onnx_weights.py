@@ -1,0 +1,160 @@
+"""The initializers of an ONNX file, read from the wire format: this project's exports, torchvision's, others'.
+
+Source: `onnx.proto` of onnx 1.23. Field numbers:
+
+    ModelProto   graph 7, metadata_props 14 {key 1, value 2}
+    GraphProto   initializer 5
+    TensorProto  dims 1, data_type 2, float_data 4, int32_data 5, int64_data 7, name 8, raw_data 9, double_data 10, external_data 13,
+                 data_location 14
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from segtwin import Converted, architectures
+
+from segtwin_weights import wire
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
+from segtwin_weights.names import identify
+
+DTYPES = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8", 16: "bf16"}
+TYPED = {4: "<f4", 10: "<f8"}
+"""Fields that hold numbers as they are; int32_data and int64_data hold varints, of which weights have none that matter."""
+MOST_DIMENSIONS = 32
+
+
+def read(path: str | os.PathLike[str]) -> Weights:
+    """Read the weights of an ONNX file, external data beside it included.
+
+    Of this project's exports: exactly the row's weights. Of others: every initializer of floating-point numbers that has an axis, and
+    batch-normalisation counters; shapes and axes that operators take as constants are none.
+
+    Raises:
+        WeightsError: the file is damaged or hostile, names a file outside its folder, has no initializers, or holds NaN.
+        OSError: it cannot be read.
+    """
+    blobs: dict[str, np.ndarray] = {}
+    properties: dict[str, Any] = {}
+    with wire.mapped(path) as data:
+        reader = wire.Reader()
+        try:
+            for number, _, value in reader.fields(data):
+                if number == 7 and isinstance(value, memoryview):
+                    for inner, _, tensor in reader.fields(value):
+                        if inner == 5 and isinstance(tensor, memoryview):
+                            name, array = _tensor(path, reader, tensor)
+                            if array is None or not ((array.dtype.kind == "f" and array.ndim) or name.endswith("num_batches_tracked")):
+                                continue
+                            if name in blobs:
+                                raise WeightsError(f"{path}: has two initializers {name!r}")
+                            check_finite(path, name, array)
+                            blobs[name] = array
+                elif number == 14 and isinstance(value, memoryview):
+                    key, text = _entry(reader, value)
+                    properties[key] = _loads(text)
+        except wire.Malformed as error:
+            raise WeightsError(f"{path}: is cut short or damaged ({error}); export or fetch it again") from None
+        except UnicodeDecodeError:
+            raise WeightsError(f"{path}: a name in it is no text; the file is damaged") from None
+    row = architectures.ROWS.get(str(properties.get("architecture")))
+    if row is not None:
+        blobs = {p.name: blobs[p.name] for p in row.parameters() if p.name in blobs}
+    if not blobs:
+        raise WeightsError(f"{path}: holds no weights")
+    metadata: Metadata = {
+        key: properties[key] for key in ("architecture", "num_classes", "colour", "mean", "synthetic", "classes") if key in properties
+    }
+    if row is None and (row := identify(blobs)):
+        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+    return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
+
+
+def _entry(reader: wire.Reader, data: memoryview) -> tuple[str, str]:
+    pair = {1: "", 2: ""}
+    for number, _, value in reader.fields(data):
+        if number in pair and isinstance(value, memoryview):
+            pair[number] = str(value, "utf-8")
+    return pair[1], pair[2]
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None]:
+    """(name, array) of a TensorProto; no array where its numbers are varints or strings."""
+    name, kind, shape = "", 0, []
+    raw: memoryview | None = None
+    typed: list[np.ndarray] = []
+    external: dict[str, str] = {}
+    for number, wire_type, value in reader.fields(data):
+        if number == 1:
+            shape += [value] if isinstance(value, int) else _dims(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = str(value, "utf-8")
+        elif number == 9 and isinstance(value, memoryview):
+            raw = value
+        elif number in TYPED and isinstance(value, memoryview) and wire_type in (2, 5 if number == 4 else 1):
+            typed.append(np.frombuffer(value[: len(value) // int(TYPED[number][2]) * int(TYPED[number][2])], TYPED[number]))
+        elif number == 13 and isinstance(value, memoryview):
+            key, text = _entry(reader, value)
+            external[key] = text
+    dtype = np.dtype("<u2" if DTYPES.get(kind) == "bf16" else DTYPES.get(kind, "V1"))
+    if len(shape) > MOST_DIMENSIONS or dtype.kind == "V":
+        return name, None
+    if external:
+        flat = _external(path, name, external, dtype, math.prod(shape))
+    elif raw is not None:
+        flat = np.frombuffer(raw, dtype).copy() if len(raw) == math.prod(shape) * dtype.itemsize else np.zeros(0, dtype)
+    elif typed:
+        flat = np.concatenate(typed)
+    elif dtype.kind == "f":
+        flat = np.zeros(0, dtype)
+    else:
+        return name, None
+    if flat.size != math.prod(shape):
+        raise WeightsError(f"{path}: {name} has other numbers than its shape {'×'.join(map(str, shape))} asks for; the file is damaged")
+    if DTYPES[kind] == "bf16":
+        warnings.warn(f"{path}: {name} is bfloat16, converted to float32", Converted, stacklevel=2)
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape)
+
+
+def _dims(data: memoryview) -> list[int]:
+    values, at = [], 0
+    while at < len(data):
+        value, at = wire.varint(data, at)
+        values.append(value)
+        if len(values) > MOST_DIMENSIONS:
+            raise wire.Malformed(f"more than {MOST_DIMENSIONS} dimensions")
+    return values
+
+
+def _external(path: str | os.PathLike[str], name: str, entries: dict[str, str], dtype: np.dtype[Any], count: int) -> np.ndarray:
+    """Numbers in a file beside the graph; never one elsewhere."""
+    folder = Path(path).resolve().parent
+    location = entries.get("location", "")
+    beside = (folder / location).resolve() if location and "\0" not in location else folder
+    if Path(location).is_absolute() or not beside.is_relative_to(folder) or beside == folder:
+        raise WeightsError(f"{path}: {name} lies in {location!r}, outside the file's folder; do not trust this file")
+    if not beside.is_file():
+        raise WeightsError(f"{path}: {name} lies in {location!r}, which is not there; put it beside the file")
+    try:
+        offset = int(entries.get("offset") or 0)
+    except ValueError:
+        raise WeightsError(f"{path}: {name} begins at {entries['offset'][:20]!r} of {location!r}; the file is damaged") from None
+    if offset < 0 or offset + count * dtype.itemsize > beside.stat().st_size:
+        raise WeightsError(f"{path}: {name} goes beyond the end of {location!r}; the file is cut short")
+    return np.fromfile(beside, dtype, count, offset=offset)

@@ -1,0 +1,89 @@
+"""What the numbers themselves say about their order: checks of errors that no shape shows.
+
+Trained filters are smooth: neighbouring pixels of one channel resemble each other, neighbouring channels do not. So fc6, read in the right
+order, is correlated along rows and columns, and read in the wrong one is not. And Oxford's conv1_1 is known: its first filter tells BGR
+from RGB in every network that was started from it and not trained long.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from segtwin import architectures
+
+from segtwin_weights.hub import Weights
+
+OXFORD_BGR = (0.429470569, 0.550379455, 0.480015397)
+"""Oxford's VGG-16, conv1_1, filter 0, top left, of the channels B, G, R: as keras.applications' VGG16 prints its first kernel."""
+NEAR = 0.02
+"""How far fine-tuning may have moved them; B and R are 0.05 apart."""
+OUTPUTS = 256
+"""Outputs of fc6 that are looked at: with 512 channels and 42 pairs in each, 5 million pairs a direction."""
+SIGMAS = 8.0
+"""A correlation counts when it is so many of its standard deviations, 1/√pairs, from zero …"""
+LEAST = 0.02
+"""… and at least this."""
+
+
+class Finding(NamedTuple):
+    """One check."""
+
+    what: str
+    """fc6, conv1_1 or numbers."""
+    says: str
+    """"looks CHW", "looks BGR", …"""
+    evidence: str
+    good: bool
+    """False: the weights contradict the hub's order."""
+
+
+def check(weights: Weights) -> list[Finding]:
+    """Every check that the weights allow."""
+    classifier = weights.metadata.get("architecture") == architectures.VGG16.name  # fcn8-vgg takes RGB, and turns it before conv1_1
+    claimed = str(weights.metadata.get("colour", "BGR")) if classifier else "BGR"
+    findings = []
+    if "fc6/weight" in weights and weights["fc6/weight"].ndim in (2, 4):
+        findings.append(fc6_order(weights["fc6/weight"]))
+    if "conv1_1/weight" in weights and weights["conv1_1/weight"].shape[1:] == (3, 3, 3):
+        findings.append(colour_order(weights["conv1_1/weight"], claimed))
+    dead = [name for name, blob in weights.items() if name.endswith("weight") and blob.ndim > 1 and not np.any(blob)]
+    findings.append(Finding("numbers", f"{len(dead)} weights are all zero" if dead else "no weight is all zero", ", ".join(dead[:4]), True))
+    return findings
+
+
+def fc6_order(weight: np.ndarray) -> Finding:
+    """Whether fc6 (O×(C·H·W) or O×C×7×7) is smooth along H and W as the hub reads it, or would be if its columns were H·W·C."""
+    flat = weight.reshape(len(weight), -1)[:OUTPUTS].astype(np.float64)
+    side = round(architectures.CLASSIFIER_PIXELS**0.5)
+    if flat.shape[1] % side**2:
+        return Finding("fc6", "cannot be told", f"{flat.shape[1]} columns are no 7×7 maps", True)
+    chw, pairs = _smoothness(flat.reshape(len(flat), -1, side, side))
+    hwc, _ = _smoothness(flat.reshape(len(flat), side, side, -1).transpose(0, 3, 1, 2))
+    evidence = f"correlation of neighbouring pixels {chw:+.3f} as C·H·W, {hwc:+.3f} as H·W·C"
+    threshold = max(LEAST, SIGMAS / pairs**0.5)
+    if max(chw, hwc) < threshold:
+        return Finding("fc6", "cannot be told", f"{evidence}: not trained, or too narrow", True)
+    return Finding("fc6", "looks CHW" if chw > hwc else "looks HWC", evidence, chw > hwc)
+
+
+def _smoothness(maps: np.ndarray) -> tuple[float, int]:
+    """(correlation of horizontal and vertical neighbours, number of pairs) of O×C×H×W."""
+    centred = maps - maps.mean(axis=(2, 3), keepdims=True)
+    variance = float((centred**2).mean())
+    if not variance:
+        return 0.0, 1
+    across, down = centred[..., 1:] * centred[..., :-1], centred[..., 1:, :] * centred[..., :-1, :]
+    # a map of n pixels whose mean is taken away has −1/(n − 1) between any two of unrelated values
+    unrelated = -1 / (maps.shape[2] * maps.shape[3] - 1)
+    return float((across.mean() + down.mean()) / 2 / variance - unrelated), across.size + down.size
+
+
+def colour_order(weight: np.ndarray, claimed: str) -> Finding:
+    """Whether conv1_1 (O×3×3×3) begins with Oxford's first filter, in the order B, G, R or R, G, B."""
+    first = tuple(float(value) for value in weight[0, :, 0, 0])
+    evidence = f"filter 0 begins {', '.join(f'{value:.3f}' for value in first)}; Oxford's is {', '.join(f'{v:.3f}' for v in OXFORD_BGR)} in B, G, R"
+    for order, known in (("BGR", OXFORD_BGR), ("RGB", OXFORD_BGR[::-1])):
+        if max(abs(a - b) for a, b in zip(first, known, strict=True)) < NEAR:
+            return Finding("conv1_1", f"looks {order}", evidence, order == claimed)
+    return Finding("conv1_1", "cannot be told", f"{evidence}: another training", True)

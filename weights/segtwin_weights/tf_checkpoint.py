@@ -1,0 +1,65 @@
+"""Checkpoints of TensorFlow 1 (`NAME.index` and `NAME.data-…`, or one file of the old kind), by variable name, through TensorFlow itself.
+
+tensorflow-fcn calls its variables
+
+    conv1_1/filter, conv1_1/biases         3×3×I×O, O
+    fc6/weights, score_fr/weights, …       7×7×I×O, 1×1×I×O; biases O
+    upscore2/up_filter                     kh×kw×O×I
+
+and they become `conv1_1/weight` O×I×3×3, `upscore2/weight` I×O×kh×kw. Optimiser slots, averages and counters have no such name and are left.
+Source: `fcn8_vgg.py`, class FCN8VGG of the seed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from segtwin import architectures
+
+from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
+from segtwin_weights.names import identify
+
+KINDS = {"filter": "weight", "weights": "weight", "up_filter": "weight", "biases": "bias"}
+MOST_TIMES = 3
+
+
+def read(path: str | os.PathLike[str]) -> Weights:
+    """Read a checkpoint; `path` is its prefix (`fcn8.ckpt`) or any of its files.
+
+    Raises:
+        WeightsError: TensorFlow is not installed, the checkpoint is damaged, holds no variables of tensorflow-fcn, or holds NaN.
+        OSError: it cannot be read.
+    """
+    try:
+        import tensorflow
+    except ImportError:
+        raise WeightsError(f"{path}: is a TensorFlow checkpoint; pip install tensorflow to read it") from None
+    prefix = checkpoint_prefix(path)
+    files = [*Path(prefix).parent.glob(f"{Path(prefix).name}*")]
+    budget = MOST_TIMES * sum(file.stat().st_size for file in files if file.is_file())
+    try:
+        reader = tensorflow.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        wanted = {name: f"{layer}/{KINDS[kind]}" for name in sorted(shapes) if "/" in name for layer, kind in [name.rsplit("/", 1)] if kind in KINDS}
+        if sum(int(np.prod(shapes[name], dtype=object)) * 4 for name in wanted) > budget:
+            raise WeightsError(f"{path}: declares more numbers than its files can hold; it is damaged")
+        blobs = {blob: np.asarray(reader.get_tensor(name)) for name, blob in wanted.items()}
+    except WeightsError:
+        raise
+    except Exception as error:  # TensorFlow's errors are of many kinds
+        raise WeightsError(f"{path}: TensorFlow cannot read the checkpoint ({line(error)})") from None
+    if not blobs:
+        raise WeightsError(f"{path}: holds no variable called LAYER/{' or LAYER/'.join(KINDS)}; it is no checkpoint of tensorflow-fcn")
+    for name, blob in blobs.items():
+        check_finite(path, name, blob)
+        if blob.ndim == 4:
+            blobs[name] = np.ascontiguousarray(blob.transpose(3, 2, 0, 1))
+        elif blob.ndim == 2:
+            blobs[name] = np.ascontiguousarray(blob.T)
+    metadata: Metadata = {"source": Path(prefix).name}
+    if row := identify(blobs):
+        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+    order = [p.name for row in architectures.ROWS.values() for p in row.parameters()]
+    return Weights(dict(sorted(blobs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))), metadata)
