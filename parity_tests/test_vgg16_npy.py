@@ -367,7 +367,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_download_becomes_a_true_vgg16_npy(cache: Path, server: Path) -> None:
-    path = sources.find_vgg16()
+    from segtwin_cli.terminal import download_bar
+
+    with download_bar("VGG-16", quiet=True) as bar:
+        path = sources.find_vgg16(progress=bar)
+    assert bar.total == bar.progress.tasks[0].completed == server.stat().st_size
     assert path == cache / "vgg16.npy"
     check(segtwin_weights.read(path))
     assert [file.name for file in cache.iterdir()] == ["vgg16.npy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from segtwin import Converted
 
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and no notes.")
@@ -39,6 +49,42 @@ def steps(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield step
 
 
+class Bar:
+    """What pooch tells its progress to, as tqdm's interface has it, on rich's bar."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.progress, self.task = progress, progress.add_task(name, total=None)
+
+    @property
+    def total(self) -> float | None:
+        """Bytes of the whole file."""
+        return self.progress.tasks[0].total
+
+    @total.setter
+    def total(self, size: float) -> None:
+        self.progress.update(self.task, total=size or None)
+
+    def update(self, count: int) -> None:
+        """So many bytes more have come."""
+        self.progress.advance(self.task, count)
+
+    def reset(self) -> None:
+        """Begin again."""
+        self.progress.reset(self.task)
+
+    def close(self) -> None:
+        """The last byte has come."""
+
+
+@contextmanager
+def download_bar(name: str, quiet: bool) -> Iterator[Bar]:
+    """Show how much of a file has come, on a terminal."""
+    console = errors()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        yield Bar(progress, name)
+
+
 @contextmanager
 def notes(console: Console, quiet: bool) -> Iterator[None]:
     """`Converted` warnings become one line each on standard error."""
@@ -59,7 +105,5 @@ def notes(console: Console, quiet: bool) -> Iterator[None]:
 
 def refuse_to_replace(path: str, overwrite: bool) -> None:
     """Raise unless `path` is free or may be replaced."""
-    import os
-
     if os.path.exists(path) and not overwrite:
         raise click.ClickException(f"{path}: exists already; choose another name or add --overwrite")

@@ -49,7 +49,7 @@ def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = F
 
     Args:
         say: told, line by line, what happens.
-        progress: of pooch: True, or an object like a tqdm bar, to show the download.
+        progress: an object like a tqdm bar, told how much of the download has come; False: none.
 
     Raises:
         WeightsError: `VGG16_NPY` names no file; the download is not what its publisher says.
