@@ -252,7 +252,7 @@ def test_truncated_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         segtwin_weights.read(tmp_path / "missing.npy")
     with pytest.raises(ValueError, match="format is one of"):
-        segtwin_weights.read(path, format="onnx")
+        segtwin_weights.read(path, format="prototxt")
 
 
 def test_a_mutated_file_is_weights_or_one_error(tmp_path: Path) -> None:

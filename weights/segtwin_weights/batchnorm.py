@@ -78,7 +78,7 @@ def check(
     first = skeleton.graph.input[0]
     shape = 1, first.type.tensor_type.shape.dim[1].dim_value, row.size_least, row.size_least
     image = np.random.default_rng(0).uniform(0, 1, shape).astype(helper.tensor_dtype_to_np_dtype(first.type.tensor_type.elem_type))
-    results: list[np.ndarray] = []
+    results = []
     for model, arrays in ((skeleton, weights), (folded, folded_weights)):
         filled = onnx.ModelProto()
         filled.CopyFrom(model)
@@ -88,8 +88,8 @@ def check(
             filled.graph.output[0].name = last.input[0]
             filled.graph.node.remove(last)
         filled.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-        (output,) = ReferenceEvaluator(filled).run(None, {first.name: image})
-        results.append(np.asarray(output))
+        (result,) = ReferenceEvaluator(filled).run(None, {first.name: image})
+        results.append(np.asarray(result))
     error = relative_error(results[1], results[0])
     if not error < BOUND:
         raise ValueError(f"{row.name}: BatchNorm folded into its convolutions moves the output by {error:.1e} of its maximum; export it unfolded")
