@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help convert-vgg test lint notebooks pictures proven bench clean FORCE
+.PHONY: help convert-vgg test lint notebooks pictures proven fuzz bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ pictures: notebooks  ## the README's pictures, from the notebook
 
 proven: $(INSTALLED)  ## the README's table of measured errors
 	$(BIN)/python parity_tests/proven.py
+
+fuzz: $(INSTALLED)  ## 10,000 mutated files through every reader
+	$(BIN)/python parity_tests/fuzz.py --cases 10000
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py

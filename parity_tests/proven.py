@@ -18,21 +18,22 @@ from segtwin_weights import dimensions, untrained
 from test_fcn_caffe import ROWS
 
 NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)"]
+CAFFE, TF1, TORCH = "real Caffe", "the original TF1 code", "the original torch code"
 
 
-def goldens() -> Iterator[tuple[str, Sequence[Any]]]:
-    """What is printed, a line each: how it is called, and its goldens."""
+def goldens() -> Iterator[tuple[str, str, Sequence[Any]]]:
+    """What is printed, a line each: how it is called, what it is compared with, and its goldens."""
     for row in ROWS:
-        yield f"{row}, narrow", caffe_goldens(row)
-    yield "fcn8s, full width", caffe_goldens("fcn8s", "full")
-    yield "fcn8-vgg, narrow", fcn8vgg_goldens()
-    yield "fcn8-vgg, full width", [fcn8vgg_golden("full_c21_1x375x500")]
+        yield f"{row}, narrow", CAFFE, caffe_goldens(row)
+    yield "fcn8s, full width", CAFFE, caffe_goldens("fcn8s", "full")
+    yield "fcn8-vgg, narrow", TF1, fcn8vgg_goldens()
+    yield "fcn8-vgg, full width", TF1, [fcn8vgg_golden("full_c21_1x375x500")]
     for row in ("vggfcn32", "vggfcn16", "vggfcn8"):
-        yield f"{row}, full width", vggfcn_goldens(row)
-    yield "unet-paper, narrow", unet_paper_goldens()
-    yield "unet", seed_goldens("unet_*.npz")
-    yield "unet-small", seed_goldens("unetsmall_*.npz")
-    yield "resnet34-unet", seed_goldens("resnet34_unet_*.npz")
+        yield f"{row}, full width", TORCH, vggfcn_goldens(row)
+    yield "unet-paper, narrow", CAFFE, unet_paper_goldens()
+    yield "unet, full width", TORCH, seed_goldens("unet_*.npz")
+    yield "unet-small, full width", TORCH, seed_goldens("unetsmall_*.npz")
+    yield "resnet34-unet, full width", TORCH, seed_goldens("resnet34_unet_*.npz")
 
 
 def measure(goldens: Sequence[Any]) -> str:
@@ -57,11 +58,11 @@ def measure(goldens: Sequence[Any]) -> str:
 
 
 def main() -> None:
-    print(f"| network | input sizes | blobs | {' | '.join(NAMES)} | largest error | float64 twins |")
-    print("|---|---|---:|" + "---:|" * len(NAMES) + "---:|---:|")
-    for name, those in goldens():
+    print(f"| network | compared with | input sizes | blobs | {' | '.join(NAMES)} | largest error | float64 twins |")
+    print("|---|---|---|---:|" + "---:|" * len(NAMES) + "---:|---:|")
+    for name, original, those in goldens():
         sizes = ", ".join(dict.fromkeys("×".join(str(golden.data.shape[axis]) for axis in (0, 2, 3)) for golden in those))
-        print(f"| {name} | {sizes} | {measure(those)}", flush=True)
+        print(f"| {name} | {original} | {sizes} | {measure(those)}", flush=True)
         for cache in (model, exported):
             cache.cache_clear()
         gc.collect()

@@ -154,7 +154,8 @@ def test_ctrl_c_while_writing_leaves_nothing(tmp_path: Path, vgg16: Path, monkey
 
 def test_a_real_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slow.npy")  # reading it waits for ever
-    command = [sys.executable, "-c", "from segtwin_cli.main import main; print('ready', flush=True); main()"]
+    ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which nohup and background jobs turn off
+    command = [sys.executable, "-c", f"{ctrl_c}; from segtwin_cli.main import main; print('ready', flush=True); main()"]
     process = subprocess.Popen(
         [*command, "convert", str(tmp_path / "slow.npy"), str(tmp_path / "out/x.safetensors")],
         stdout=subprocess.PIPE,

@@ -94,3 +94,17 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code != 0
     assert message in (result.output if isinstance(result.exception, SystemExit) else str(result.exception))
+
+
+@pytest.mark.parametrize("row", architectures.ROWS)
+def test_every_row_is_explained(row: str, tmp_path) -> None:
+    """Its learned parameters, counted layer by layer, are the row's; running statistics, counters and what is carried along idly are not counted."""
+    this = architectures.get(row)
+    height, width = (188, 204) if row == "unet-paper" else (64, 96)
+    idle = {*this.idle, *this.aliases}
+    counted = [p for p in this.parameters() if p.name not in idle and "running" not in p.name and not p.name.endswith("num_batches_tracked")]
+    assert sum(blob.parameters for blob in explanation.explain(row, height, width)) == sum(int(np.prod(p.shape)) for p in counted)
+    done = CliRunner().invoke(command, [row, "--size", f"{height}x{width}", "--picture", str(tmp_path / "seen.png")])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert picture.size[0] > 1000

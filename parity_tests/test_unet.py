@@ -36,11 +36,8 @@ def test_every_blob_of_the_papers_net_is_caffes(golden: CaffeGolden, engine) -> 
         assert np.abs(blob).sum(dtype=np.float64) == pytest.approx(golden.stats[name][1], rel=2e-6), name
 
 
-# the export of resnet34-unet is the same graph for 1 and for 3 classes, and takes seconds
-RUNS = [(engine, golden) for golden in SEED for engine in ENGINES if "onnx" not in engine.__name__ or "n3" not in str(golden)]
-
-
-@pytest.mark.parametrize(("engine", "golden"), RUNS, ids=[f"{name_of(engine)}-{golden}" for engine, golden in RUNS])
+@pytest.mark.parametrize("golden", SEED, ids=str)
+@pytest.mark.parametrize("engine", ENGINES, ids=name_of)
 def test_logits_and_probability_are_the_originals(engine, golden: SeedGolden) -> None:
     """resnet34-unet saturates its sigmoid with these weights; its logits carry the comparison."""
     blobs = engine(golden.row.name, golden.weights, golden.data)

@@ -88,19 +88,20 @@ def draw(row: architectures.Row, size: tuple[int, int], blobs: list[Explained], 
     from matplotlib.patches import Rectangle
 
     height, width = size
-    shapes = row.shapes(height, width)
+    shapes = row.shapes(height, width, every_layer=True)
     offsets = explanation.crops(row, shapes)
-    pad = next(layer.pad for layer in row.layers if layer.kind == "Convolution")
+    first = next(layer for layer in row.layers if layer.kind == "Convolution")
+    pad = first.pad
     cropped = [blob for blob in blobs if blob.offset is not None]
     figure, (where, cuts) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=(3, 2))
 
-    where.add_patch(Rectangle((-pad, -pad), width + 2 * pad, height + 2 * pad, facecolor="#dddddd", label=f"padding of conv1_1: {pad} pixels"))
+    where.add_patch(Rectangle((-pad, -pad), width + 2 * pad, height + 2 * pad, facecolor="#dddddd", label=f"padding of {first.name}: {pad} pixels"))
     where.add_patch(Rectangle((0, 0), width, height, facecolor="#fff6d5", edgecolor="black", label=f"the image, {height} × {width}"))
-    branches = [name for name in ("pool3", "pool4", "pool5") if name in branches_of(row)]
+    branches: list[str] = [name for name in ("pool3", "pool4", "pool5") if name in branches_of(row)] or [row.output]
     for colour, branch in zip(("tab:green", "tab:blue", "tab:red"), branches, strict=False):
         for number, (y, x) in enumerate(((0, 0), (height // 2, width // 2))):
             (top, bottom), (left, right) = (through(row, branch, place, axis, shapes, offsets) for axis, place in enumerate((y, x)))
-            label = f"seen through {branch}: {bottom - top + 1} × {right - left + 1}" if number else None
+            label = f"seen{f' through {branch}' if branch != row.output else ''}: {bottom - top + 1} × {right - left + 1}" if number else None
             where.add_patch(Rectangle((left, top), right - left + 1, bottom - top + 1, fill=False, edgecolor=colour, linewidth=1.5, label=label))
             where.plot(x + 0.5, y + 0.5, "k+", markersize=12)
     where.autoscale_view()
@@ -132,12 +133,15 @@ def branches_of(row: architectures.Row) -> set[str]:
     for layer in row.layers:
         for bottom in layer.bottoms[:1] if layer.kind in architectures.LIKE else layer.bottoms:
             users[bottom] = users.get(bottom, 0) + 1
-    return {name for name, count in users.items() if name.startswith("pool") and count > 1} | {"pool5"}
+    parted = {name for name, count in users.items() if name.startswith("pool") and count > 1}
+    return parted | {"pool5"} if "pool5" in users else set()  # the U-Nets' branches are too many to draw
 
 
 def through(row: architectures.Row, branch: str, pixel: int, axis: int, shapes: explanation.Shapes, offsets: explanation.Offsets) -> tuple[int, int]:
     """First and last row (or column) of the image that one pixel of the output sees by way of a pooling."""
     seen = explanation.sees(row, row.output, (pixel, pixel), axis, shapes, offsets)
+    if branch == row.output:
+        return seen[row.input]
     deeper = [name for name in ("pool3", "pool4", "pool5") if name > branch]
     if deeper and branch in branches_of(row):  # what the branch itself is asked for, without what goes on below it
         heads = [layer for layer in row.layers if layer.bottoms[0] == branch and not layer.name.startswith(("conv", "vgg16"))]

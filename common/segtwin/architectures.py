@@ -429,8 +429,10 @@ class Row:
                 channels[layer.name] = count[layer.width] if layer.width else channels[layer.bottoms[0]]
         return channels
 
-    def shapes(self, height: int, width: int, num_classes: int | None = None, widths: Iterable[int] | None = None) -> dict[str, tuple[int, int, int]]:
-        """Blob name → (channels, rows, columns) for an input of height × width pixels.
+    def shapes(
+        self, height: int, width: int, num_classes: int | None = None, widths: Iterable[int] | None = None, every_layer: bool = False
+    ) -> dict[str, tuple[int, int, int]]:
+        """Blob name → (channels, rows, columns) for an input of height × width pixels; with `every_layer`, of unnamed tops too.
 
         Raises:
             ValueError: the input is too small for a layer, which is named, or does not fit the network.
@@ -446,7 +448,7 @@ class Row:
             else:
                 rows, columns = sizes[layer.bottoms[0]]
                 sizes[layer.name] = (geometry.output_size(layer, rows), geometry.output_size(layer, columns))
-        return {name: (channels[name], *sizes[name]) for name in self.blobs}
+        return {name: (channels[name], *sizes[name]) for name in (sizes if every_layer else self.blobs)}
 
     def parameters(
         self, num_classes: int | None = None, widths: Iterable[int] | None = None, in_channels: int | None = None

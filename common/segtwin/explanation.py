@@ -50,7 +50,7 @@ def explain(row: str | Row, height: int, width: int, num_classes: int | None = N
         raise ValueError(f"{row.name} is described by its state_dict, not by a table of layers; only rows with one can be explained")
     if min(height, width) < 1:
         raise ValueError(f"a size is at least 1 × 1, not {height} × {width}")
-    shapes = row.shapes(height, width, num_classes)
+    shapes = row.shapes(height, width, num_classes, every_layer=True)
     offsets = crops(row, shapes)
     maps = coordinate_maps(row, shapes, offsets)
     explained = []
@@ -89,6 +89,8 @@ def weights_of(row: Row, layer: Layer, inputs: int, outputs: int) -> int:
         window = architectures.CLASSIFIER_PIXELS if layer.bottoms[0] == "pool5" else 1
     elif layer.kind == "Scale":
         return inputs
+    elif layer.kind == "BatchNorm":
+        return 2 * inputs  # weight and bias; the running statistics are counted with no layer
     elif layer.kind not in ("Convolution", "Deconvolution", "DeconvolutionSame"):
         return 0
     return inputs * outputs * window + (outputs if layer.bias else 0)
