@@ -157,7 +157,7 @@ def compare(
     step: Callable[[str], None],
 ) -> tuple[Comparison, bytes]:
     """One image through every engine, and the picture of it (PNG)."""
-    data = segtwin.preprocess(image, row)
+    data = segtwin.preprocess(name, row)
     step(f"{name}: float64")
     truth = oracle.run(row, weights, data)
     step(f"{name}: noise floor")
