@@ -377,6 +377,33 @@ def test_batchnorm_folds_on_request(framework: str, golden: SeedGolden, tmp_path
     assert oracle.relative_error(logits, golden.blobs["logits"]) < 8 * golden.noise_floor("logits")
 
 
+def test_a_wrong_fold_is_noticed() -> None:
+    """Keras' eps in place of torch's; a bias forgotten; a blob that is used twice."""
+    from onnx import helper
+    from segtwin_torch.export import skeleton
+    from segtwin_weights import batchnorm
+
+    row = segtwin.get("unet-small")
+    weights = {name: blob for name, blob in tiny(row.name).items() if not name.endswith("num_batches_tracked")}
+    graph = skeleton(model("torch", row.name, tiny(row.name)), 18)
+    folded, arrays = batchnorm.fold(graph, weights, row)
+    with pytest.raises(ValueError, match=r"moves .* by .* of its maximum; export it unfolded"):  # the layers behind it pass less than 1e-5 of it on
+        batchnorm.check(graph, weights, folded, arrays | {"deconv2.conv1.bias": 0 * arrays["deconv2.conv1.bias"] + 0.1}, row)
+    weights = {name: blob * 0.01 if name.endswith("running_var") else blob for name, blob in weights.items()}  # eps is nothing beside 1
+    folded, arrays = batchnorm.fold(graph, weights, row)
+    norms = [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
+    for node in norms:
+        next(one for one in node.attribute if one.name == "epsilon").f = 1e-3
+    keras_folded, keras_arrays = batchnorm.fold(graph, weights, row)
+    with pytest.raises(ValueError, match=r"moves .* by .* of its maximum"):
+        batchnorm.check(graph, weights, folded, arrays, row)
+    assert keras_arrays.keys() == arrays.keys()
+    graph.graph.node.append(helper.make_node("Relu", [norms[3].input[0]], ["twice"]))
+    with pytest.raises(ValueError, match=r"whose only user it is; there is none here"):
+        batchnorm.fold(graph, weights, row)
+    assert keras_folded.graph.node
+
+
 @pytest.mark.parametrize("framework", TWINS)
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_files_have_the_rows_signature_and_no_detours(framework: str, name: str) -> None:

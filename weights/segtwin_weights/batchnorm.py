@@ -18,7 +18,7 @@ from segtwin.oracle import relative_error
 OUTPUTS = {"Conv": 0, "ConvTranspose": 1}
 """Operator → the axis of its weights that counts the outputs."""
 BOUND = 1e-5
-"""How far, relative to its largest value, the output may move. float32 costs these networks up to 5e-6; a wrong fold is beyond 1e-2."""
+"""How far, relative to its largest number, a value of the graph may move. float32 costs these networks up to 5e-6; a wrong fold is beyond 1e-2."""
 
 
 def fold(skeleton: onnx.ModelProto, weights: Mapping[str, np.ndarray], row: Row) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -70,26 +70,29 @@ def fold(skeleton: onnx.ModelProto, weights: Mapping[str, np.ndarray], row: Row)
 def check(
     skeleton: onnx.ModelProto, weights: Mapping[str, np.ndarray], folded: onnx.ModelProto, folded_weights: Mapping[str, np.ndarray], row: Row
 ) -> None:
-    """Run a random image through both, up to a sigmoid at the end: a saturated one would hide what it is given.
+    """Run a random image through both and compare every value that both have, up to a sigmoid at the end: ReLUs that pass nothing on, or a saturated
+    sigmoid, would hide an error from the output.
 
     Raises:
-        ValueError: their outputs differ by more than `BOUND`.
+        ValueError: a value differs by more than `BOUND`.
     """
     first = skeleton.graph.input[0]
     shape = 1, first.type.tensor_type.shape.dim[1].dim_value, row.size_least, row.size_least
     image = np.random.default_rng(0).uniform(0, 1, shape).astype(helper.tensor_dtype_to_np_dtype(first.type.tensor_type.elem_type))
-    results = []
+    in_both = {output for node in skeleton.graph.node for output in node.output}
+    common = [node.output[0] for node in folded.graph.node if node.op_type != "Sigmoid" and node.output[0] in in_both]
+    results: list[list[np.ndarray]] = []
     for model, arrays in ((skeleton, weights), (folded, folded_weights)):
         filled = onnx.ModelProto()
         filled.CopyFrom(model)
         del filled.graph.input[1:], filled.graph.value_info[:]
-        last = next(node for node in filled.graph.node if filled.graph.output[0].name in node.output)
-        if last.op_type == "Sigmoid":
-            filled.graph.output[0].name = last.input[0]
+        for last in [node for node in filled.graph.node if node.op_type == "Sigmoid"]:
             filled.graph.node.remove(last)
+        del filled.graph.output[:]
+        filled.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in common)
         filled.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-        (result,) = ReferenceEvaluator(filled).run(None, {first.name: image})
-        results.append(np.asarray(result))
-    error = relative_error(results[1], results[0])
-    if not error < BOUND:
-        raise ValueError(f"{row.name}: BatchNorm folded into its convolutions moves the output by {error:.1e} of its maximum; export it unfolded")
+        results.append([np.asarray(value) for value in ReferenceEvaluator(filled).run(common, {first.name: image})])
+    for name, before, after in zip(common, *results, strict=True):
+        error = relative_error(after, before)
+        if not error < BOUND:
+            raise ValueError(f"{row.name}: BatchNorm folded into its convolutions moves {name} by {error:.1e} of its maximum; export it unfolded")
