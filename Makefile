@@ -38,10 +38,10 @@ pictures: notebooks  ## the README's pictures, from the notebook
 	cp docs/_built/twins.png docs/_built/rounding.png docs/images/
 
 proven: $(INSTALLED)  ## the README's table of measured errors
-	$(BIN)/python parity_tests/proven.py
+	PYTHONPATH=parity_tests $(BIN)/python parity_tests/proven.py
 
 fuzz: $(INSTALLED)  ## 10,000 mutated files through every reader
-	$(BIN)/python parity_tests/fuzz.py --cases 10000
+	PYTHONPATH=parity_tests $(BIN)/python parity_tests/fuzz.py --cases 10000
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
