@@ -159,3 +159,30 @@ def test_inference_leaves_the_statistics_alone(framework: str) -> None:
     before = twin.read_weights(network).fingerprint()
     twin.blobs(network, np.ones((1, 1, 16, 16) if framework == "torch" else (1, 16, 16, 1), np.float32))
     assert twin.read_weights(network).fingerprint() == before
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_value_a_channel_is_refused_in_training(framework: str) -> None:
+    """16×16 pixels are 1×1 at the deepest level: no variance, whose unbiased estimate would be 0/0. The statistics there stay as they were."""
+    twin = segtwin_torch if framework == "torch" else segtwin_keras
+    network, fresh = (twin.build("unet", widths=(2, 2, 2, 2, 2), seed=1) for _ in range(2))
+    image = np.random.RandomState(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
+    two = np.concatenate([image, 1 - image])
+    if framework == "torch":
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            network.train()(torch.from_numpy(image))
+        network(torch.from_numpy(two))
+        fresh.train()(torch.from_numpy(two))
+    else:
+        with pytest.raises(ValueError, match="more than one value a channel; give larger images or more of them, not 1×1×1") as caught:
+            network(image.transpose(0, 2, 3, 1), training=True)
+        assert "\n" not in str(caught.value)
+        graph = tf.function(lambda x: network(x, training=True), input_signature=[tf.TensorSpec((None, None, None, 3))])
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more than one value a channel"):
+            graph(image.transpose(0, 2, 3, 1))
+        graph(two.transpose(0, 2, 3, 1))
+        fresh(two.transpose(0, 2, 3, 1), training=True)
+    got, want = twin.read_weights(network), twin.read_weights(fresh)
+    for statistic in ("running_mean", "running_var"):
+        name = f"conv5.conv.1.{statistic}"
+        assert oracle.relative_error(got[name], want[name]) < 1e-5, name  # NaN, or a batch counted twice, is 1e-1

@@ -63,6 +63,12 @@ def three_channels(name: str, in_channels: int) -> None:
         raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
 
 
+def explained(error: ValueError) -> ValueError:
+    """The error itself, marked so that Keras does not wrap its one line into a page of its own."""
+    error._keras_call_info_injected = True  # type: ignore[attr-defined]
+    return error
+
+
 @keras.saving.register_keras_serializable("segtwin")
 class CheckSize(layers.Layer):
     """Refuses an image that the original cannot take. While a graph is traced its sizes are symbols, and not asked."""
@@ -78,8 +84,7 @@ class CheckSize(layers.Layer):
             try:
                 architectures.get(self.row).check_size(rows, columns)
             except ValueError as error:
-                error._keras_call_info_injected = True  # type: ignore[attr-defined] # or Keras wraps it into a page of its own
-                raise
+                raise explained(error) from None
         return image
 
     def get_config(self) -> dict[str, Any]:

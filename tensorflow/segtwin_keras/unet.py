@@ -19,7 +19,7 @@ from keras import KerasTensor, layers, ops
 from segtwin import architectures
 
 import tensorflow as tf
-from segtwin_keras.fcn import CheckSize, crop
+from segtwin_keras.fcn import CheckSize, crop, explained
 
 PADS = (None, "reflect")
 
@@ -74,6 +74,9 @@ class BatchNorm(layers.Layer):
     Training: x is normalised by the mean and the biased variance of its batch; the running statistics move by a tenth towards that mean and the
     *unbiased* variance (n / (n − 1), n = N·H·W); `num_batches_tracked` counts. As in torch, `trainable` has no part in that. Else: x is
     normalised by the running statistics.
+
+    Raises:
+        ValueError: training on one value a channel, which has no variance (tf.errors.InvalidArgumentError where a graph learns of it as it runs).
     """
 
     def __init__(self, activation: str | None = None, **kwargs: Any) -> None:
@@ -92,6 +95,7 @@ class BatchNorm(layers.Layer):
     def call(self, x: KerasTensor, training: bool | None = None) -> KerasTensor:
         """Normalised, scaled and shifted; the same shape."""
         if training:
+            x = more_than_one(x)
             mean, variance = ops.mean(x, axis=(0, 1, 2)), ops.var(x, axis=(0, 1, 2))
             self.keep(mean, variance, ops.shape(x)[:3])
         else:
@@ -120,6 +124,18 @@ class BatchNorm(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
         return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}
+
+
+def more_than_one(x: KerasTensor) -> KerasTensor:
+    """`x` itself, where a channel has more than one value. torch refuses the rest too, before the statistics become NaN."""
+    images, height, width, _ = ops.shape(x)
+    complaint = "BatchNorm: training needs more than one value a channel; give larger images or more of them"
+    try:
+        check = tf.debugging.assert_greater(images * height * width, 1, complaint)
+    except tf.errors.InvalidArgumentError:  # in place, as torch has it; where sizes are symbols the graph raises it
+        raise explained(ValueError(f"{complaint}, not {images}×{height}×{width}")) from None
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(x)
 
 
 @keras.saving.register_keras_serializable("segtwin")
