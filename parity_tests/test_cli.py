@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
 from PIL import Image
+from segtwin import oracle
 from segtwin_cli import parity as parity_command
 from segtwin_cli.main import main
 from segtwin_weights import Weights, vgg16_npy
@@ -265,6 +267,42 @@ def test_parity_says_that_weights_are_synthetic(exported: Path, tmp_path: Path, 
     assert run("parity", tmp_path / "s.safetensors", PHOTO, "--report", tmp_path / "p.html", *files) == 0
     assert "SYNTHETIC" in capsys.readouterr().err
     assert "SYNTHETIC WEIGHTS" in (tmp_path / "p.html").read_text()
+
+
+def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Whose sizes, channels and single class are its own. A conversion is said once."""
+    random = np.random.RandomState(0)
+    start = segtwin_weights.untrained("unet-small", widths=(3, 4, 5, 6, 7), seed=2)
+    norms = {name: np.abs(blob + random.normal(0, 0.3, blob.shape)).astype("f4") for name, blob in start.items() if "bn" in name and blob.ndim}
+    segtwin_weights.write(Weights({**start, **norms}, start.metadata), tmp_path / "u.safetensors")
+    with Image.open(PHOTO) as photo:
+        photo.resize((64, 48)).save(tmp_path / "fits.png")
+        photo.resize((64, 47)).save(tmp_path / "odd.png")
+    assert run("parity", tmp_path / "u.safetensors", tmp_path / "fits.png", "--report", tmp_path / "p.html") == 0
+    out, err = capsys.readouterr()
+    assert "parity of unet-small holds" in out
+    assert err.count("colours became grey") == 1
+    facts = json.loads((tmp_path / "p.json").read_text())["comparisons"][0]
+    assert [blob["name"] for blob in facts["blobs"]] == list(segtwin.get("unet-small").blobs[1:])
+    assert {len(scores) for scores in facts["logits"].values()} == {1}
+    assert run("parity", tmp_path / "u.safetensors", tmp_path / "odd.png") == 2
+    assert "odd.png: unet-small: 47×64 pixels do not fit" in capsys.readouterr().err
+
+
+def test_a_blobs_noise_floor_is_not_below_that_of_its_bottoms() -> None:
+    """A maximum over few numbers is sometimes small by luck; an engine without that luck is not wrong."""
+    row, weights = segtwin.get("unet"), segtwin_weights.untrained("unet", widths=(4, 6, 8, 10, 12), seed=2)
+    data = np.random.RandomState(0).uniform(0, 1, (1, 3, 16, 32)).astype(np.float32)
+    truth = dict(oracle.blobs(row, weights, data))
+    own = {name: oracle.relative_error(blob, truth[name]) for name, blob in oracle.blobs(row, weights, data, "float32")}
+    floors = parity_command.noise_floors(row, weights, data, truth)
+    assert floors["c1"] == max(own["c1"], 2.0**-23)
+    assert floors["merge9"] >= floors["c1"] >= floors["image"]
+    assert all(floors[name] >= max(own[name], 2.0**-23) for name in own)
+    assert max(floors.values()) == max(*own.values(), 2.0**-23), "nothing is added to what was measured"
+    wrong = {**weights, "conv1.conv.0.bias": weights["conv1.conv.0.bias"] + np.float32(1e-2)}
+    errors = {name: oracle.relative_error(blob, truth[name]) / floors[name] for name, blob in oracle.blobs(row, wrong, data)}
+    assert min(errors[name] for name in ("c1", "c5", "c9", "logits")) > 20, "a hundredth in the first biases shows everywhere"
 
 
 def test_parity_refuses_what_is_no_image(fcn8s: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -23,6 +23,7 @@ from segtwin.files import whole
 from segtwin.palette import voc_palette
 from segtwin_weights import Dimensions, Weights
 
+from segtwin_cli.engines import best_class
 from segtwin_cli.export import framework_twin, row_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
@@ -89,7 +90,7 @@ def predict(
                     data = segtwin.preprocess(path, network_row, size.in_channels)
                     result = probabilities(network, network_row, data, pad, tile, always=probability)
                     write(result, path, targets[path], size.num_classes, threshold, colours, probability)
-                except (OSError, ValueError, MemoryError) as error:  # of this image; the others are still worth doing
+                except Exception as error:  # the engines' own, out of memory among them, have no class in common; the other images are worth doing
                     failures.append(describe(path, error))
     if synthetic:
         click.secho(f"{weights}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
@@ -103,6 +104,8 @@ def predict(
 def describe(path: Path, error: Exception) -> str:
     """One line: the image and what was wrong with it."""
     text = "not enough memory" if isinstance(error, MemoryError) else str(getattr(error, "strerror", None) or error)
+    if not isinstance(error, OSError | ValueError | MemoryError):
+        text = f"{type(error).__name__}: {text}"
     return " ".join((text if str(path) in text else f"{path}: {text}").split())
 
 
@@ -162,7 +165,7 @@ def write(result: np.ndarray, image: Path, files: dict[str, Path], classes: int,
         colours: of the classes, n×3 uint8.
         probability: write them.
     """
-    labels = (result[0] >= threshold).astype(np.uint8) if classes == 1 else result.argmax(0).astype(np.uint8)
+    (labels,) = best_class(result[np.newaxis], threshold)
     if classes <= 2:
         mask, paint = Image.fromarray(labels * 255), np.array([(0, 0, 0), FOREGROUND], np.uint8)
     else:
