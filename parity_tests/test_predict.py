@@ -135,6 +135,31 @@ def test_a_bad_image_does_not_stop_the_rest(work: Path, capsys) -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.mask.png", "a.overlay.png"]
 
 
+GAVE_UP = [(RuntimeError("[enforce fail]\nyou tried to allocate"), "RuntimeError: [enforce fail] you"), (MemoryError(), "not enough memory")]
+
+
+@pytest.mark.parametrize(("error", "said"), GAVE_UP)
+def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(work: Path, monkeypatch, capsys, error: Exception, said: str) -> None:
+    started = predict.start
+
+    def start(*arguments):
+        network = started(*arguments)
+
+        def run_or_fail(data):
+            if data.shape[2] == 64:
+                raise error
+            return network(data)
+
+        return run_or_fail
+
+    monkeypatch.setattr(predict, "start", start)
+    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect") == 1
+    out, err = capsys.readouterr()
+    assert out == "out: 1 of 2 images segmented by unet-small in torch\n"
+    assert next(line for line in err.splitlines() if line.startswith("failed")).startswith(f"failed: in/a.png: {said}")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b.mask.png", "b.overlay.png"]
+
+
 def test_progress_is_shown_on_a_terminal_alone(work: Path, monkeypatch, capsys) -> None:
     assert run("predict", "small.safetensors", "in/a.png", "-o", "out", "--engine", "torch") == 0
     assert "small.safetensors" not in capsys.readouterr().err
