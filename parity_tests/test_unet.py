@@ -198,6 +198,32 @@ def test_the_seeds_nets_start_as_torchs_layers_do(name: str) -> None:
         assert all((blob == value).all() for blob in norms)
 
 
+@pytest.mark.parametrize("table", ["Unet_3_2", "UnetSmall", "resnet34_unet_n1"])
+def test_a_checkpoint_of_the_original_becomes_weights_that_say_what_they_are(table: str, tmp_path) -> None:
+    """As torch.save writes it, from DataParallel; and as torch before 0.4.1 wrote it, without counters."""
+    given, row = seed_weights(table, 1), segtwin.get(TABLES[table])
+    torch.save({f"module.{name}": torch.from_numpy(blob) for name, blob in given.items()}, tmp_path / "w.pth")
+    for framework, twin in TWINS.items():
+        network = twin.build(row.name, num_classes=2 if table == "Unet_3_2" else 1, weights=tmp_path / "w.pth")
+        assert twin.read_weights(network).fingerprint() == Weights(given).fingerprint(), framework
+    weights = convert(read(tmp_path / "w.pth"), to=row.name)
+    assert weights.fingerprint() == Weights(given).fingerprint()
+    assert weights.metadata["architecture"] == row.name
+    assert weights.metadata["mean"] == list(row.mean)
+    old = Weights({name: blob for name, blob in given.items() if not name.endswith("num_batches_tracked")})
+    assert convert(old, to=row.name).keys() == given.keys()
+    assert not any(blob for name, blob in convert(old, to=row.name).items() if name.endswith("num_batches_tracked"))
+    with pytest.raises(WeightsError, match=f"num_classes is 5; the weights are those of a {row.name} that has {2 if table == 'Unet_3_2' else 1}"):
+        convert(Weights(given), to=row.name, num_classes=5)
+
+
+def test_an_exported_unet_comes_back() -> None:
+    weights = tiny("unet-small")
+    for framework in TWINS:
+        back = convert(read(exported(framework, "unet-small", weights)), to="unet-small")
+        assert {name: blob.tobytes() for name, blob in back.items()} == {name: blob.tobytes() for name, blob in weights.items()}
+
+
 @pytest.fixture(scope="module")
 def resnet34() -> torch.nn.Module:
     from torchvision.models import resnet34

@@ -84,6 +84,6 @@ def as_row(weights: Weights, row: Row) -> Weights:
     """
     if not isinstance(weights, Weights):
         return weights
-    weights = names.hub_names(weights) if row.naming == "caffe" else weights
+    weights = names.hub_names(weights)
     names.check_preprocessing(weights, row)
     return weights

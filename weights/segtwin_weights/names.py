@@ -56,8 +56,15 @@ def unwrap(keys: Iterable[str]) -> str:
     return prefix
 
 
+KNOWN = {
+    *("conv1_1.weight", "features.0.weight", "vgg16.features.0.weight", "conv1.weight"),
+    *("conv_d0a_b.weight", "conv1.conv.0.weight", "layer1_conv.conv1.weight", "firstconv.weight"),
+}
+"""First keys of the checkpoints that are read: VGG-16s, ResNet-34, and the networks here."""
+
+
 def _known(keys: Iterable[str]) -> bool:
-    return any(key in {"conv1_1.weight", "features.0.weight", "vgg16.features.0.weight", "conv1.weight", "conv1.conv.0.weight"} for key in keys)
+    return any(key in KNOWN for key in keys)
 
 
 def identify(blobs: Mapping[str, Any]) -> Row | None:
@@ -144,12 +151,18 @@ def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def held(weights: Weights, row: Row) -> Weights | None:
-    """The blobs of a Caffe net out of weights that hold all of them, in its order; None when one is missing."""
-    names = [parameter.name for parameter in row.parameters()]
-    if row.naming != "caffe" or not weights.keys() >= set(names):
+    """The blobs of a network out of weights that hold all of them, in its order; None when one is missing.
+
+    BatchNorm's counters may be: torch before 0.4.1 counted no batches, and ONNX files carry none. They start at zero, and no number depends on them.
+    """
+    parameters = row.parameters()
+    counters = {parameter.name: np.zeros(parameter.shape, np.int64) for parameter in parameters if parameter.fill == "counter"}
+    names = [parameter.name for parameter in parameters]
+    if not weights.keys() >= set(names) - counters.keys():
         return None
-    known = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
-    return Weights({name: weights[name] for name in names}, {**weights.metadata, **known})
+    blobs = {name: weights[name] if name in weights else counters[name] for name in names}
+    known: Metadata = {"colour": row.colour, "mean": list(row.mean)}
+    return Weights(blobs, known | weights.metadata | {"architecture": row.name})
 
 
 def check_preprocessing(weights: Weights, row: Row) -> None:
