@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import segtwin
 from segtwin import oracle
-from segtwin_weights import Weights, untrained
+from segtwin_weights import Weights, convert, untrained
+from segtwin_weights.vgg16_npy import to_caffe
 
 FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))
@@ -19,8 +22,8 @@ import recipe  # noqa: E402
 
 LEAST_FLOOR = 2.0**-23
 """One float32 unit in the last place: no engine can be asked to be closer than its own rounding."""
-CAFFE_NOISE = 2e-6
-"""Caffe's float32 against float64, at most, over all blobs (golden/README.md, "Measured noise")."""
+TF1_NOISE, TORCH_NOISE = 3.5e-6, 5e-6
+"""The originals' float32 against float64, at most (golden/README.md says 3e-6 and 5e-6; `score_fr` at full width is 3.03e-6)."""
 TINY = recipe.TINY_VGG
 FULL = recipe.FULL_VGG
 
@@ -40,12 +43,64 @@ def sha256(arrays) -> str:
     return digest.hexdigest()
 
 
+class Golden:
+    """One run of an original: its float32 blobs, or the parts of them that the file stores, and what they were computed from."""
+
+    path: Path
+    row: segtwin.Row
+    most_noise: float
+    """float32 against float64 in the original, at most, over all blobs (golden/README.md, "Measured noise")."""
+
+    def __str__(self) -> str:
+        return self.path.stem.removeprefix("fwd_")
+
+    @property
+    def data(self) -> np.ndarray:
+        """The input, N×C×H×W."""
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> Weights:
+        """Under the hub's names."""
+        raise NotImplementedError
+
+    @property
+    def blobs(self) -> dict[str, np.ndarray]:
+        """What is stored, N×C×H×W."""
+        raise NotImplementedError
+
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Out of an engine's whole blobs, what the file stores under `name`."""
+        raise NotImplementedError
+
+    @cached_property
+    def truth(self) -> dict[str, np.ndarray]:
+        """Every stored blob in float64, by the numpy oracle."""
+        blobs = dict(oracle.blobs(self.row, self.weights, self.data))
+        return {name: self.stored(name, blobs) for name in self.blobs}
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """Blob → max|the original's float32 − float64| ÷ max|·|: what float32 costs the original itself. No engine under test has a part in it."""
+        floors = {name: max(oracle.relative_error(self.truth[name], want), LEAST_FLOOR) for name, want in self.blobs.items()}
+        assert max(floors.values()) < self.most_noise, f"{self}: the oracle is far from the original; the floors would excuse anything: {floors}"
+        return floors
+
+    def errors(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Blob → distance of an engine's blob from the original's, in noise floors."""
+        return {name: oracle.relative_error(self.stored(name, blobs), want) / self.floors[name] for name, want in self.blobs.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------- real Caffe
+
 CAFFE_NETS = {"unet": "unet-paper"}
 """Name in the files of Caffe → row."""
 
 
-class CaffeGolden:
+class CaffeGolden(Golden):
     """One file fwd_*.npz of real Caffe."""
+
+    most_noise = 2e-6
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,9 +114,6 @@ class CaffeGolden:
         self.row = segtwin.get(CAFFE_NETS.get(self.meta["net"], self.meta["net"]))
         widths = self.meta["widths"]
         self.widths = tuple(widths) if isinstance(widths, list) else (*widths["conv"], widths["fc6"], widths["fc7"])
-
-    def __str__(self) -> str:
-        return self.path.stem.removeprefix("fwd_")
 
     @cached_property
     def data(self) -> np.ndarray:
@@ -81,24 +133,8 @@ class CaffeGolden:
         """Blob name → Caffe's values, every `strides[name]`-th row and column."""
         return {name: self.file[name] for name in self.strides}
 
-    def thin(self, name: str, blob: np.ndarray) -> np.ndarray:
-        """A whole blob as the file stores it."""
-        return blob[:, :, :: self.strides[name], :: self.strides[name]]
-
-    @cached_property
-    def truth(self) -> dict[str, np.ndarray]:
-        """Every stored blob in float64, by the numpy oracle, as the file stores it."""
-        return {name: self.thin(name, blob) for name, blob in oracle.blobs(self.row, self.weights, self.data) if name in self.strides}
-
-    def noise_floor(self, name: str) -> float:
-        """max|Caffe's float32 − float64| ÷ max|Caffe's|: what float32 costs Caffe itself. No engine under test has a part in it."""
-        floor = max(oracle.relative_error(self.truth[name], self.blobs[name]), LEAST_FLOOR)
-        assert floor < CAFFE_NOISE, f"{self}: the oracle is {floor:.1e} from Caffe in {name}; the floor would excuse anything"
-        return floor
-
-    def errors(self, blobs: dict[str, np.ndarray]) -> dict[str, float]:
-        """Blob name → distance of an engine's blob from Caffe's, in noise floors."""
-        return {name: oracle.relative_error(self.thin(name, blobs[name]), want) / self.noise_floor(name) for name, want in self.blobs.items()}
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return blobs[name][:, :, :: self.strides[name], :: self.strides[name]]
 
 
 @cache
@@ -106,10 +142,24 @@ def weights_of(row: str, widths: tuple[int, ...], seed: int) -> Weights:
     return recipe_weights(row, widths, seed)
 
 
+@cache
+def caffe_goldens(row: str, width: str = "tiny") -> list[CaffeGolden]:
+    paths = sorted((FOLDER / "caffe").glob(f"fwd_{width}_{row}_s*.npz"))
+    assert paths, f"no golden of {row}"
+    return [CaffeGolden(path) for path in paths]
+
+
+@cache
+def unet_paper_goldens() -> list[CaffeGolden]:
+    paths = sorted((FOLDER / "caffe").glob("unet_tiny_*.npz"))
+    assert paths
+    return [CaffeGolden(path) for path in paths]
+
+
+# --------------------------------------------------------------------------------------------------------------------------- the seed's torch U-Nets
+
 SEED_NETS = {"Unet": "unet", "UnetSmall": "unet-small", "resnet34_unet": "resnet34-unet"}
 """First word of the model's name in the files of the seed's code → row."""
-SEED_NOISE = 5e-6
-"""float32 against float64 in the original torch code, at most (golden/README.md, "Noise measured")."""
 STATE_DICTS = json.loads((FOLDER / "seed" / "torch_state_dict_keys.json").read_text())
 
 
@@ -119,8 +169,10 @@ def seed_weights(table: str, seed: int) -> Weights:
     return Weights(recipe.torch_state(STATE_DICTS[table], seed))
 
 
-class SeedGolden:
-    """One file of the seed's torch code: its output `out` and the logits before its sigmoid."""
+class UNetGolden(Golden):
+    """One file of the seed's torch U-Nets: the output `out` and the logits before its sigmoid."""
+
+    most_noise = TORCH_NOISE
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,9 +182,6 @@ class SeedGolden:
         self.row = segtwin.get(SEED_NETS[model])
         channels = {"Unet": f"_{self.meta.get('in_ch')}_{self.meta.get('out_ch')}", "resnet34_unet": f"_n{self.meta.get('num_classes')}"}
         self.table = model + channels.get(model, "")
-
-    def __str__(self) -> str:
-        return self.path.stem
 
     @cached_property
     def data(self) -> np.ndarray:
@@ -152,42 +201,142 @@ class SeedGolden:
         saturated = float(self.file["logits_absmax"]) > 30
         return {"logits": self.file["logits"]} if saturated else {"logits": self.file["logits"], "probability": self.file["out"]}
 
-    def thin(self, blob: np.ndarray) -> np.ndarray:
-        """A whole blob as the file stores it."""
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        blob = blobs[name]
         return blob[::3, :, ::4, ::4] if self.meta.get("stored", "all") != "all" else blob
 
-    @cached_property
-    def truth(self) -> dict[str, np.ndarray]:
-        """Every blob in float64, by the numpy oracle."""
-        return oracle.run(self.row, self.weights, self.data)
-
-    def noise_floor(self, name: str) -> float:
-        """max|the original's float32 − float64| ÷ max|the original's|; no engine under test has a part in it."""
-        floor = max(oracle.relative_error(self.thin(self.truth[name]), self.blobs[name]), LEAST_FLOOR)
-        assert floor < SEED_NOISE, f"{self}: the oracle is {floor:.1e} from the original in {name}; the floor would excuse anything"
-        return floor
-
-    def errors(self, blobs: dict[str, np.ndarray]) -> dict[str, float]:
-        """Blob name → distance of an engine's blob from the original's, in noise floors."""
-        return {name: oracle.relative_error(self.thin(blobs[name]), want) / self.noise_floor(name) for name, want in self.blobs.items()}
-
 
 @cache
-def seed_goldens(pattern: str) -> list[SeedGolden]:
+def unet_goldens(pattern: str) -> list[UNetGolden]:
     paths = [path for path in sorted((FOLDER / "seed").glob(pattern)) if "train" not in path.stem]
     assert paths, f"no golden {pattern}"
-    return [SeedGolden(path) for path in paths]
+    return [UNetGolden(path) for path in paths]
+
+
+# ----------------------------------------------------------------------------------------------------------- the seed's FCNs: TensorFlow 1 and torch
+
+WIDTHS = MappingProxyType({"tiny": recipe.TINY_VGG, "full": recipe.FULL_VGG})
+
+
+class SeedFCNGolden(Golden):
+    """One run of an original: files NAME.npz and NAME_*.npz. Blobs are N×C×H×W here, whatever the original's layout."""
+
+    def __init__(self, path: Path, row: str) -> None:
+        self.path, self.row = path, segtwin.get(row)
+        self.files = {}
+        for part in sorted(path.parent.glob(f"{path.stem}*.npz")):
+            with np.load(part) as file:
+                self.files |= {key: file[key] for key in file.files}
+        self.meta = json.loads(str(np.load(path)["meta"]))
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        data = recipe.seed_input(tuple(self.meta["input_shape"]), self.meta["seed"], *self.meta["input_range"])
+        assert sha256([data]) == self.meta["input_sha256"]
+        return data.transpose(0, 3, 1, 2) if self.meta["layout"].startswith("NHWC") else data
+
+
+class FCN8VGGGolden(SeedFCNGolden):
+    """fcn8vgg_*."""
+
+    most_noise = TF1_NOISE
+    VIEWS = MappingProxyType(
+        {
+            "upscore32_s8": ("upscore32", np.s_[..., ::8, ::8]),
+            "upscore32_crop": ("upscore32", np.s_[..., 183:203, 247:271]),
+            "upscore32_corner": ("upscore32", np.s_[..., -9:, -9:]),
+        }
+    )
+
+    @cached_property
+    def weights(self) -> Weights:
+        return fcn8vgg_weights(self.meta["width"], self.meta["num_classes"], self.meta["seed"])
+
+    @cached_property
+    def blobs(self) -> dict[str, np.ndarray]:
+        names = [name for name in self.files if name in self.row.blobs and not name.startswith("pred")] + [n for n in self.VIEWS if n in self.files]
+        return {name: self.files[name].transpose(0, 3, 1, 2) for name in names}
+
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        blob, view = self.VIEWS.get(name, (name, np.s_[...]))
+        stride = self.meta.get(f"{name}_stride", 1)
+        return blobs[blob][view][..., ::stride, ::stride]
+
+
+class VGGFCNGolden(SeedFCNGolden):
+    """vggfcn*_c21_*: the output and what the final resize starts from."""
+
+    most_noise = TORCH_NOISE
+
+    @cached_property
+    def weights(self) -> Weights:
+        return vggfcn_weights(self.row.name, self.meta["n_classes"], self.meta["seed"], self.meta["weights_sha256"])
+
+    @cached_property
+    def blobs(self) -> dict[str, np.ndarray]:
+        return {"scores": self.files["out"], self.lowres: self.files["scores_lowres"]}
+
+    @property
+    def lowres(self) -> str:
+        return self.row.layers[-1].bottoms[0]
+
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        stride = self.meta["out_stride"] if name == "scores" else 1
+        return blobs[name][..., ::stride, ::stride]
 
 
 @cache
-def unet_paper_goldens() -> list[CaffeGolden]:
-    paths = sorted((FOLDER / "caffe").glob("unet_tiny_*.npz"))
-    assert paths
-    return [CaffeGolden(path) for path in paths]
+def vgg16_weights(width: str, seed: int) -> Weights:
+    """The vgg16.npy behind the FCN8VGG goldens, as the hub holds it."""
+    layers = recipe.vgg16_npy(seed, WIDTHS[width])
+    blobs = {}
+    for layer, (weight, bias) in layers.items():
+        blobs |= {f"{layer}/weight": to_caffe(layer, weight), f"{layer}/bias": bias}
+    return Weights(blobs)
 
 
 @cache
-def caffe_goldens(row: str, width: str = "tiny") -> list[CaffeGolden]:
-    paths = sorted((FOLDER / "caffe").glob(f"fwd_{width}_{row}_s*.npz"))
-    assert paths, f"no golden of {row}"
-    return [CaffeGolden(path) for path in paths]
+def fcn8vgg_weights(width: str, num_classes: int, seed: int) -> Weights:
+    """What the original makes of the vgg16.npy, with the score layers that it would draw at random drawn by the recipe."""
+    weights = convert(vgg16_weights(width, seed), "fcn8-vgg", num_classes, seed=0)
+    drawn = {}
+    for layer in ("score_pool4", "score_pool3"):
+        outputs, inputs, *_ = weights[f"{layer}/weight"].shape
+        drawn[f"{layer}/weight"] = np.ascontiguousarray(recipe.fcn8vgg_score_weight(layer, (1, 1, inputs, outputs), seed).transpose(3, 2, 0, 1))
+    return Weights({**weights, **drawn}, weights.metadata)
+
+
+@cache
+def torch_blob(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """One blob of `recipe.torch_state`; the three VGGFCNs have most of them in common."""
+    return recipe.torch_state({key: shape}, seed)[key]
+
+
+@cache
+def vggfcn_weights(row: str, num_classes: int, seed: int, digest: str) -> Weights:
+    """The state_dict behind a VGGFCN golden; keys that share their storage hold what the later one does."""
+    row = segtwin.get(row)
+    shapes = {p.name: p.shape for p in row.parameters(num_classes)}
+    assert shapes == {key: tuple(shape) for key, shape in state_dict_shapes(row.name, num_classes).items()}
+    assert list(shapes) == list(state_dict_shapes(row.name, num_classes))
+    blobs = {key: torch_blob(key, shape, seed) for key, shape in shapes.items() if key not in row.aliases}
+    weights = Weights({key: blobs[row.aliases.get(key, key)].reshape(shape) for key, shape in shapes.items()})
+    assert sha256(blob for key, blob in weights.items() if key not in row.idle) == digest
+    return weights
+
+
+def state_dict_shapes(row: str, num_classes: int) -> dict[str, list[int]]:
+    """Key → shape of the original class."""
+    return STATE_DICTS[f"{row.upper()}_n{num_classes}"]
+
+
+def fcn8vgg_goldens() -> list[FCN8VGGGolden]:
+    return [FCN8VGGGolden(path, "fcn8-vgg") for path in sorted((FOLDER / "seed").glob("fcn8vgg_tiny_c*.npz"))]
+
+
+def fcn8vgg_golden(name: str, row: str = "fcn8-vgg") -> FCN8VGGGolden:
+    return FCN8VGGGolden(FOLDER / "seed" / f"fcn8vgg_{name}.npz", row)
+
+
+def vggfcn_goldens(row: str) -> list[VGGFCNGolden]:
+    return [VGGFCNGolden(path, row) for path in sorted((FOLDER / "seed").glob(f"{row}_c*.npz"))]

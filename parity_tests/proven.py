@@ -7,12 +7,10 @@ latter is left out (for vggfcn*, whose goldens have no other, it is that of narr
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import conftest  # noqa: F401 - torch before TensorFlow
 from engines import ENGINES, exported, keras_engine, model, torch_engine
-from goldens import FULL, TINY, caffe_goldens, seed_goldens, unet_paper_goldens
-from seed_goldens import fcn8vgg_golden, fcn8vgg_goldens, vggfcn_goldens
+from goldens import FULL, TINY, Golden, caffe_goldens, fcn8vgg_golden, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
 from segtwin import oracle
 from segtwin_weights import dimensions, untrained
 from test_fcn_caffe import ROWS
@@ -21,7 +19,7 @@ NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)"]
 CAFFE, TF1, TORCH = "real Caffe", "the original TF1 code", "the original torch code"
 
 
-def goldens() -> Iterator[tuple[str, str, Sequence[Any]]]:
+def goldens() -> Iterator[tuple[str, str, Sequence[Golden]]]:
     """What is printed, a line each: how it is called, what it is compared with, and its goldens."""
     for row in ROWS:
         yield f"{row}, narrow", CAFFE, caffe_goldens(row)
@@ -31,22 +29,21 @@ def goldens() -> Iterator[tuple[str, str, Sequence[Any]]]:
     for row in ("vggfcn32", "vggfcn16", "vggfcn8"):
         yield f"{row}, full width", TORCH, vggfcn_goldens(row)
     yield "unet-paper, narrow", CAFFE, unet_paper_goldens()
-    yield "unet, full width", TORCH, seed_goldens("unet_*.npz")
-    yield "unet-small, full width", TORCH, seed_goldens("unetsmall_*.npz")
-    yield "resnet34-unet, full width", TORCH, seed_goldens("resnet34_unet_*.npz")
+    yield "unet, full width", TORCH, unet_goldens("unet_*.npz")
+    yield "unet-small, full width", TORCH, unet_goldens("unetsmall_*.npz")
+    yield "resnet34-unet, full width", TORCH, unet_goldens("resnet34_unet_*.npz")
 
 
-def measure(goldens: Sequence[Any]) -> str:
+def measure(goldens: Sequence[Golden]) -> str:
     """The numbers of a line."""
     ratios = dict.fromkeys(ENGINES, 0.0)
     worst = apart = 0.0
     for golden in goldens:
         name, weights = golden.row.name, golden.weights
-        floors = {blob: golden.noise_floor(blob) for blob in golden.blobs} if hasattr(golden, "noise_floor") else golden.floors
         for engine in ENGINES:
             errors = golden.errors(engine(name, weights, golden.data))
             ratios[engine] = max(ratios[engine], *errors.values())
-            worst = max(worst, *(error * floors[blob] for blob, error in errors.items()))
+            worst = max(worst, *(error * golden.floors[blob] for blob, error in errors.items()))
         if (full := dimensions(weights, golden.row).widths == FULL) and name.startswith("vggfcn"):
             weights, full = untrained(golden.row, widths=TINY, seed=1), False
         if not full:

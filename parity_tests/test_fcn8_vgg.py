@@ -8,8 +8,7 @@ import segtwin
 import segtwin_keras
 import segtwin_torch
 from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, model, onnx_of_keras, onnx_of_torch, torch_engine
-from goldens import LEAST_FLOOR
-from seed_goldens import FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
+from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
 from segtwin import oracle
 from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import convert, untrained

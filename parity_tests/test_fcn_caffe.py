@@ -47,6 +47,6 @@ def test_the_classes_are_caffes(golden: CaffeGolden) -> None:
     for engine in ENGINES:
         score = engine(golden.row.name, golden.weights, golden.data)["score"]
         second, first = np.sort(score, axis=1)[:, -2:].transpose(1, 0, 2, 3)
-        clear = first - second > 8 * golden.noise_floor("score") * scale
+        clear = first - second > 8 * golden.floors["score"] * scale
         assert clear.mean() > 0.9
         np.testing.assert_array_equal(score.argmax(1)[clear], want[clear])

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, golden: CaffeGolden) -> Ite
 @pytest.fixture(scope="module")
 def truth(golden: CaffeGolden) -> dict[str, np.ndarray]:
     truth = oracle.run(golden.row, golden.weights, golden.data)
-    golden.truth = {name: golden.thin(name, truth[name]) for name in golden.blobs}  # not computed twice: it takes a while at this size
+    golden.truth = {name: golden.stored(name, truth) for name in golden.blobs}  # not computed twice: it takes a while at this size
     return truth
 
 
@@ -86,7 +86,7 @@ def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, tru
 def test_the_oracle_is_caffe(golden: CaffeGolden, truth: dict[str, np.ndarray], floors: dict[str, float]) -> None:
     """Where Caffe's blobs are known, float32 costs Caffe what it costs the oracle, to a factor of 2; `noise_floor` caps it."""
     for name in golden.blobs:
-        assert 0.5 < golden.noise_floor(name) / floors[name] < 2, name
+        assert 0.5 < golden.floors[name] / floors[name] < 2, name
     for name, blob in truth.items():
         assert np.abs(blob).sum() == pytest.approx(golden.stats[name][1], rel=1e-6), name
 
@@ -105,7 +105,7 @@ def test_every_blob_is_within_the_noise(truth: dict[str, np.ndarray], floors: di
 def test_the_classes_are_caffes(golden: CaffeGolden, blobs: dict[str, np.ndarray]) -> None:
     """But for pixels whose two best scores are a rounding apart."""
     second, first = np.sort(blobs["score"], axis=1)[:, -2:].transpose(1, 0, 2, 3)
-    clear = first - second > 8 * golden.noise_floor("score") * np.abs(golden.blobs["score"]).max()
+    clear = first - second > 8 * golden.floors["score"] * np.abs(golden.blobs["score"]).max()
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(blobs["score"].argmax(1)[clear], golden.file["score_argmax"][clear])
 
@@ -114,7 +114,7 @@ def test_the_scores_are_caffes_with_torchs_own_kernels(golden: CaffeGolden, trut
     """Not in Caffe's arithmetic: what `model(data)` gives."""
     with torch.inference_mode():
         score = torch_model(torch.from_numpy(golden.data)).numpy()
-    assert oracle.relative_error(golden.thin("score", score), golden.blobs["score"]) < 4 * golden.noise_floor("score")
+    assert oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"]) < 4 * golden.floors["score"]
 
 
 def test_opencv_computes_the_scores_from_the_caffe_files(golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]) -> None:
@@ -125,7 +125,7 @@ def test_opencv_computes_the_scores_from_the_caffe_files(golden: CaffeGolden, fo
     net.enableWinograd(False)
     net.setInput(golden.data)
     score = net.forward("score")
-    assert oracle.relative_error(golden.thin("score", score), golden.blobs["score"]) < 4 * golden.noise_floor("score")
+    assert oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"]) < 4 * golden.floors["score"]
 
 
 def test_the_conversion_of_a_whole_vgg16_stays_below_1_6_gb(folder: Path) -> None:

@@ -5,8 +5,7 @@ import pytest
 import segtwin
 import segtwin_keras
 import segtwin_torch
-from goldens import TINY, recipe_weights
-from seed_goldens import vgg16_weights
+from goldens import TINY, recipe_weights, vgg16_weights
 from segtwin import geometry
 from segtwin_weights import Weights, WeightsError, convert, untrained
 from segtwin_weights.surgery import convert_with_report

@@ -89,7 +89,7 @@ def test_tiles_have_no_seams_in_float32(engine: str) -> None:
     """Within 4 noise floors of the network: engines cut sums differently in images of different size."""
     run = network(engine, GOLDEN.weights, "float32")
     image = np.random.RandomState(2).uniform(0, 1, (2, 1, 37, 21)).astype(np.float32)
-    assert oracle.relative_error(segtwin.overlap_tile(run, image, TILE), untiled(run, image)) < 4 * GOLDEN.noise_floor("conv_u0d-score")
+    assert oracle.relative_error(segtwin.overlap_tile(run, image, TILE), untiled(run, image)) < 4 * GOLDEN.floors["conv_u0d-score"]
 
 
 def test_tiles_of_the_paper_set_388_apart_would_show_seams(monkeypatch) -> None:

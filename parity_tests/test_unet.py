@@ -10,12 +10,12 @@ import segtwin_keras
 import segtwin_torch
 import torch
 from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
-from goldens import STATE_DICTS, CaffeGolden, SeedGolden, seed_goldens, seed_weights, unet_paper_goldens
+from goldens import STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
 from segtwin import oracle
 from segtwin_weights import Weights, WeightsError, convert, read, untrained, write
 
 PAPER = unet_paper_goldens()
-SEED = [*seed_goldens("unet_*.npz"), *seed_goldens("unetsmall_*.npz"), *seed_goldens("resnet34_unet_*.npz")]
+SEED = [*unet_goldens("unet_*.npz"), *unet_goldens("unetsmall_*.npz"), *unet_goldens("resnet34_unet_*.npz")]
 TABLES = {"Unet_3_2": "unet", "Unet_1_1": "unet", "UnetSmall": "unet-small", "resnet34_unet_n1": "resnet34-unet", "resnet34_unet_n3": "resnet34-unet"}
 NAMES = ["unet-paper", "unet", "unet-small", "resnet34-unet"]
 TINY = (3, 5, 7, 9, 11)
@@ -38,20 +38,20 @@ def test_every_blob_of_the_papers_net_is_caffes(golden: CaffeGolden, engine) -> 
 
 @pytest.mark.parametrize("golden", SEED, ids=str)
 @pytest.mark.parametrize("engine", ENGINES, ids=name_of)
-def test_logits_and_probability_are_the_originals(engine, golden: SeedGolden) -> None:
+def test_logits_and_probability_are_the_originals(engine, golden: UNetGolden) -> None:
     """resnet34-unet saturates its sigmoid with these weights; its logits carry the comparison."""
     blobs = engine(golden.row.name, golden.weights, golden.data)
     errors = golden.errors(blobs)
     assert max(errors.values()) < 4, errors
-    allowed = 4 * golden.noise_floor("logits") * float(golden.file["logits_absmax"])
-    assert np.abs(golden.thin(blobs["probability"]) - golden.file["out"]).max() < max(allowed / 4, 2.0**-22)  # no sigmoid is steeper than 1/4
+    allowed = 4 * golden.floors["logits"] * float(golden.file["logits_absmax"])
+    assert np.abs(golden.stored("probability", blobs) - golden.file["out"]).max() < max(allowed / 4, 2.0**-22)  # no sigmoid is steeper than 1/4
     for name, key in (("logits", "logits_sum"), ("probability", "out_sum")):  # of all pixels, where the file thins them out
-        bound = np.abs(golden.truth[name]).sum(axis=(2, 3)).max() * (2e-6 if name in golden.blobs else 1e-4)
+        bound = np.abs(blobs[name]).sum(axis=(2, 3), dtype=np.float64).max() * (2e-6 if name in golden.blobs else 1e-4)
         np.testing.assert_allclose(blobs[name].sum(axis=(2, 3), dtype=np.float64), golden.file[key], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("golden", [golden for golden in SEED if golden.meta.get("stored", "all") == "all"], ids=str)
-def test_the_oracle_measures_the_noise_that_the_original_measured(golden: SeedGolden) -> None:
+def test_the_oracle_measures_the_noise_that_the_original_measured(golden: UNetGolden) -> None:
     """The file says how far the original's float32 logits are from its own float64 ones; the numpy oracle stands in for the latter."""
     assert oracle.relative_error(golden.truth["logits"], golden.blobs["logits"]) == pytest.approx(golden.meta["f32_vs_f64_logits_relerr"], rel=1e-2)
 
@@ -330,7 +330,7 @@ def test_logits_leave_the_sigmoid_off(framework: str) -> None:
     twin, golden = TWINS[framework], next(golden for golden in SEED if golden.path.stem == "unetsmall_1x32x48")
     network = twin.build("unet-small", weights=golden.weights, logits=True)
     logits = run(framework, network, golden.data)
-    assert oracle.relative_error(logits, golden.blobs["logits"]) < 4 * golden.noise_floor("logits")
+    assert oracle.relative_error(logits, golden.blobs["logits"]) < 4 * golden.floors["logits"]
     blobs = twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1))
     assert list(blobs) == list(golden.row.blobs)[:-1]
 
@@ -388,7 +388,7 @@ def test_a_keras_model_survives_its_own_file(tmp_path) -> None:
 
 @pytest.mark.parametrize("framework", TWINS)
 @pytest.mark.parametrize("golden", [next(golden for golden in SEED if str(golden) == "unetsmall_1x32x48")], ids=str)
-def test_batchnorm_folds_on_request(framework: str, golden: SeedGolden, tmp_path) -> None:
+def test_batchnorm_folds_on_request(framework: str, golden: UNetGolden, tmp_path) -> None:
     import onnx
     from segtwin_cli.engines import onnx_blobs
 
@@ -400,7 +400,7 @@ def test_batchnorm_folds_on_request(framework: str, golden: SeedGolden, tmp_path
     onnx.checker.check_model(path, full_check=True)
     # one more rounding a weight: 4 floors are for engines that round like the original
     logits = onnx_blobs(path, golden.data, ["logits"])["logits"]
-    assert oracle.relative_error(logits, golden.blobs["logits"]) < 8 * golden.noise_floor("logits")
+    assert oracle.relative_error(logits, golden.blobs["logits"]) < 8 * golden.floors["logits"]
 
 
 def test_a_wrong_fold_is_noticed() -> None:

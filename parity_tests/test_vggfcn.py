@@ -11,8 +11,7 @@ import segtwin_keras
 import segtwin_torch
 import torch
 from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, torch_engine
-from goldens import LEAST_FLOOR
-from seed_goldens import TORCH_NOISE, VGGFCNGolden, vggfcn_goldens
+from goldens import LEAST_FLOOR, TORCH_NOISE, VGGFCNGolden, vggfcn_goldens
 from segtwin import oracle
 from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import Weights, read, untrained, write
