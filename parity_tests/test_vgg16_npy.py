@@ -12,6 +12,7 @@ import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
 from segtwin_weights import WeightsError, sources, vgg16_npy
+from segtwin_weights.names import KERAS_VGG16
 
 LAYERS = recipe.vgg16_npy(1, TINY)
 
@@ -283,10 +284,10 @@ def keras_file(path: Path) -> Path:
     import h5py
 
     with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [name.encode() for name in ("input_1", *sources.KERAS_LAYERS, "flatten")]
+        file.attrs["layer_names"] = [name.encode() for name in ("input_1", *KERAS_VGG16, "flatten")]
         for empty in ("input_1", "flatten"):
             file.create_group(empty).attrs["weight_names"] = np.zeros(0, "S1")
-        for keras_name, name in sources.KERAS_LAYERS.items():
+        for keras_name, name in KERAS_VGG16.items():
             group = file.create_group(keras_name)
             names = [f"{keras_name}/{keras_name}_W_1:0", f"{keras_name}/{keras_name}_b_1:0"]
             group.attrs["weight_names"] = [n.encode() for n in names]
@@ -296,10 +297,7 @@ def keras_file(path: Path) -> Path:
 
 
 def test_the_file_of_keras_applications_reads(tmp_path: Path) -> None:
-    check(sources.read_keras_vgg16(keras_file(tmp_path / "vgg16.h5")))
-    (tmp_path / "no.h5").write_text("nothing")
-    with pytest.raises(WeightsError, match="is not the HDF5 file"):
-        sources.read_keras_vgg16(tmp_path / "no.h5")
+    check(segtwin_weights.read(keras_file(tmp_path / "vgg16.h5")))
 
 
 def test_keras_itself_reads_that_file_the_same_way(tmp_path: Path) -> None:
@@ -309,7 +307,7 @@ def test_keras_itself_reads_that_file_the_same_way(tmp_path: Path) -> None:
     path = keras_file(tmp_path / "vgg16.h5")
     image = keras.Input((224, 224, 3), name="input_1")
     x = image
-    for keras_name, name in sources.KERAS_LAYERS.items():
+    for keras_name, name in KERAS_VGG16.items():
         x = keras.layers.Flatten(name="flatten")(x) if keras_name == "fc1" else x
         outputs = len(LAYERS[name][1])
         x = keras.layers.Conv2D(outputs, 3, name=keras_name)(x) if "conv" in keras_name else keras.layers.Dense(outputs, name=keras_name)(x)
@@ -317,7 +315,7 @@ def test_keras_itself_reads_that_file_the_same_way(tmp_path: Path) -> None:
             x = keras.layers.Resizing(7, 7)(x) if keras_name == "block5_conv3" else keras.layers.MaxPooling2D(2)(x)
     model = keras.Model(image, x)
     model.load_weights(path, by_name=True)
-    for keras_name, name in sources.KERAS_LAYERS.items():
+    for keras_name, name in KERAS_VGG16.items():
         np.testing.assert_array_equal(model.get_layer(keras_name).get_weights()[0], LAYERS[name][0])
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import platformdirs
 import pooch
@@ -19,8 +18,8 @@ import requests
 from segtwin import architectures
 from segtwin.files import whole
 
-from segtwin_weights import vgg16_npy
-from segtwin_weights.hub import Weights, WeightsError
+from segtwin_weights import keras_file, vgg16_npy
+from segtwin_weights.hub import WeightsError
 
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
 KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
@@ -28,13 +27,6 @@ KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 """Without a network nothing may hang."""
 SYNTHETIC_SEED = 16
-
-KERAS_LAYERS = {f"block{layer.name[4]}_conv{layer.name[6]}": layer.name for layer in vgg16_npy.LAYERS if layer.kind == "Convolution"} | {
-    "fc1": "fc6",
-    "fc2": "fc7",
-    "predictions": "fc8",
-}
-"""Keras' names of VGG-16's layers → Caffe's."""
 
 
 def cache_folder() -> Path:
@@ -91,28 +83,9 @@ def download_vgg16(path: Path, progress: Any = False) -> Path:
         fetched = pooch.retrieve(KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader)
     except ValueError as error:  # pooch's word for a hash that differs; it keeps no such file
         raise WeightsError(f"{KERAS_URL}: {' '.join(str(error).split())}") from None
-    vgg16_npy.write(read_keras_vgg16(fetched), path)
+    vgg16_npy.write(keras_file.read(fetched), path)
     Path(fetched).unlink()
     return path
-
-
-def read_keras_vgg16(path: str | os.PathLike[str]) -> Weights:
-    """keras.applications' VGG-16 as hub weights. Its layouts are those of vgg16.npy: HWIO kernels, fc1's rows in H·W·C order, BGR input.
-
-    Raises:
-        WeightsError: the file is no HDF5 or lacks a layer.
-    """
-    blobs: dict[str, np.ndarray] = {}
-    try:
-        with h5py.File(path) as file:
-            for keras_name, name in KERAS_LAYERS.items():
-                group = file[keras_name]
-                kernel, bias = (np.asarray(group[weight]) for weight in group.attrs["weight_names"])
-                blobs[f"{name}/weight"], blobs[f"{name}/bias"] = vgg16_npy.to_caffe(name, kernel), bias
-    except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: is not the HDF5 file of keras.applications' VGG-16 ({' '.join(str(error).split())})") from None
-    row = architectures.VGG16
-    return Weights(blobs, {"architecture": row.name, "colour": row.colour, "mean": list(row.mean), "source": Path(path).name})
 
 
 def write_synthetic(path: Path, widths: tuple[int, ...] | None = None) -> None:
