@@ -325,6 +325,32 @@ def test_padded_images_are_mirrored_and_cut(framework: str, name: str, size: tup
         twin.export_onnx(network, "never.onnx")
 
 
+def test_strides_and_pools_pad_as_torchs_do() -> None:
+    """Each trap by itself, exactly: whole numbers below zero, where a pool that pads with zeros shows, which behind a ReLU it would not."""
+    from segtwin_keras.unet import PaddedMaxPool, conv, deconv
+
+    x = np.random.RandomState(0).randint(-9, 0, (2, 3, 9, 12)).astype(np.float32)
+    weight = np.random.RandomState(1).randint(-3, 4, (3, 3, 3, 3)).astype(np.float32)
+    image = keras.Input((None, None, 3))
+    kernel = weight.transpose(2, 3, 1, 0)
+    cases = {
+        "pool": (torch.nn.MaxPool2d(3, stride=2, padding=1), PaddedMaxPool(3, stride=2, pad=1)(image)),
+        "conv": (torch.nn.Conv2d(3, 3, 3, stride=2, padding=1, bias=False), conv(image, 3, "conv", stride=2, bias=False)),
+        "deconv": (torch.nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), deconv(image, 3, "deconv", kernel=3, pad=1, output_pad=1)),
+    }
+    for name, (theirs, ours) in cases.items():
+        network = keras.Model(image, ours)
+        if name != "pool":
+            theirs.weight.data = torch.from_numpy(weight)
+            network.get_layer(name).kernel.assign(kernel)
+        if name == "deconv":
+            theirs.bias.data.zero_()
+        for size in ((9, 12), (8, 12), (1, 2)):  # SAME pads odd and even sizes differently
+            part = x[:, :, : size[0], : size[1]]
+            want = theirs(torch.from_numpy(part)).detach().numpy()
+            np.testing.assert_array_equal(run("keras", network, part), want, err_msg=f"{name} {size}")
+
+
 @pytest.mark.parametrize("framework", TWINS)
 def test_logits_leave_the_sigmoid_off(framework: str) -> None:
     twin, golden = TWINS[framework], next(golden for golden in SEED if golden.path.stem == "unetsmall_1x32x48")

@@ -194,6 +194,30 @@ def test_memo_and_length_bombs_cost_nothing(tmp_path) -> None:
         assert fuzz.outcome(tmp_path / name) == "refused"
 
 
+def test_no_more_bytes_are_asked_for_than_are_left(tmp_path) -> None:
+    """Whatever length a pickle claims, the file itself is asked for nothing that it has not; large pieces are views of it."""
+
+    class Watched(io.BytesIO):
+        def read(self, count: int = -1) -> bytes:
+            assert 0 <= count <= 10, "memory is asked for"
+            return super().read(count)
+
+    file = pickles.Bounded(Watched(b"0123456789"))
+    assert file.read(4) == b"0123"
+    for count in (7, 1 << 40, -1):
+        with pytest.raises(EOFError, match=r"are asked for, 6 are left"):
+            file.read(count)
+    assert file.read(6) == b"456789"
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 512)
+    with open(tmp_path / "large", "rb") as real:
+        bounded = pickles.Bounded(real)
+        assert bounded.read(1) == b"\x00"
+        view = bounded.read(pickles.LARGE)
+        assert isinstance(view, memoryview)
+        assert bytes(view[:2]) == b"\x01\x02"
+        assert bounded.read(1) == b"\x01"
+
+
 # ------------------------------------------------------------------------------------------------------------------------------------ archives
 
 
