@@ -391,6 +391,25 @@ def test_keras_files_both_ways(row: str, tmp_path) -> None:
     assert_equal(segtwin_keras.read_weights(empty), weights)
 
 
+@KERAS_SAVES
+@pytest.mark.parametrize("row", [row for row in architectures.ROWS if row not in CAFFE_ROWS])
+def test_keras_files_of_the_other_networks_are_read(row: str, tmp_path) -> None:
+    """With BatchNorm's statistics and counters, idle layers, and keys that share their storage. Only Keras writes them, and the error says how."""
+    widths = None if row == "resnet34-unet" else TINY if "c5" in (names := architectures.get(row).widths) and "fc6" in names else (2, 3, 4, 5, 6)
+    weights = segtwin_weights.untrained(row, widths=widths, seed=4)
+    weights = Weights({name: blob + 7 if blob.dtype == np.int64 else blob for name, blob in weights.items()}, weights.metadata)
+    model = segtwin_keras.build(row, widths=widths, weights=weights)
+    model.save_weights(tmp_path / "theirs.weights.h5")
+    model.save(tmp_path / "theirs.keras")
+    for name in ("theirs.weights.h5", "theirs.keras"):
+        read = segtwin_weights.read(tmp_path / name)
+        assert read.metadata["architecture"] == row
+        assert_equal(read, weights)
+    with pytest.raises(WeightsError, match="use segtwin export … --framework keras"):
+        segtwin_weights.write(weights, tmp_path / "ours.weights.h5")
+    assert not (tmp_path / "ours.weights.h5").exists()
+
+
 def keras_vgg16() -> keras.Model:
     """keras.applications' VGG16, narrowed: its layer names in its order."""
     keras.utils.set_random_seed(3)
@@ -581,6 +600,10 @@ def test_conversion_of_the_same_network() -> None:
     same, changes = surgery.convert_with_report(dotted, "fcn8s")
     assert_equal(same, weights)
     assert {change.what for change in changes} == {"copied"}
+    told = segtwin_weights.convert(Weights(weights, {"colour": "RGB"}), to="fcn8s")
+    assert told.metadata["colour"] == "RGB", "what a file says of its colours is not overruled by its names"
+    with pytest.raises(ValueError, match="fcn8s takes BGR, these weights were made for RGB"):
+        segtwin_torch.build("fcn8s", widths=TINY, weights=told)
     with pytest.raises(WeightsError, match="conv3_2/weight"):
         segtwin_weights.convert(Weights({**weights, "conv3_2/weight": np.zeros((1, 2, 3, 3), np.float32)}), to="fcn8s")
 

@@ -175,15 +175,17 @@ def _to_hub(path: str | os.PathLike[str], layers: dict[str, list[np.ndarray]], n
     for keras_name in list(layers):
         arrays = layers.pop(keras_name)  # popped: the source of each layer is let go before the next is converted
         name = KERAS_VGG16.get(keras_name, keras_name) if vgg16 else keras_name
-        kinds = BATCH_NORM if len(arrays) >= 4 else ("weight", "bias")
+        carried = [idle.removeprefix(f"{name}.") for idle in row.idle if idle not in row.aliases and idle.startswith(f"{name}.")] if row else []
+        kinds = carried or list(BATCH_NORM if len(arrays) >= 4 else ("weight", "bias"))
         for i, array in enumerate(arrays):
             blob = f"{name}{between}{kinds[i] if i < len(kinds) else f'var{i}'}"
             check_finite(path, blob, array)
             if array.ndim == 4:
                 array = np.ascontiguousarray(array.transpose(KERNEL))
-            elif array.ndim == 2:
+            elif array.ndim == 2 and not carried:  # what vggfcn* carry along is in torch's layouts
                 array = vgg16_npy.to_caffe("fc6" if vgg16 and name == "fc6" and not len(array) % architectures.CLASSIFIER_PIXELS else name, array)
             blobs[blob] = array
+    blobs |= {alias: blobs[owner].reshape(len(blobs[owner]), -1) for alias, owner in (row.aliases if row else {}).items() if owner in blobs}
     metadata: Metadata = {"source": Path(path).name, "sha256": sha256(path)}
     row = row or identify(blobs)
     if row or vgg16:
@@ -204,12 +206,12 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     Keras finds layers by class and number, so the file holds them in the order of the row.
 
     Raises:
-        WeightsError: the weights are of no Caffe net (save those from the model).
+        WeightsError: the weights are of no Caffe net: the order of others is known to the Keras model alone (`segtwin export`).
         OSError: the file cannot be written.
     """
     row = identify(weights)
     if row is None or row.naming != "caffe" or not {layer.kind for layer in row.layers if layer.width} <= CLASSES.keys():
-        raise WeightsError(f"{path}: {weights!r} are of no Caffe network, whose order of layers is known; use save_weights of the Keras model")
+        raise WeightsError(f"{path}: {weights!r} are of no Caffe network; use segtwin export … --framework keras")
     dimensions(weights, row)
     counts: dict[str, int] = {}
     with whole(path) as draft, h5py.File(draft, "w") as file:
