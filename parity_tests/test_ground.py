@@ -41,6 +41,20 @@ def test_one_twin_does_not_import_the_other() -> None:
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False", (package, other)
 
 
+def test_torch_trains_beside_the_keras_twin() -> None:
+    """torch's optimizers import triton when they step; after TensorFlow that aborts the interpreter, so that segtwin_torch imports it before."""
+    code = """
+import segtwin_torch, segtwin_keras, torch
+model = segtwin_torch.build("unet-small", widths=(2, 2, 2, 2, 2), seed=1).train()
+optimizer = torch.optim.Adam(model.parameters())
+model(torch.rand(2, 1, 32, 32)).sum().backward()
+optimizer.step()
+print("stepped", segtwin_keras.build("unet-small", widths=(2, 2, 2, 2, 2), weights=segtwin_torch.read_weights(model)).name)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout == "stepped unet-small\n", ended.stderr
+
+
 def test_versions_agree() -> None:
     assert segtwin.__version__ == segtwin_weights.__version__ == segtwin_torch.__version__ == segtwin_keras.__version__
 

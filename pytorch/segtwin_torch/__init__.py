@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from segtwin_torch.resnet34_unet import ResNet34UNet
 from segtwin_torch.unet import PADS, UNet, UNetPaper, UNetSmall
 from segtwin_torch.vggfcn import VGGFCN8, VGGFCN16, VGGFCN32
 from segtwin_torch.weights import blob_names, load_weights, read_weights
+
+if "tensorflow" not in sys.modules:
+    # torch's optimizers import triton when they first step. It brings an LLVM, as TensorFlow does, and has to be there before TensorFlow's: the
+    # other order aborts the interpreter. Not every build of torch has it.
+    with suppress(ImportError):
+        import_module("triton")
 
 __all__ = [
     "__version__",
