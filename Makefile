@@ -34,8 +34,8 @@ notebooks: $(INSTALLED)  ## execute the notebooks of docs/ into docs/_built/
 	for page in docs/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute --output docs/_built/$$(basename $${page%.py}).ipynb $$page; done
 	$(BIN)/jupyter nbconvert --log-level ERROR --to html docs/_built/*.ipynb
 
-pictures: notebooks  ## the README's pictures, from the notebook
-	cp docs/_built/twins.png docs/_built/rounding.png docs/images/
+pictures: notebooks  ## the README's pictures, from the notebooks
+	cp docs/_built/twins.png docs/_built/rounding.png docs/_built/unets.png docs/images/
 
 proven: $(INSTALLED)  ## the README's table of measured errors
 	PYTHONPATH=parity_tests $(BIN)/python parity_tests/proven.py

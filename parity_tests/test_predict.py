@@ -184,7 +184,7 @@ MISTAKES = {
         ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
         "opencv is not an engine of this version; use onnxruntime, torch, keras",
     ),
-    "no row": (("bare.safetensors", "in/a.png", "-o", "out"), "bare.safetensors: does not say which network it is for"),
+    "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "unknown.safetensors: holds no network that is known here; make it one with"),
     "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--row", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
     "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is neither"),
 }
@@ -196,7 +196,7 @@ def test_mistakes_are_one_line_and_write_nothing(work: Path, capsys, mistake: st
         Path(folder).mkdir()
     Image.new("RGB", (16, 16)).save("more/a.jpg")
     Path("old/a.overlay.png").write_text("mine")
-    segtwin_weights.write(Weights(dict(SMALL)), "bare.safetensors")
+    segtwin_weights.write(Weights({f"my_{name}": blob for name, blob in SMALL.items()}), "unknown.safetensors")
     arguments, message = MISTAKES[mistake]
     assert run("predict", *arguments) == 2
     out, err = capsys.readouterr()
@@ -208,6 +208,12 @@ def test_mistakes_are_one_line_and_write_nothing(work: Path, capsys, mistake: st
     assert [path.name for path in Path("old").iterdir()] == ["a.overlay.png"]
 
 
-def test_weights_that_name_no_row_take_the_one_given(work: Path) -> None:
-    segtwin_weights.write(Weights(dict(SMALL)), "bare.safetensors")
-    assert run("predict", "bare.safetensors", "in/a.png", "-o", "out", "--engine", "torch", "--row", "unet-small", "--quiet") == 0
+def test_a_bare_state_dict_is_told_by_its_names(work: Path) -> None:
+    """As torch.save writes it, from DataParallel too; or the row is given."""
+    segtwin_weights.write(SMALL, "small.pth")
+    torch.save({f"module.{name}": tensor for name, tensor in torch.load("small.pth", weights_only=True).items()}, "parallel.pth")
+    masks = []
+    for number, (file, *row) in enumerate([("small.safetensors",), ("small.pth",), ("parallel.pth",), ("small.pth", "--row", "unet-small")]):
+        assert run("predict", file, "in/a.png", "-o", f"o{number}", "--engine", "torch", "--threshold", 0.503, "--quiet", *row) == 0
+        masks.append(Path(f"o{number}/a.mask.png").read_bytes())
+    assert len(set(masks)) == 1

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import click
 import segtwin_weights
-from segtwin_weights import Weights, WeightsError
+from segtwin_weights import Weights, WeightsError, names
 
 from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps
 
@@ -23,10 +23,22 @@ CHECKPOINTS = {"torch": ".pth", "keras": ".weights.h5"}
 @click.argument("outputs", type=click.Path(), nargs=-1, required=True)
 @click.option("--framework", type=click.Choice(["torch", "keras"]), required=True, help="Whose model is exported.")
 @click.option("--opset", type=int, help="Version of the ONNX operators; by default 18.")
+@click.option("--logits", is_flag=True, help="End in the logits where a U-Net ends in a sigmoid.")
+@click.option("--fold-batchnorm", is_flag=True, help="Make BatchNorm part of the convolutions before it, and check that the graph computes the same.")
 @click.option("--one-file", is_flag=True, help="Keep the weights inside the .onnx file even above 100 MB.")
 @overwrite_option
 @quiet_option
-def export(weights: str, outputs: tuple[str, ...], framework: str, opset: int | None, one_file: bool, overwrite: bool, quiet: bool) -> None:
+def export(
+    weights: str,
+    outputs: tuple[str, ...],
+    framework: str,
+    opset: int | None,
+    logits: bool,
+    fold_batchnorm: bool,
+    one_file: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
     """Write WEIGHTS to OUTPUTS: .onnx, and .pth (a torch state_dict) or .weights.h5 (Keras)."""
     endings = (".onnx", CHECKPOINTS[framework])
     for output in outputs:
@@ -35,18 +47,18 @@ def export(weights: str, outputs: tuple[str, ...], framework: str, opset: int | 
         refuse_to_replace(output, overwrite)
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
-        loaded = segtwin_weights.read(weights)
-        row, dimensions = row_of(loaded, weights), None
+        loaded, row = read_network(weights)
         dimensions = segtwin_weights.dimensions(loaded, row)
         step(f"starting {framework}")
         twin = framework_twin(framework)
         step("building the network")
-        model = twin.build(row, **dimensions._asdict(), weights=loaded)
+        model = twin.build(row, **dimensions._asdict(), weights=loaded, logits=logits)
         del loaded
         for output in outputs:
             step(f"writing {output}")
             if output.endswith(".onnx"):
-                twin.export_onnx(model, output, **({} if opset is None else {"opset": opset}), external_data=False if one_file else None)
+                options = {} if opset is None else {"opset": opset}
+                twin.export_onnx(model, output, **options, external_data=False if one_file else None, fold_batchnorm=fold_batchnorm)
             else:
                 twin.save_checkpoint(model, output)
     if not quiet:
@@ -54,16 +66,19 @@ def export(weights: str, outputs: tuple[str, ...], framework: str, opset: int | 
             click.echo(f"{output}: {row} from {framework}")
 
 
-def row_of(weights: Weights, path: str) -> str:
-    """The network that a file's metadata names.
+def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:
+    """A file's weights under the hub's names, and the network that they are for: `row`, or what the file says, or what its names tell.
 
     Raises:
-        WeightsError: it names none.
+        WeightsError: it is of no network; or one of `segtwin_weights.read`.
+        OSError: it cannot be read.
     """
-    row = weights.metadata.get("architecture")
-    if not isinstance(row, str):
-        raise WeightsError(f"{path}: does not say which network it is for; make it with `segtwin convert … --to ROW`")
-    return row
+    weights = names.hub_names(segtwin_weights.read(path))
+    known = names.identify(weights)
+    found = row or weights.metadata.get("architecture") or (known.name if known else None)
+    if not isinstance(found, str):
+        raise WeightsError(f"{path}: holds no network that is known here; make it one with `segtwin convert … --to ROW`")
+    return weights, found
 
 
 def framework_twin(framework: str) -> ModuleType:

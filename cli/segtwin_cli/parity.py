@@ -29,7 +29,7 @@ from segtwin.files import whole
 from segtwin.palette import voc_palette
 
 from segtwin_cli.engines import best_class, onnx_blobs
-from segtwin_cli.export import framework_twin, row_of
+from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 BOUND = 4.0
@@ -96,8 +96,8 @@ def parity(
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
     with steps(3 + 7 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
-        loaded = segtwin_weights.read(weights)
-        row = segtwin.get(row_of(loaded, weights))
+        loaded, found = read_network(weights)
+        row = segtwin.get(found)
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         inputs = [(name, segtwin.preprocess(name, row, channels), picture_of(name)) for name in images]
         for name, data, _ in inputs:

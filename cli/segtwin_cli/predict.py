@@ -24,7 +24,7 @@ from segtwin.palette import voc_palette
 from segtwin_weights import Dimensions, Weights
 
 from segtwin_cli.engines import best_class
-from segtwin_cli.export import framework_twin, row_of
+from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 ENGINES = ("onnxruntime", "torch", "keras")
@@ -73,8 +73,8 @@ def predict(
     failures: list[str] = []
     with steps(2 + len(paths), quiet) as step:
         step(f"reading {weights}")
-        loaded = segtwin_weights.read(weights)
-        network_row = segtwin.get(row or row_of(loaded, weights))
+        loaded, found = read_network(weights, row)
+        network_row = segtwin.get(found)
         size = segtwin_weights.dimensions(loaded, network_row)
         if size.num_classes > 256:
             raise click.ClickException(f"{weights}: has {size.num_classes} classes; a mask is an image of at most 256")

@@ -44,6 +44,14 @@ def deconv(x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int
     return x
 
 
+def central_crop(x: KerasTensor, name: str, offset: int) -> KerasTensor:
+    """`x` without `offset` rows and columns on every side. The offsets are those of `geometry.crop_offsets`, and tested to be.
+
+    With sizes that fit, that is Caffe's crop: what is left has the size of the up-convolution.
+    """
+    return layers.Cropping2D(offset, name=name)(x)
+
+
 def max_pool(x: KerasTensor, name: str) -> KerasTensor:
     """2×2 maxima, stride 2."""
     return layers.MaxPooling2D(2, name=name)(x)
@@ -231,14 +239,6 @@ def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], drop
 
     x = conv(x, num_classes, "conv_u0d-score", kernel=1, pad=0)  # N×(H−184)×(W−184)×classes
     return keras.Model(data, x, name="unet-paper")
-
-
-def central_crop(x: KerasTensor, name: str, offset: int) -> KerasTensor:
-    """`x` without `offset` rows and columns on every side. The offsets are those of `geometry.crop_offsets`, and tested to be.
-
-    With sizes that fit, that is Caffe's crop: what is left has the size of the up-convolution.
-    """
-    return layers.Cropping2D(offset, name=name)(x)
 
 
 def double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
