@@ -21,8 +21,8 @@ convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX f
 	    report["synthetic"] and print("out/ holds SYNTHETIC weights, not trained; VGG16_NPY=/path/to/vgg16.npy make convert-vgg takes real ones"); \
 	    sys.exit(report["verdict"] != "equal")'
 
-test: $(INSTALLED)  ## every parity test
-	$(BIN)/pytest parity_tests/
+test: $(INSTALLED)  ## every parity test, in two processes of up to 8 GB
+	$(BIN)/pytest parity_tests/ -n 2 --dist loadfile
 
 lint: $(INSTALLED)  ## ruff and types
 	$(BIN)/ruff check .

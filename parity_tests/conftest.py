@@ -1,6 +1,10 @@
 """torch and torchvision come before TensorFlow: the other order aborts the interpreter (each of them brings an LLVM)."""
 
+import gc
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -8,3 +12,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import torch  # noqa: F401, I001
 import torchvision  # noqa: F401
 import tensorflow  # noqa: F401
+
+
+@pytest.fixture(scope="module", autouse=True)
+def give_memory_back() -> Iterator[None]:
+    """Models, and weights of full width, are made once a module, not kept for the whole run: those of full width are half a gigabyte each."""
+    yield
+    import engines
+    import goldens
+
+    for cache in (engines.model, goldens.vgg16_weights, goldens.fcn8vgg_weights, goldens.vggfcn_weights, goldens.vggfcn_goldens, goldens.torch_blob):
+        cache.cache_clear()
+    gc.collect()

@@ -338,5 +338,6 @@ def fcn8vgg_golden(name: str, row: str = "fcn8-vgg") -> FCN8VGGGolden:
     return FCN8VGGGolden(FOLDER / "seed" / f"fcn8vgg_{name}.npz", row)
 
 
+@cache
 def vggfcn_goldens(row: str) -> list[VGGFCNGolden]:
     return [VGGFCNGolden(path, row) for path in sorted((FOLDER / "seed").glob(f"{row}_c*.npz"))]

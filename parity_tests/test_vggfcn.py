@@ -1,7 +1,6 @@
 """vggfcn32, vggfcn16 and vggfcn8 against the original torch classes, in four engines."""
 
 import gc
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ SIZES = {"vggfcn32": [(67, 91), (32, 32)], "vggfcn16": [(67, 70), (33, 47)], "vg
 @pytest.mark.parametrize("framework", TWINS)
 def test_the_scores_are_the_originals(row: str, framework: str) -> None:
     """At the original's full width, which its class fixes; within 4 noise floors, as real engines stay within about 1.6."""
-    goldens, twin = full_goldens(row), TWINS[framework]
+    goldens, twin = vggfcn_goldens(row), TWINS[framework]
     network = made(framework, row, goldens[0].weights)
     for golden in goldens:
         check(golden, twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1)))
@@ -35,10 +34,6 @@ def test_the_scores_are_the_originals(row: str, framework: str) -> None:
     gc.collect()
     for golden in goldens:
         check(golden, onnx_blobs(path, golden.data, [golden.lowres, "scores"]))
-
-
-full_goldens = cache(vggfcn_goldens)
-"""With their floors, which are measured once."""
 
 
 def check(golden: VGGFCNGolden, blobs: dict[str, np.ndarray]) -> None:
