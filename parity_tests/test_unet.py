@@ -10,7 +10,7 @@ import segtwin_keras
 import segtwin_torch
 import torch
 from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
-from goldens import STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
+from goldens import LEAST_FLOOR, STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
 from segtwin import oracle
 from segtwin_weights import Weights, WeightsError, convert, read, untrained, write
 
@@ -78,6 +78,29 @@ def test_the_papers_net_has_the_papers_parameters_and_offsets() -> None:
     assert row.shapes(572, 572)["conv_u0d-score"] == (2, 388, 388)
     tiny = row.parameters(2, TINY)
     assert [[parameter.name, list(parameter.shape)] for parameter in tiny] == [[name, shape] for name, shape, _ in PAPER[0].parameters]
+
+
+@pytest.fixture(scope="module")
+def full_width() -> tuple[Weights, np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    """The paper's own widths with random biases, an image, every blob in float64, and what float32 costs numpy there."""
+    start, random = untrained("unet-paper", seed=4), np.random.RandomState(4)
+    weights = Weights({name: blob if blob.ndim > 1 else random.normal(0, 0.1, blob.shape).astype(np.float32) for name, blob in start.items()})
+    image = random.uniform(0, 1, (1, 1, 188, 204)).astype(np.float32)
+    row = segtwin.get("unet-paper")
+    truth = oracle.run(row, weights, image)
+    floors = {name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR) for name, blob in oracle.blobs(row, weights, image, "float32")}
+    assert max(floors.values()) < 2e-6, "Caffe's own is 1e-6; a floor above would excuse anything"
+    return weights, image, truth, floors
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=name_of)
+def test_the_papers_net_agrees_at_full_width(engine, full_width) -> None:
+    """31 million weights. Caffe's goldens are of narrow networks; here the oracle, which they hold to Caffe, is the reference."""
+    weights, image, truth, floors = full_width
+    assert sum(blob.size for blob in weights.values()) == 31_030_658
+    blobs = engine("unet-paper", weights, image)
+    errors = {name: oracle.relative_error(blobs[name], want) / floors[name] for name, want in truth.items()}
+    assert max(errors.values()) < 4, errors
 
 
 @pytest.mark.parametrize("table", TABLES)
