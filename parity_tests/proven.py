@@ -6,7 +6,9 @@ latter is left out (for vggfcn*, whose goldens have no other, it is that of narr
 """
 
 import gc
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import conftest  # noqa: F401 - torch before TensorFlow
 from engines import ENGINES, exported, keras_engine, model, torch_engine
@@ -14,6 +16,8 @@ from goldens import FULL, TINY, Golden, caffe_goldens, fcn8vgg_golden, fcn8vgg_g
 from segtwin import oracle
 from segtwin_weights import dimensions, untrained
 from test_fcn_caffe import ROWS
+from test_referee import GOLDENS as OPENCV
+from test_referee import opencv
 
 NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)"]
 CAFFE, TF1, TORCH = "real Caffe", "the original TF1 code", "the original torch code"
@@ -65,5 +69,19 @@ def main() -> None:
         gc.collect()
 
 
+def referee() -> None:
+    """OpenCV on the exported Caffe files, with and without its Winograd convolutions."""
+    for winograd in (False, True):
+        ratios = []
+        for golden in OPENCV:
+            with tempfile.TemporaryDirectory() as folder:
+                score = opencv(golden.row.name, golden.weights, golden.data, Path(folder), winograd)
+            wanted = golden.row.output
+            error = oracle.relative_error(golden.stored(wanted, {wanted: score}), golden.blobs[wanted])
+            ratios.append(error / golden.floors[wanted])
+        print(f"OpenCV on the exported files, Winograd {'on' if winograd else 'off'}: {max(ratios):.2f} floors from real Caffe at most")
+
+
 if __name__ == "__main__":
     main()
+    referee()

@@ -84,7 +84,7 @@ def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, tru
 
 
 def test_the_oracle_is_caffe(golden: CaffeGolden, truth: dict[str, np.ndarray], floors: dict[str, float]) -> None:
-    """Where Caffe's blobs are known, float32 costs Caffe what it costs the oracle, to a factor of 2; `noise_floor` caps it."""
+    """Where Caffe's blobs are known, float32 costs Caffe what it costs the oracle, to a factor of 2; `floors` caps it."""
     for name in golden.blobs:
         assert 0.5 < golden.floors[name] / floors[name] < 2, name
     for name, blob in truth.items():

@@ -114,6 +114,19 @@ def test_classes_become_a_palette_image(work: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("all.overlay.png")), tinted)
 
 
+@pytest.mark.parametrize("row", segtwin.ROWS)
+def test_every_row_predicts(work: Path, row: str) -> None:
+    widths = {"unet-paper": (2, 2, 2, 2, 2), "unet": (2, 3, 4, 5, 6), "unet-small": (2, 3, 4, 5, 6), "resnet34-unet": None}.get(row, TINY)
+    segtwin_weights.write(random_weights(row, widths=widths), "w.safetensors")
+    Image.open("in/a.png").resize((96, 64)).save("fits.png")
+    assert run("predict", "w.safetensors", "fits.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
+    mask, probability = np.asarray(Image.open("out/fits.mask.png")), np.load("out/fits.probability.npy")
+    assert probability.shape == (segtwin.get(row).num_classes, 64, 96)
+    assert 0 <= probability.min() <= probability.max() <= 1
+    labels = probability.argmax(0) if len(probability) > 1 else probability[0] >= 0.5
+    np.testing.assert_array_equal(mask, labels * (255 if len(probability) <= 2 else 1))
+
+
 def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
     segtwin_weights.write(untrained("unet-paper", widths=(2, 2, 2, 2, 2), seed=1), "paper.safetensors")
     for tile in (204, 572):

@@ -152,6 +152,24 @@ def test_a_forward_pass_in_train_mode_is_the_originals(framework: str) -> None:
         assert {int(blob) for name, blob in state.items() if name.endswith("num_batches_tracked")} == {1}
 
 
+@pytest.mark.parametrize("name", ["unet-small", "resnet34-unet"])
+def test_the_other_nets_keep_the_same_statistics_in_both_twins(name: str) -> None:
+    """Where no golden is: torch's own BatchNorm2d is the reference, in float64, every statistic of every layer after two batches."""
+    networks = {twin: twin.build(name, seed=2, dtype="float64", logits=True) for twin in (segtwin_torch, segtwin_keras)}
+    networks[segtwin_torch].train()
+    for step in range(2):
+        image = np.random.RandomState(step).uniform(-2, 2, (2, 1 if name == "unet-small" else 3, 64, 96))
+        with torch.no_grad():
+            want = networks[segtwin_torch](torch.from_numpy(image)).numpy()
+        got = networks[segtwin_keras](image.transpose(0, 2, 3, 1), training=True).numpy().transpose(0, 3, 1, 2)
+        assert oracle.relative_error(got, want) < EXACT
+    got, want = (twin.read_weights(networks[twin]) for twin in (segtwin_keras, segtwin_torch))
+    assert got.keys() == want.keys()
+    for blob, values in want.items():
+        assert oracle.relative_error(got[blob], values) < EXACT, blob
+    assert {int(values) for blob, values in got.items() if blob.endswith("num_batches_tracked")} == {2}
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_inference_leaves_the_statistics_alone(framework: str) -> None:
     twin = segtwin_torch if framework == "torch" else segtwin_keras

@@ -37,9 +37,3 @@ def onnx_blobs(path: str | os.PathLike[str], data: np.ndarray, names: Sequence[s
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {graph.input[0].name: data})
     return {graph.input[0].name: data, **dict(zip(wanted, values, strict=True))}
-
-
-def best_class(output: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Each pixel's class: the largest of N×classes×H×W; of a single class, whose output is its probability, 1 from the threshold on. N×H×W uint8."""
-    best = output[:, 0] >= threshold if output.shape[1] == 1 else output.argmax(1)
-    return best.astype(np.uint8)

@@ -12,7 +12,6 @@ import io
 import json
 import platform
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,8 +27,9 @@ from segtwin import oracle
 from segtwin.files import whole
 from segtwin.palette import voc_palette
 
-from segtwin_cli.engines import best_class, onnx_blobs
+from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.pictures import best_class, picture_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 BOUND = 4.0
@@ -153,13 +153,6 @@ def start_engines(
         lambda data: onnx_blobs(str(files["keras"]), data, row.exported),
     ]
     return {**dict(zip(ENGINES, compute, strict=True)), ONEDNN: lambda data: torch_twin.blobs(torch_model, data, caffe=False)}
-
-
-def picture_of(name: str) -> np.ndarray:
-    """The image for the report, H×W×3. What is converted on the way was said when it was prepared for the network."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", segtwin.Converted)
-        return segtwin.read_image(name)
 
 
 def noise_floors(row: segtwin.Row, weights: segtwin_weights.Weights, data: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float]:

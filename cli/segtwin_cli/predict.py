@@ -7,7 +7,6 @@ classes, as PASCAL VOC's; networks of one or two classes write 0 and 255. Nothin
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +17,13 @@ import numpy as np
 import segtwin
 import segtwin_weights
 from PIL import Image
-from segtwin import Converted, Row
+from segtwin import Row
 from segtwin.files import whole
 from segtwin.palette import voc_palette
 from segtwin_weights import Dimensions, Weights
 
-from segtwin_cli.engines import best_class
 from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.pictures import best_class, picture_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 ENGINES = ("onnxruntime", "torch", "keras")
@@ -171,9 +170,7 @@ def write(result: np.ndarray, image: Path, files: dict[str, Path], classes: int,
     else:
         mask, paint = Image.fromarray(labels), colours
         mask.putpalette(colours.tobytes())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Converted)  # said when the image was prepared
-        pixels = segtwin.read_image(image)
+    pixels = picture_of(image)
     tinted = np.rint((1 - TINT) * pixels + TINT * paint[labels]).astype(np.uint8)
     overlay = Image.fromarray(np.where((labels != 0)[..., np.newaxis], tinted, pixels))
     with whole(files["mask"]) as draft:

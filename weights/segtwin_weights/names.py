@@ -57,8 +57,14 @@ def unwrap(keys: Iterable[str]) -> str:
 
 
 KNOWN = {
-    *("conv1_1.weight", "features.0.weight", "vgg16.features.0.weight", "conv1.weight"),
-    *("conv_d0a_b.weight", "conv1.conv.0.weight", "layer1_conv.conv1.weight", "firstconv.weight"),
+    "conv1_1.weight",
+    "features.0.weight",
+    "vgg16.features.0.weight",
+    "conv1.weight",
+    "conv_d0a_b.weight",
+    "conv1.conv.0.weight",
+    "layer1_conv.conv1.weight",
+    "firstconv.weight",
 }
 """First keys of the checkpoints that are read: VGG-16s, ResNet-34, and the networks here."""
 

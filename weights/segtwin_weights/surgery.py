@@ -66,12 +66,13 @@ def convert_with_report(
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
     weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
     held = names.held(weights, row)
-    if held is not None and num_classes in (None, dimensions(held, row).num_classes):
+    trained = None if held is None else dimensions(held, row).num_classes
+    if held is not None and num_classes in (None, trained):
         held.metadata["version"] = __version__
         changes = [Change(name, "copied" if name in weights else "counter", name if name in weights else "", held[name].shape) for name in held]
         return held, changes + [Change(name, "dropped", name, blob.shape) for name, blob in weights.items() if name not in held]
     if held is not None and row.naming == "torch":
-        raise WeightsError(f"num_classes is {num_classes}; the weights are those of a {row.name} that has {dimensions(held, row).num_classes}")
+        raise WeightsError(f"num_classes is {num_classes}; the weights are those of a {row.name} that has {trained}")
     if row.name not in (*vgg_rows(), resnet34.TARGET):
         raise WeightsError(f"nothing is converted to {row.name!r}: it starts from random numbers (build it without weights)")
     if row.name == resnet34.TARGET:
