@@ -40,7 +40,7 @@ with quiet_start():  # TensorFlow lists the GPU libraries that it lacks
     import segtwin_keras
 
 ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs/images").is_dir())
-row = segtwin.get("fcn8s")
+row = segtwin.get_architecture("fcn8s")
 
 # %% [markdown]
 # ## The weights

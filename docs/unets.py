@@ -48,7 +48,7 @@ ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / 
 # Nuclei under a microscope, and which pixels belong to one. The left half is for training, the right half for looking.
 
 # %%
-row = segtwin.get("unet-small")
+row = segtwin.get_architecture("unet-small")
 pixels = np.asarray(Image.open(ROOT / "docs/images/nuclei.png"))
 data = segtwin.preprocess(pixels, row)  # 1×1×512×512, 0..1
 nucleus = (np.asarray(Image.open(ROOT / "docs/images/nuclei_instances.png")) > 0)[np.newaxis, np.newaxis].astype(np.float32)

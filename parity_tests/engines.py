@@ -19,7 +19,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
 
 def made(framework: str, row: str, weights: Weights, dtype: str = "float32"):
     """A model of these weights, in their widths and for their classes; a variant of a row is made by its option."""
-    base = segtwin.get(segtwin.get(row).variant_of or row)
+    base = segtwin.get_architecture(segtwin.get_architecture(row).variant_of or row)
     options = {option: True for option, variant in base.variants.items() if variant == row}
     return TWINS[framework].build(base.name, **dimensions(weights, base)._asdict(), weights=weights, dtype=dtype, **options)
 
@@ -44,11 +44,11 @@ def exported(framework: str, row: str, weights: Weights) -> Path:
 
 
 def onnx_of_torch(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
-    return onnx_blobs(exported("torch", row, weights), data, segtwin.get(row).exported)
+    return onnx_blobs(exported("torch", row, weights), data, segtwin.get_architecture(row).exported)
 
 
 def onnx_of_keras(row: str, weights: Weights, data: np.ndarray) -> dict[str, np.ndarray]:
-    return onnx_blobs(exported("keras", row, weights), data, segtwin.get(row).exported)
+    return onnx_blobs(exported("keras", row, weights), data, segtwin.get_architecture(row).exported)
 
 
 ENGINES = [torch_engine, keras_engine, onnx_of_torch, onnx_of_keras]

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import segtwin
 from segtwin import oracle
-from segtwin_weights import Weights, convert, untrained
+from segtwin_weights import Weights, convert, initialize
 from segtwin_weights.vgg16_npy import to_caffe
 
 FOLDER = Path(__file__).parent / "golden"
@@ -30,8 +30,8 @@ FULL = recipe.FULL_VGG
 
 def recipe_weights(row: segtwin.Row | str, widths: tuple[int, ...], seed: int = 1, num_classes: int | None = None) -> Weights:
     """The weights behind the Caffe goldens: learned layers from the recipe, fixed layers as the network starts them."""
-    row = segtwin.get(row)
-    start = untrained(row, num_classes, widths=widths)
+    row = segtwin.get_architecture(row)
+    start = initialize(row, num_classes, widths=widths)
     drawn = {p.name: recipe.caffe(p.name, p.shape, seed) for p in row.parameters(num_classes, widths) if p.lr_mult}
     return Weights({name: drawn.get(name, blob) for name, blob in start.items()}, start.metadata)
 
@@ -111,7 +111,7 @@ class CaffeGolden(Golden):
         self.offsets = {name: crop["offset"][0] for name, crop in json.loads(str(self.file["crop_offsets"])).items()}
         self.parameters = json.loads(str(self.file["param_table"]))
         self.stats = json.loads(str(self.file["blob_stats"]))
-        self.row = segtwin.get(CAFFE_NETS.get(self.meta["net"], self.meta["net"]))
+        self.row = segtwin.get_architecture(CAFFE_NETS.get(self.meta["net"], self.meta["net"]))
         widths = self.meta["widths"]
         self.widths = tuple(widths) if isinstance(widths, list) else (*widths["conv"], widths["fc6"], widths["fc7"])
 
@@ -179,7 +179,7 @@ class UNetGolden(Golden):
         self.file = np.load(path)
         self.meta = json.loads(str(self.file["meta"]))
         model = self.meta["model"].split()[0]
-        self.row = segtwin.get(SEED_NETS[model])
+        self.row = segtwin.get_architecture(SEED_NETS[model])
         channels = {"Unet": f"_{self.meta.get('in_ch')}_{self.meta.get('out_ch')}", "resnet34_unet": f"_n{self.meta.get('num_classes')}"}
         self.table = model + channels.get(model, "")
 
@@ -222,7 +222,7 @@ class SeedFCNGolden(Golden):
     """One run of an original: files NAME.npz and NAME_*.npz. Blobs are N×C×H×W here, whatever the original's layout."""
 
     def __init__(self, path: Path, row: str) -> None:
-        self.path, self.row = path, segtwin.get(row)
+        self.path, self.row = path, segtwin.get_architecture(row)
         self.files = {}
         for part in sorted(path.parent.glob(f"{path.stem}*.npz")):
             with np.load(part) as file:
@@ -315,7 +315,7 @@ def torch_blob(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 @cache
 def vggfcn_weights(row: str, num_classes: int, seed: int, digest: str) -> Weights:
     """The state_dict behind a VGGFCN golden; keys that share their storage hold what the later one does."""
-    row = segtwin.get(row)
+    row = segtwin.get_architecture(row)
     shapes = {p.name: p.shape for p in row.parameters(num_classes)}
     assert shapes == {key: tuple(shape) for key, shape in state_dict_shapes(row.name, num_classes).items()}
     assert list(shapes) == list(state_dict_shapes(row.name, num_classes))

@@ -14,7 +14,7 @@ import conftest  # noqa: F401 - torch before TensorFlow
 from engines import ENGINES, exported, keras_engine, model, torch_engine
 from goldens import FULL, TINY, Golden, caffe_goldens, fcn8vgg_golden, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
 from segtwin import oracle
-from segtwin_weights import dimensions, untrained
+from segtwin_weights import dimensions, initialize
 from test_fcn_caffe import ROWS
 from test_referee import GOLDENS as OPENCV
 from test_referee import opencv
@@ -49,7 +49,7 @@ def measure(goldens: Sequence[Golden]) -> str:
             ratios[engine] = max(ratios[engine], *errors.values())
             worst = max(worst, *(error * golden.floors[blob] for blob, error in errors.items()))
         if (full := dimensions(weights, golden.row).widths == FULL) and name.startswith("vggfcn"):
-            weights, full = untrained(golden.row, widths=TINY, seed=1), False
+            weights, full = initialize(golden.row, widths=TINY, seed=1), False
         if not full:
             twins = [engine(name, weights, golden.data, "float64") for engine in (torch_engine, keras_engine)]
             apart = max(apart, *(oracle.relative_error(twins[0][blob], twins[1][blob]) for blob in twins[0]))

@@ -183,7 +183,7 @@ def test_other_number_types_are_noted(tmp_path: Path, vgg16: Path, capsys: pytes
 
 
 def test_rows_and_inspect(fcn8s: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run("rows") == 0
+    assert run("list") == 0
     assert "134,362,751" in capsys.readouterr().out
     assert run("inspect", fcn8s) == 0
     said = capsys.readouterr().out
@@ -271,7 +271,7 @@ def test_parity_says_that_weights_are_synthetic(exported: Path, tmp_path: Path, 
 
 def test_a_unet_is_exported_with_logits_and_folded_on_request(tmp_path: Path) -> None:
     segtwin_weights.write(
-        segtwin_weights.untrained("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.pth"
+        segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.pth"
     )  # tells its network by its names
     for options, output, norms in ((), "probability", 22), (("--logits",), "logits", 22), (("--logits", "--fold-batchnorm"), "logits", 0):
         assert run("export", tmp_path / "u.pth", tmp_path / "u.onnx", "--framework", "torch", "--overwrite", "--quiet", *options) == 0
@@ -283,7 +283,7 @@ def test_a_unet_is_exported_with_logits_and_folded_on_request(tmp_path: Path) ->
 def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Whose sizes, channels and single class are its own. A conversion is said once."""
     random = np.random.RandomState(0)
-    start = segtwin_weights.untrained("unet-small", widths=(3, 4, 5, 6, 7), seed=2)
+    start = segtwin_weights.initialize("unet-small", widths=(3, 4, 5, 6, 7), seed=2)
     norms = {name: np.abs(blob + random.normal(0, 0.3, blob.shape)).astype("f4") for name, blob in start.items() if "bn" in name and blob.ndim}
     segtwin_weights.write(Weights({**start, **norms}, start.metadata), tmp_path / "u.safetensors")
     with Image.open(PHOTO) as photo:
@@ -294,7 +294,7 @@ def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "parity of unet-small holds" in out
     assert err.count("colours became grey") == 1
     facts = json.loads((tmp_path / "p.json").read_text())["comparisons"][0]
-    assert [blob["name"] for blob in facts["blobs"]] == list(segtwin.get("unet-small").blobs[1:])
+    assert [blob["name"] for blob in facts["blobs"]] == list(segtwin.get_architecture("unet-small").blobs[1:])
     assert {len(scores) for scores in facts["logits"].values()} == {1}
     assert run("parity", tmp_path / "u.safetensors", tmp_path / "odd.png") == 2
     assert "odd.png: unet-small: 47×64 pixels do not fit" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 
 def test_a_blobs_noise_floor_is_not_below_that_of_its_bottoms() -> None:
     """A maximum over few numbers is sometimes small by luck; an engine without that luck is not wrong."""
-    row, weights = segtwin.get("unet"), segtwin_weights.untrained("unet", widths=(4, 6, 8, 10, 12), seed=2)
+    row, weights = segtwin.get_architecture("unet"), segtwin_weights.initialize("unet", widths=(4, 6, 8, 10, 12), seed=2)
     data = np.random.RandomState(0).uniform(0, 1, (1, 3, 16, 32)).astype(np.float32)
     truth = dict(oracle.blobs(row, weights, data))
     own = {name: oracle.relative_error(blob, truth[name]) for name, blob in oracle.blobs(row, weights, data, "float32")}

@@ -85,7 +85,7 @@ def test_equal_weights_stay_apart(tmp_path: Path, framework: str) -> None:
     twin = TWINS[framework]
     twin.export_onnx(twin.build("fcn8s", widths=TINY), tmp_path / "zero.onnx")
     names = {one.name for one in onnx.load(tmp_path / "zero.onnx").graph.initializer}
-    assert names >= set(segtwin_weights.untrained("fcn8s", widths=TINY))
+    assert names >= set(segtwin_weights.initialize("fcn8s", widths=TINY))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 1, 200), (3, 3, 75, 32), (2, 3, 200, 131)], ids=str)
@@ -125,7 +125,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
 
     model = TWINS["torch"].build("fcn8s", widths=TINY)
     skeleton = torch_export.skeleton(model, 18)
-    few = list(segtwin_weights.untrained("fcn8s", widths=TINY).items())[:5]
+    few = list(segtwin_weights.initialize("fcn8s", widths=TINY).items())[:5]
     with pytest.raises(ValueError, match="no weights for"):
         onnx_file.write(skeleton, few, tmp_path / "x.onnx", caffe_goldens("fcn8s")[0].row, {}, external_data=True)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, model,
 from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
 from segtwin import oracle
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import convert, untrained
+from segtwin_weights import convert, initialize
 
 GOLDENS = fcn8vgg_goldens()
 DILATED = fcn8vgg_golden("tiny_dilated_1x96x128", "fcn8-vgg-dilated")
@@ -94,7 +94,7 @@ def test_the_regularisation_terms_are_the_originals(golden: FCN8VGGGolden, frame
 
 
 def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as_he_does() -> None:
-    start = untrained(segtwin.get("fcn8-vgg").variant({"random_init_fc8": True}), 300, widths=(4, 6, 8, 10, 12, 14, 400), seed=5)
+    start = initialize(segtwin.get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), 300, widths=(4, 6, 8, 10, 12, 14, 400), seed=5)
     assert start.metadata["architecture"] == "fcn8-vgg"
     for layer, sigma in (("score_fr", (2 / 400) ** 0.5), ("score_pool4", 1e-3), ("score_pool3", 1e-4)):
         drawn = start[f"{layer}/weight"] / np.float32(sigma)
@@ -109,11 +109,11 @@ def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as
         plain = twin.regularization_terms(twin.build("fcn8-vgg", widths=TINY, seed=5))
         assert "score_fr/weight_loss" in plain["fc_wlosses"]
         weights = twin.read_weights(network)
-        again = untrained(segtwin.get("fcn8-vgg").variant({"random_init_fc8": True}), widths=TINY, seed=5)
+        again = initialize(segtwin.get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), widths=TINY, seed=5)
         assert weights.fingerprint() == again.fingerprint()
         assert weights["score_fr/weight"].any()
-    assert not untrained("fcn8-vgg", widths=TINY, seed=5)["score_fr/weight"].any()
-    assert untrained("fcn8-vgg", widths=TINY, seed=6).fingerprint() != untrained("fcn8-vgg", widths=TINY, seed=5).fingerprint()
+    assert not initialize("fcn8-vgg", widths=TINY, seed=5)["score_fr/weight"].any()
+    assert initialize("fcn8-vgg", widths=TINY, seed=6).fingerprint() != initialize("fcn8-vgg", widths=TINY, seed=5).fingerprint()
 
 
 @pytest.mark.parametrize(("height", "width", "fits"), [(67, 91, "96 × 91"), (89, 88, "89 × 96"), (33, 128, "64 × 128")])

@@ -135,7 +135,7 @@ def test_the_conversion_of_a_whole_vgg16_stays_below_1_6_gb(folder: Path) -> Non
     assert peak < 1.6 * GIGABYTE
     (folder / "vgg16-SYNTHETIC.npy").unlink()
     converted = segtwin_weights.read(folder / "converted.safetensors")
-    assert {name: blob.shape for name, blob in converted.items()} == {p.name: p.shape for p in segtwin.get("fcn8s").parameters()}
+    assert {name: blob.shape for name, blob in converted.items()} == {p.name: p.shape for p in segtwin.get_architecture("fcn8s").parameters()}
     assert converted.metadata["synthetic"] is True
 
 

@@ -11,7 +11,7 @@ from segtwin.architectures import Layer, conv, crop, pool, upscore
 
 
 def test_the_offsets_of_fcn8s_are_derived() -> None:
-    assert dict(segtwin.get("fcn8s").offsets) == {"score_pool4c": 5, "score_pool3c": 9, "score": 31}
+    assert dict(segtwin.get_architecture("fcn8s").offsets) == {"score_pool4c": 5, "score_pool3c": 9, "score": 31}
 
 
 @pytest.mark.parametrize("row", ["fcn8s"])
@@ -71,12 +71,12 @@ def test_the_bilinear_kernel() -> None:
 
 
 def test_widths_and_sizes_that_cannot_be_are_refused() -> None:
-    row = segtwin.get("fcn8s")
+    row = segtwin.get_architecture("fcn8s")
     with pytest.raises(ValueError, match="widths are 7 positive numbers"):
         row.shapes(10, 10, widths=(1, 2, 3))
     with pytest.raises(ValueError, match="num_classes is at least 1"):
         row.parameters(num_classes=0)
     with pytest.raises(ValueError, match="no network 'fcn9s'; there are fcn32s, "):
-        segtwin.get("fcn9s")
+        segtwin.get_architecture("fcn9s")
     with pytest.raises(KeyError, match="no layer 'pool6'"):
         row.layer("pool6")

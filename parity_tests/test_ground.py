@@ -65,4 +65,4 @@ def test_every_version_is_pinned_and_no_host_is_named() -> None:
 
 
 def test_both_twins_have_the_same_names() -> None:
-    assert segtwin_torch.names() == segtwin_keras.names() == list(segtwin.ROWS)
+    assert segtwin_torch.list_networks() == segtwin_keras.list_networks() == list(segtwin.architectures.ROWS)

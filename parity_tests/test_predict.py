@@ -13,7 +13,7 @@ from PIL import Image
 from segtwin.palette import voc_palette
 from segtwin_cli import predict
 from segtwin_cli.main import main
-from segtwin_weights import Weights, untrained
+from segtwin_weights import Weights, initialize
 
 
 def run(*arguments: object) -> int:
@@ -24,7 +24,7 @@ def run(*arguments: object) -> int:
 
 def random_weights(row: str, **options) -> Weights:
     """As the network starts, but for zeros: an untrained FCN scores 0 everywhere."""
-    start = untrained(row, seed=3, **options)
+    start = initialize(row, seed=3, **options)
     random = np.random.RandomState(0)
     blobs = {name: blob if blob.any() or not blob.ndim else random.normal(0, 0.1, blob.shape).astype(np.float32) for name, blob in start.items()}
     return Weights({name: np.abs(blob) + 1 if name.endswith("running_var") else blob for name, blob in blobs.items()}, start.metadata)
@@ -114,21 +114,21 @@ def test_classes_become_a_palette_image(work: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("all.overlay.png")), tinted)
 
 
-@pytest.mark.parametrize("row", segtwin.ROWS)
+@pytest.mark.parametrize("row", segtwin.architectures.ROWS)
 def test_every_row_predicts(work: Path, row: str) -> None:
     widths = {"unet-paper": (2, 2, 2, 2, 2), "unet": (2, 3, 4, 5, 6), "unet-small": (2, 3, 4, 5, 6), "resnet34-unet": None}.get(row, TINY)
     segtwin_weights.write(random_weights(row, widths=widths), "w.safetensors")
     Image.open("in/a.png").resize((96, 64)).save("fits.png")
     assert run("predict", "w.safetensors", "fits.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
     mask, probability = np.asarray(Image.open("out/fits.mask.png")), np.load("out/fits.probability.npy")
-    assert probability.shape == (segtwin.get(row).num_classes, 64, 96)
+    assert probability.shape == (segtwin.get_architecture(row).num_classes, 64, 96)
     assert 0 <= probability.min() <= probability.max() <= 1
     labels = probability.argmax(0) if len(probability) > 1 else probability[0] >= 0.5
     np.testing.assert_array_equal(mask, labels * (255 if len(probability) <= 2 else 1))
 
 
 def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
-    segtwin_weights.write(untrained("unet-paper", widths=(2, 2, 2, 2, 2), seed=1), "paper.safetensors")
+    segtwin_weights.write(initialize("unet-paper", widths=(2, 2, 2, 2, 2), seed=1), "paper.safetensors")
     for tile in (204, 572):
         assert run("predict", "paper.safetensors", "in/b.png", "-o", f"t{tile}", "--engine", "torch", "--tile", tile, "--probability", "--quiet") == 0
     np.testing.assert_allclose(np.load("t204/b.probability.npy"), np.load("t572/b.probability.npy"), atol=1e-6)
@@ -198,7 +198,7 @@ MISTAKES = {
         "opencv is not an engine of this version; use onnxruntime, torch, keras",
     ),
     "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "unknown.safetensors: holds no network that is known here; make it one with"),
-    "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--row", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
+    "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--network", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
     "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is neither"),
 }
 
@@ -226,7 +226,7 @@ def test_a_bare_state_dict_is_told_by_its_names(work: Path) -> None:
     segtwin_weights.write(SMALL, "small.pth")
     torch.save({f"module.{name}": tensor for name, tensor in torch.load("small.pth", weights_only=True).items()}, "parallel.pth")
     masks = []
-    for number, (file, *row) in enumerate([("small.safetensors",), ("small.pth",), ("parallel.pth",), ("small.pth", "--row", "unet-small")]):
+    for number, (file, *row) in enumerate([("small.safetensors",), ("small.pth",), ("parallel.pth",), ("small.pth", "--network", "unet-small")]):
         assert run("predict", file, "in/a.png", "-o", f"o{number}", "--engine", "torch", "--threshold", 0.503, "--quiet", *row) == 0
         masks.append(Path(f"o{number}/a.mask.png").read_bytes())
     assert len(set(masks)) == 1

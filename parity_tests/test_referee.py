@@ -21,7 +21,7 @@ def opencv(row: str, weights: Weights, data: np.ndarray, folder, winograd: bool 
     net = cv2.dnn.readNetFromCaffe(str(folder / "w.deploy.prototxt"), str(folder / "w.caffemodel"))
     net.enableWinograd(winograd)
     net.setInput(data)
-    return net.forward(segtwin.get(row).output)
+    return net.forward(segtwin.get_architecture(row).output)
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
@@ -36,7 +36,7 @@ def test_opencv_computes_what_caffe_computed(golden: CaffeGolden, tmp_path) -> N
 @pytest.mark.parametrize("row", ROWS)
 def test_opencv_runs_every_caffe_row(row: str, tmp_path) -> None:
     """Against the numpy oracle's float64; the floor is that of numpy's own float32."""
-    table = segtwin.get(row)
+    table = segtwin.get_architecture(row)
     weights = recipe_weights(table, TINY if len(table.widths) == len(TINY) else recipe.TINY_UNET, seed=2)
     height, width = (60, 45) if table.keeps_size else (188, 204)
     data = recipe.caffe_input((1, table.in_channels, height, width), 2)

@@ -28,7 +28,7 @@ def test_the_parameters_are_caffes_in_caffes_order(row: str) -> None:
 
 
 def test_the_multipliers_are_net_pys() -> None:
-    for parameter in segtwin.get("fcn8s").parameters():
+    for parameter in segtwin.get_architecture("fcn8s").parameters():
         if "upscore" in parameter.name:
             assert parameter.lr_mult == 0
         elif parameter.name.endswith("bias"):
@@ -38,14 +38,14 @@ def test_the_multipliers_are_net_pys() -> None:
 
 
 def test_fcn8s_has_its_published_size() -> None:
-    parameters = segtwin.get("fcn8s").parameters()
+    parameters = segtwin.get_architecture("fcn8s").parameters()
     assert sum(math.prod(p.shape) for p in parameters if p.lr_mult) == 134_362_751
     assert sum(math.prod(p.shape) for p in parameters if not p.lr_mult) == 127_008
 
 
 @pytest.mark.parametrize("row", CAFFE_ROWS)
 def test_the_models_have_the_rows_parameters_and_train_what_the_row_trains(row: str) -> None:
-    want = {p.name: (p.shape, bool(p.lr_mult)) for p in segtwin.get(row).parameters(5, TINY, 4)}
+    want = {p.name: (p.shape, bool(p.lr_mult)) for p in segtwin.get_architecture(row).parameters(5, TINY, 4)}
     torch_model = segtwin_torch.build(row, num_classes=5, in_channels=4, widths=TINY)
     assert {name.replace(".", "/"): (tuple(p.shape), p.requires_grad) for name, p in torch_model.named_parameters()} == want
     keras_model = segtwin_keras.build(row, num_classes=5, in_channels=4, widths=TINY)
@@ -73,7 +73,7 @@ def test_a_network_starts_as_net_py_starts_it(twin, row: str) -> None:
 @pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras], ids=["torch", "keras"])
 def test_weights_go_in_and_come_out_bit_for_bit(twin, dtype: str) -> None:
     random = np.random.default_rng(0)
-    row = segtwin.get("fcn8s")
+    row = segtwin.get_architecture("fcn8s")
     given = {p.name: random.standard_normal(p.shape).astype(dtype) for p in row.parameters(4, TINY)}
     back = twin.read_weights(twin.build("fcn8s", num_classes=4, widths=TINY, weights=segtwin_weights.Weights(given), dtype=dtype))
     assert back.keys() == given.keys()
@@ -157,7 +157,7 @@ def functions(module) -> dict[str, ast.AST]:
 
 def blob_names(function: ast.AST) -> list[str]:
     """The names of blobs in the order in which a function makes them, and the whole-number arguments that go with them."""
-    row_blobs = {blob for row in (segtwin.ROWS | architectures.VARIANTS).values() for blob in row.blobs}
+    row_blobs = {blob for row in (segtwin.architectures.ROWS | architectures.VARIANTS).values() for blob in row.blobs}
     nodes = sorted((n for n in ast.walk(function) if isinstance(n, ast.Constant)), key=lambda n: (n.lineno, n.col_offset))
     return [n.value for n in nodes if isinstance(n.value, str) and n.value in row_blobs]
 
@@ -189,4 +189,4 @@ def test_the_offsets_in_the_models_are_the_derived_ones(module) -> None:
     for row in CAFFE_ROWS:
         calls = [n for n in ast.walk(functions(module)[row.replace("-", "")]) if isinstance(n, ast.Call)]
         typed = [k.value.value for call in calls for k in call.keywords if k.arg == "offset"]
-        assert typed == list(segtwin.get(row).offsets.values())
+        assert typed == list(segtwin.get_architecture(row).offsets.values())

@@ -7,7 +7,7 @@ import segtwin_keras
 import segtwin_torch
 from goldens import TINY, recipe_weights, vgg16_weights
 from segtwin import geometry
-from segtwin_weights import Weights, WeightsError, convert, untrained
+from segtwin_weights import Weights, WeightsError, convert, initialize
 from segtwin_weights.surgery import convert_with_report
 
 
@@ -106,7 +106,7 @@ def test_fcn8_vgg_starts_its_score_layers_at_random_from_a_seed() -> None:
     assert kinds(changes)["drawn"] == {"score_pool4/weight", "score_pool3/weight"}
     assert kinds(changes)["averaged"] == {"score_fr/weight", "score_fr/bias"}
     assert convert(vgg16, "fcn8-vgg", seed=7).fingerprint() == weights.fingerprint() != convert(vgg16, "fcn8-vgg", seed=8).fingerprint()
-    np.testing.assert_array_equal(weights["score_pool4/weight"], untrained("fcn8-vgg", widths=TINY, seed=7)["score_pool4/weight"])
+    np.testing.assert_array_equal(weights["score_pool4/weight"], initialize("fcn8-vgg", widths=TINY, seed=7)["score_pool4/weight"])
     drawn, changes = convert_with_report(vgg16, "fcn8-vgg", score_init="random", seed=7)
     assert "score_fr/weight" in kinds(changes)["drawn"]
     assert np.abs(drawn["score_fr/weight"]).max() <= 2 * (2 / TINY[-1]) ** 0.5 * (1 + 1e-6)
@@ -125,4 +125,4 @@ def test_a_checkpoint_of_another_row_is_refused_and_changes_nothing(fcn32s: Weig
             twin.build("fcn8-vgg", widths=TINY, use_dilated=True, random_init_fc8=True)
         with pytest.raises(ValueError, match="fcn32s has no option use_dilated"):
             twin.build("fcn32s", widths=TINY, use_dilated=True)
-    assert set(segtwin.ROWS) == set(segtwin_torch.names()) == set(segtwin_keras.names())
+    assert set(segtwin.architectures.ROWS) == set(segtwin_torch.list_networks()) == set(segtwin_keras.list_networks())

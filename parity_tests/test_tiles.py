@@ -11,7 +11,7 @@ from goldens import unet_paper_goldens
 from segtwin import oracle, tiles
 from segtwin.preprocessing import preprocess
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import Weights, untrained
+from segtwin_weights import Weights, initialize
 
 import tensorflow as tf
 
@@ -45,7 +45,7 @@ def network(engine: str, weights: Weights, dtype: str):
 def untiled(run, image: np.ndarray) -> np.ndarray:
     """One pass over the whole image, mirrored all around, by numpy's own mirror."""
     height, width = image.shape[2:]
-    row = segtwin.get("unet-paper")
+    row = segtwin.get_architecture("unet-paper")
     around = [(92, row.legal_size(size + 184) - size - 92) for size in (height, width)]
     padded = np.pad(image, ((0, 0), (0, 0), around[0], (0, 0)), mode="reflect" if height > 1 else "edge")
     padded = np.pad(padded, ((0, 0), (0, 0), (0, 0), around[1]), mode="reflect" if width > 1 else "edge")
@@ -56,7 +56,7 @@ def whole_numbers() -> Weights:
     """Weights for which float64 is exact: every output sums three inputs times ±1, so that numbers stay below 3^23 · 255 < 2^53."""
     random = np.random.RandomState(0)
     blobs = {}
-    for name, blob in untrained("unet-paper", widths=TINY, seed=1).items():
+    for name, blob in initialize("unet-paper", widths=TINY, seed=1).items():
         if blob.ndim == 1:
             blobs[name] = random.randint(-3, 4, blob.shape).astype(np.float32)
             continue
@@ -108,7 +108,7 @@ def test_tiles_cover_the_axis_on_the_pooling_grid(size: int, tile: int) -> None:
     covered = np.zeros(size + tile, int)
     for start, count in cuts:
         assert start % 16 == 0
-        segtwin.get("unet-paper").check_size(count, count)
+        segtwin.get_architecture("unet-paper").check_size(count, count)
         covered[start : start + count - 184] += 1
     assert covered[:size].all()
     assert all(start < size for start, _ in cuts)

@@ -12,7 +12,7 @@ import torch
 from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 from goldens import LEAST_FLOOR, STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
 from segtwin import oracle
-from segtwin_weights import Weights, WeightsError, convert, read, untrained, write
+from segtwin_weights import Weights, WeightsError, convert, initialize, read, write
 
 PAPER = unet_paper_goldens()
 SEED = [*unet_goldens("unet_*.npz"), *unet_goldens("unetsmall_*.npz"), *unet_goldens("resnet34_unet_*.npz")]
@@ -72,7 +72,7 @@ def test_the_twins_agree_in_float64(golden) -> None:
 
 
 def test_the_papers_net_has_the_papers_parameters_and_offsets() -> None:
-    row = segtwin.get("unet-paper")
+    row = segtwin.get_architecture("unet-paper")
     assert sum(math.prod(parameter.shape) for parameter in row.parameters()) == 31_030_658
     assert dict(row.offsets) == PAPER[0].offsets == {"crop_d3c-d3cc": 4, "crop_d2c-d2cc": 16, "crop_d1c-d1cc": 40, "crop_d0c-d0cc": 88}
     assert row.shapes(572, 572)["conv_u0d-score"] == (2, 388, 388)
@@ -83,10 +83,10 @@ def test_the_papers_net_has_the_papers_parameters_and_offsets() -> None:
 @pytest.fixture(scope="module")
 def full_width() -> tuple[Weights, np.ndarray, dict[str, np.ndarray], dict[str, float]]:
     """The paper's own widths with random biases, an image, every blob in float64, and what float32 costs numpy there."""
-    start, random = untrained("unet-paper", seed=4), np.random.RandomState(4)
+    start, random = initialize("unet-paper", seed=4), np.random.RandomState(4)
     weights = Weights({name: blob if blob.ndim > 1 else random.normal(0, 0.1, blob.shape).astype(np.float32) for name, blob in start.items()})
     image = random.uniform(0, 1, (1, 1, 188, 204)).astype(np.float32)
-    row = segtwin.get("unet-paper")
+    row = segtwin.get_architecture("unet-paper")
     truth = oracle.run(row, weights, image)
     floors = {name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR) for name, blob in oracle.blobs(row, weights, image, "float32")}
     assert max(floors.values()) < 2e-6, "Caffe's own is 1e-6; a floor above would excuse anything"
@@ -105,7 +105,7 @@ def test_the_papers_net_agrees_at_full_width(engine, full_width) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_rows_have_the_state_dicts_of_the_original(table: str) -> None:
-    row = segtwin.get(TABLES[table])
+    row = segtwin.get_architecture(TABLES[table])
     shapes = STATE_DICTS[table]
     *_, classes = (shape[0] for name, shape in shapes.items() if name.split(".")[0] in ("conv10", "layer10_conv", "finalconv3"))
     channels = next(iter(shapes.values()))[1]
@@ -114,7 +114,7 @@ def test_rows_have_the_state_dicts_of_the_original(table: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_models_have_the_shapes_of_their_rows(name: str) -> None:
-    row = segtwin.get(name)
+    row = segtwin.get_architecture(name)
     height, width = row.size_least + row.size_step, row.size_least
     blobs = torch_engine(name, tiny(name), np.zeros((2, row.in_channels, height, width), np.float32))
     widths = None if name == "resnet34-unet" else TINY
@@ -122,7 +122,7 @@ def test_models_have_the_shapes_of_their_rows(name: str) -> None:
 
 
 def tiny(name: str) -> Weights:
-    return TINY_WEIGHTS.setdefault(name, untrained(name, widths=None if name == "resnet34-unet" else TINY, seed=7))
+    return TINY_WEIGHTS.setdefault(name, initialize(name, widths=None if name == "resnet34-unet" else TINY, seed=7))
 
 
 TINY_WEIGHTS: dict[str, Weights] = {}
@@ -153,7 +153,7 @@ def test_a_state_dict_that_does_not_fit_changes_nothing(framework: str) -> None:
     twin = TWINS[framework]
     network = twin.build("unet-small", widths=TINY, seed=1)
     before = twin.read_weights(network).fingerprint()
-    good = dict(untrained("unet-small", widths=TINY, seed=2))
+    good = dict(initialize("unet-small", widths=TINY, seed=2))
     with pytest.raises(KeyError, match=r"1 missing, first 'deconv3.bn1.running_var'"):
         twin.load_weights(network, Weights({name: blob for name, blob in good.items() if name != "deconv3.bn1.running_var"}))
     with pytest.raises(ValueError, match=r"first 'layer5_conv.conv1.weight'"):
@@ -179,13 +179,13 @@ def test_frameworks_keep_checkpoints_of_their_own(framework: str, tmp_path) -> N
 def test_twins_start_alike_from_a_seed(name: str) -> None:
     widths = None if name == "resnet34-unet" else TINY
     starts = [twin.read_weights(twin.build(name, widths=widths, seed=5)) for twin in TWINS.values()]
-    assert starts[0].fingerprint() == starts[1].fingerprint() == untrained(name, widths=widths, seed=5).fingerprint()
-    assert starts[0].fingerprint() != untrained(name, widths=widths, seed=6).fingerprint()
+    assert starts[0].fingerprint() == starts[1].fingerprint() == initialize(name, widths=widths, seed=5).fingerprint()
+    assert starts[0].fingerprint() != initialize(name, widths=widths, seed=6).fingerprint()
 
 
 def test_the_papers_net_starts_as_he_asks() -> None:
     """σ = √(2/N), N incoming values: 9·64 in front of the second convolution; one number of each channel in front of an up-convolution."""
-    start = untrained("unet-paper", seed=1)
+    start = initialize("unet-paper", seed=1)
     for name, incoming in {"conv_d0b-c": 9 * 64, "conv_d4a-b": 9 * 512, "conv_u0b-c": 9 * 128, "upconv_d4c_u3a": 1024, "conv_u0d-score": 64}.items():
         drawn = start[f"{name}/weight"]
         assert drawn.std() == pytest.approx(math.sqrt(2 / incoming), rel=4 / math.sqrt(2 * drawn.size)), name  # four standard errors of σ
@@ -201,7 +201,7 @@ TORCH_LAYERS = {
 @pytest.mark.parametrize("name", TORCH_LAYERS)
 def test_the_seeds_nets_start_as_torchs_layers_do(name: str) -> None:
     """Evenly within the bounds that torch's own layers reach; BatchNorm at 1, 0, 0, 1 and 0."""
-    start = untrained(name, seed=1)
+    start = initialize(name, seed=1)
     for module, layer in TORCH_LAYERS[name].items():
         bound = float(layer.weight.detach().abs().max())
         few = 1 - 20 / layer.weight.numel()  # the largest of n even draws is bound · (1 − 1/n) or so
@@ -224,7 +224,7 @@ def test_the_seeds_nets_start_as_torchs_layers_do(name: str) -> None:
 @pytest.mark.parametrize("table", ["Unet_3_2", "UnetSmall", "resnet34_unet_n1"])
 def test_a_checkpoint_of_the_original_becomes_weights_that_say_what_they_are(table: str, tmp_path) -> None:
     """As torch.save writes it, from DataParallel; and as torch before 0.4.1 wrote it, without counters."""
-    given, row = seed_weights(table, 1), segtwin.get(TABLES[table])
+    given, row = seed_weights(table, 1), segtwin.get_architecture(TABLES[table])
     torch.save({f"module.{name}": torch.from_numpy(blob) for name, blob in given.items()}, tmp_path / "w.pth")
     for framework, twin in TWINS.items():
         network = twin.build(row.name, num_classes=2 if table == "Unet_3_2" else 1, weights=tmp_path / "w.pth")
@@ -301,7 +301,7 @@ REFUSED = {  # as golden/seed/seed_shape_behaviour.json has them
 @pytest.mark.parametrize("framework", TWINS)
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(framework: str, name: str) -> None:
-    row, network = segtwin.get(name), model(framework, name, tiny(name))
+    row, network = segtwin.get_architecture(name), model(framework, name, tiny(name))
     for height, width in REFUSED[name]:
         with pytest.raises(ValueError, match=f"{name}: {height}×{width} pixels do not fit; rows and columns are .*, the nearest ") as caught:
             run(framework, network, np.zeros((1, row.in_channels, height, width), np.float32))
@@ -328,7 +328,7 @@ PADDED = [("unet", (50, 67)), ("unet", (1, 5)), ("unet-small", (50, 67)), ("unet
 @pytest.mark.parametrize(("name", "size"), PADDED)
 def test_padded_images_are_mirrored_and_cut(framework: str, name: str, size: tuple[int, int]) -> None:
     """The same as the mirrored image itself, cut: the same numbers are computed, whose last bit may depend on where they lie in memory."""
-    row, weights = segtwin.get(name), tiny(name)
+    row, weights = segtwin.get_architecture(name), tiny(name)
     data = np.random.RandomState(1).uniform(0, 1, (1, row.in_channels, *size)).astype(np.float32)
     padded = data
     for axis, one in enumerate(size, start=2):  # a single row has nothing to mirror but itself
@@ -458,7 +458,7 @@ def test_a_wrong_fold_is_noticed() -> None:
     from segtwin_torch.export import skeleton
     from segtwin_weights import batchnorm
 
-    row = segtwin.get("unet-small")
+    row = segtwin.get_architecture("unet-small")
     weights = {name: blob for name, blob in tiny(row.name).items() if not name.endswith("num_batches_tracked")}
     graph = skeleton(model("torch", row.name, tiny(row.name)), 18)
     folded, arrays = batchnorm.fold(graph, weights, row)
@@ -487,7 +487,7 @@ def test_onnx_files_have_the_rows_signature_and_no_detours(framework: str, name:
     weights = {"unet": seed_weights("Unet_3_2", 1), "unet-small": seed_weights("UnetSmall", 1), "resnet34-unet": seed_weights("resnet34_unet_n1", 1)}
     path = exported(framework, name, weights.get(name) or PAPER[0].weights)
     onnx.checker.check_model(path, full_check=True)
-    graph, row = onnx.load(path).graph, segtwin.get(name)
+    graph, row = onnx.load(path).graph, segtwin.get_architecture(name)
     assert [value.name for value in graph.input] == [row.input]
     assert [value.name for value in graph.output] == [row.output]
     for value in (*graph.input, *graph.output):

@@ -13,7 +13,7 @@ from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, torch_
 from goldens import LEAST_FLOOR, TORCH_NOISE, VGGFCNGolden, vggfcn_goldens
 from segtwin import oracle
 from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import Weights, read, untrained, write
+from segtwin_weights import Weights, initialize, read, write
 
 ROWS = ["vggfcn32", "vggfcn16", "vggfcn8"]
 TINY = (4, 6, 8, 10, 12, 14, 16)
@@ -49,7 +49,7 @@ def check(golden: VGGFCNGolden, blobs: dict[str, np.ndarray]) -> None:
 
 @pytest.fixture(scope="module", params=ROWS)
 def tiny(request: pytest.FixtureRequest) -> tuple[str, Weights]:
-    return request.param, untrained(request.param, 5, widths=TINY, seed=3)
+    return request.param, initialize(request.param, 5, widths=TINY, seed=3)
 
 
 def test_the_twins_agree_blob_by_blob(tiny: tuple[str, Weights]) -> None:
@@ -57,7 +57,7 @@ def test_the_twins_agree_blob_by_blob(tiny: tuple[str, Weights]) -> None:
     row, weights = tiny
     for height, width in SIZES[row]:
         data = np.random.default_rng(height).uniform(-2, 2, (2, 3, height, width)).astype(np.float32)
-        truth, single = oracle.run(segtwin.get(row), weights, data), oracle.run(segtwin.get(row), weights, data, "float32")
+        truth, single = oracle.run(segtwin.get_architecture(row), weights, data), oracle.run(segtwin.get_architecture(row), weights, data, "float32")
         torch64, keras64 = torch_engine(row, weights, data, "float64"), keras_engine(row, weights, data, "float64")
         assert list(torch64) == list(keras64) == list(truth)
         for name, want in truth.items():
@@ -118,9 +118,9 @@ def test_a_state_dict_of_the_original_classes_loads_and_comes_back(tiny: tuple[s
 
 def test_a_new_network_starts_as_torch_starts_it(tiny: tuple[str, Weights]) -> None:
     row, _ = tiny
-    start = untrained(row, 5, widths=(64, 64, 64, 64, 64, 64, 64), seed=9)
+    start = initialize(row, 5, widths=(64, 64, 64, 64, 64, 64, 64), seed=9)
     twins = [twin.read_weights(twin.build(row, 5, widths=TINY, seed=9)).fingerprint() for twin in TWINS.values()]
-    assert twins == [untrained(row, 5, widths=TINY, seed=9).fingerprint()] * 2
+    assert twins == [initialize(row, 5, widths=TINY, seed=9).fingerprint()] * 2
     he = start["vgg16.features.28.weight"]
     assert he.std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
     assert not start["vgg16.features.28.bias"].any()
@@ -164,6 +164,6 @@ def test_the_onnx_graphs_resize_once_and_carry_nothing_idle(tiny: tuple[str, Wei
         resizes = [node for node in graph.node if node.op_type == "Resize"]
         assert [next(a.s for a in node.attribute if a.name == "coordinate_transformation_mode") for node in resizes] == [b"align_corners"]
         held = {tensor.name for tensor in graph.initializer}
-        assert not held & set(segtwin.get(row).idle)
-        assert held >= set(weights) - set(segtwin.get(row).idle)
+        assert not held & set(segtwin.get_architecture(row).idle)
+        assert held >= set(weights) - set(segtwin.get_architecture(row).idle)
         assert "Transpose" not in {node.op_type for node in graph.node}

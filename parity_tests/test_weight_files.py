@@ -41,7 +41,7 @@ def caffe_file(stem: str):
 
 def drawn(row: str) -> Weights:
     """Narrow random weights of a Caffe net."""
-    row = segtwin.get(row)
+    row = segtwin.get_architecture(row)
     widths = TINY if len(row.widths) == len(TINY) else recipe.TINY_UNET
     return recipe_weights(row, widths, num_classes=min(row.num_classes, 21))
 
@@ -60,7 +60,7 @@ def assert_equal(got: Weights, want: Weights) -> None:
 @pytest.mark.parametrize("stem", CAFFE_FILES)
 def test_files_of_real_caffe_read_exactly(stem: str) -> None:
     weights = segtwin_weights.read(caffe_file(stem))
-    row = segtwin.get(weights.metadata["architecture"])
+    row = segtwin.get_architecture(weights.metadata["architecture"])
     classes, channels, widths = segtwin_weights.dimensions(weights, row)
     assert (channels, widths) == (3, TINY)
     assert {name: blob.shape for name, blob in weights.items()} == {p.name: p.shape for p in row.parameters(classes, widths)}
@@ -75,7 +75,7 @@ def test_the_vgg16_of_caffe_computes_what_caffe_computed() -> None:
     """fc6's columns are C·H·W: H·W·C would have the same shape."""
     golden = np.load(FOLDER / "caffe" / "tiny_vgg16_s1_out.npz")
     weights = segtwin_weights.read(caffe_file("tiny_vgg16_s1_v1"))
-    blobs = oracle.run(segtwin.get("vgg16"), weights, recipe.caffe_input((1, 3, 224, 224), 1))
+    blobs = oracle.run(segtwin.get_architecture("vgg16"), weights, recipe.caffe_input((1, 3, 224, 224), 1))
     for name in ("fc6", "fc7", "fc8"):
         assert oracle.relative_error(blobs[name].reshape(golden[name].shape), golden[name]) < 4e-6, name
 
@@ -89,7 +89,7 @@ def test_caffemodel_round_trip(row: str, dtype: str, tmp_path) -> None:
     assert_equal(again, weights)
     assert list(again) == list(weights)
     assert again.metadata["architecture"] == row
-    assert (tmp_path / "w.deploy.prototxt").read_text().count("layer {") >= len(segtwin.get(row).layers)
+    assert (tmp_path / "w.deploy.prototxt").read_text().count("layer {") >= len(segtwin.get_architecture(row).layers)
 
 
 def test_prototxt_is_net_py() -> None:
@@ -97,7 +97,7 @@ def test_prototxt_is_net_py() -> None:
     for row in CAFFE_ROWS:
         path = FOLDER / "caffe" / f"tiny_{row}_deploy.prototxt"
         if path.exists():
-            theirs, ours = parse(path.read_text()), parse(prototxt.deploy(segtwin.get(row), 21, 3, TINY))
+            theirs, ours = parse(path.read_text()), parse(prototxt.deploy(segtwin.get_architecture(row), 21, 3, TINY))
             theirs[0][1]["input_param"] = ours[0][1]["input_param"]
             assert [layer["name"] for _, layer in ours] == [layer["name"] for _, layer in theirs]
             for (_, ours_), (_, theirs_) in zip(ours, theirs, strict=True):
@@ -314,18 +314,19 @@ def test_torchvisions_vgg16_computes_the_same_from_bgr(tmp_path) -> None:
         want = model.double()(torch.from_numpy(((image / 255 - mean) / std).transpose(2, 0, 1)[None])).numpy()
     weights = names.turned(names.hub_names(read), to_mean=tuple(255 * mean[::-1]))
     bgr = (image[..., ::-1] - 255 * mean[::-1]).transpose(2, 0, 1)[None]
-    got = oracle.run(segtwin.get("vgg16"), weights, bgr)["fc8"].reshape(want.shape)
+    got = oracle.run(segtwin.get_architecture("vgg16"), weights, bgr)["fc8"].reshape(want.shape)
     assert oracle.relative_error(got, want) < 1e-6  # conv1_1 was rounded to float32 once
     converted = segtwin_weights.convert(read, to="fcn8s", num_classes=5)
     assert converted.metadata["colour"] == "BGR"
-    inside = oracle.run(segtwin.get("fcn8s"), converted, image[None, 100:140, 100:140, ::-1].transpose(0, 3, 1, 2) - bgr_mean("fcn8s"))["conv1_1"]
-    whole = oracle.run(segtwin.get("vgg16"), weights, bgr)["conv1_1"]
+    window = image[None, 100:140, 100:140, ::-1].transpose(0, 3, 1, 2) - bgr_mean("fcn8s")
+    inside = oracle.run(segtwin.get_architecture("fcn8s"), converted, window)["conv1_1"]
+    whole = oracle.run(segtwin.get_architecture("vgg16"), weights, bgr)["conv1_1"]
     cut = inside[:, :, 100:-100, 100:-100] if inside.shape[2] > 200 else inside  # pad 100 around the image, less 1 for the kernel
     np.testing.assert_allclose(cut[:, :, 2:36, 2:36], whole[:, :, 103:137, 103:137], atol=1e-4)
 
 
 def bgr_mean(row: str) -> np.ndarray:
-    return np.array(segtwin.get(row).mean)[None, :, None, None]
+    return np.array(segtwin.get_architecture(row).mean)[None, :, None, None]
 
 
 def test_the_features_only_vgg16_is_refused_by_name(tmp_path) -> None:
@@ -396,7 +397,7 @@ def test_keras_files_both_ways(row: str, tmp_path) -> None:
 def test_keras_files_of_the_other_networks_are_read(row: str, tmp_path) -> None:
     """With BatchNorm's statistics and counters, idle layers, and keys that share their storage. Only Keras writes them, and the error says how."""
     widths = {"unet": recipe.TINY_UNET, "unet-small": recipe.TINY_UNET, "resnet34-unet": None}.get(row, TINY)
-    weights = segtwin_weights.untrained(row, widths=widths, seed=4)
+    weights = segtwin_weights.initialize(row, widths=widths, seed=4)
     weights = Weights({name: blob + 7 if blob.dtype == np.int64 else blob for name, blob in weights.items()}, weights.metadata)
     model = segtwin_keras.build(row, widths=widths, weights=weights)
     model.save_weights(tmp_path / "theirs.weights.h5")
@@ -438,7 +439,7 @@ def test_keras_applications_vgg16(tmp_path) -> None:
     read = [segtwin_weights.read(tmp_path / name) for name in ("new.weights.h5", "new.keras", "old.h5")]
     for weights in read:
         assert weights.metadata["architecture"] == "vgg16"
-        got = oracle.run(segtwin.get("vgg16"), weights, data)["fc8"].reshape(want.shape)
+        got = oracle.run(segtwin.get_architecture("vgg16"), weights, data)["fc8"].reshape(want.shape)
         assert oracle.relative_error(got, want) < 4e-6
         assert weights.fingerprint() == read[0].fingerprint()
     segtwin_weights.write(read[0], tmp_path / "back.weights.h5")
@@ -485,7 +486,7 @@ def test_onnx_exports_give_their_weights_back(framework: str, external: bool, tm
     read = segtwin_weights.read(path)
     assert_equal(read, weights)
     assert list(read) == list(weights)
-    assert read.metadata["mean"] == list(segtwin.get("fcn8s").mean)
+    assert read.metadata["mean"] == list(segtwin.get_architecture("fcn8s").mean)
 
 
 def test_onnx_of_torchvision_by_its_names(tmp_path) -> None:

@@ -40,7 +40,7 @@ def test_fc8_is_averaged_over_neighbours_and_the_rest_is_dropped(vgg16: Weights,
 
 def test_the_rest_starts_as_caffe_starts_it(vgg16: Weights) -> None:
     converted, changes = surgery.convert_with_report(vgg16, "fcn8s", 5, "zeros")
-    assert [p.name for p in segtwin.get("fcn8s").parameters()] == list(converted)
+    assert [p.name for p in segtwin.get_architecture("fcn8s").parameters()] == list(converted)
     for name in ("score_fr", "score_pool4", "score_pool3"):
         assert not converted[f"{name}/weight"].any()
         assert not converted[f"{name}/bias"].any()
@@ -135,7 +135,7 @@ def test_fingerprints_tell_weights_apart() -> None:
 
 
 def test_dimensions_are_read_off_the_weights() -> None:
-    start = segtwin_weights.untrained("fcn8s", 7, 4, TINY)
+    start = segtwin_weights.initialize("fcn8s", 7, 4, TINY)
     assert segtwin_weights.dimensions(start, "fcn8s") == (7, 4, TINY)
     with pytest.raises(WeightsError, match=r"not the weights of fcn8s: fc7/weight is missing"):
         segtwin_weights.dimensions(Weights({n: b for n, b in start.items() if "fc7" not in n}), "fcn8s")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 import segtwin_weights
-from segtwin import ROWS
+from segtwin.architectures import ROWS
 from segtwin_weights import surgery
 
 from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps

@@ -14,9 +14,9 @@ from segtwin_cli.download import download
 from segtwin_cli.explain import explain
 from segtwin_cli.export import export
 from segtwin_cli.inspect import inspect
+from segtwin_cli.list import networks
 from segtwin_cli.parity import parity
 from segtwin_cli.predict import predict
-from segtwin_cli.rows import rows
 from segtwin_cli.source import source
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -28,7 +28,7 @@ def segtwin() -> None:
     """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
 
 
-for command in (rows, source, download, convert, export, parity, predict, inspect, explain):
+for command in (networks, source, download, convert, export, parity, predict, inspect, explain):
     segtwin.add_command(command)
 
 

@@ -97,7 +97,7 @@ def parity(
     with steps(3 + 7 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
         loaded, found = read_network(weights)
-        row = segtwin.get(found)
+        row = segtwin.get_architecture(found)
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         inputs = [(name, segtwin.preprocess(name, row, channels), picture_of(name)) for name in images]
         for name, data, _ in inputs:

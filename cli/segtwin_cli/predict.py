@@ -42,7 +42,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 @click.argument("images", type=click.Path(), nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="The folder to write to.")
 @click.option("--engine", type=click.Choice([*ENGINES, *LATER]), default="onnxruntime", show_default=True, help="What computes the network.")
-@click.option("--row", type=click.Choice(list(segtwin.ROWS)), help="The network, where the file does not say it.")
+@click.option("--network", "row", type=click.Choice(list(segtwin.architectures.ROWS)), help="The network, where the file does not say it.")
 @click.option(
     "--pad", type=click.Choice(["reflect"]), help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result."
 )
@@ -73,7 +73,7 @@ def predict(
     with steps(2 + len(paths), quiet) as step:
         step(f"reading {weights}")
         loaded, found = read_network(weights, row)
-        network_row = segtwin.get(found)
+        network_row = segtwin.get_architecture(found)
         size = segtwin_weights.dimensions(loaded, network_row)
         if size.num_classes > 256:
             raise click.ClickException(f"{weights}: has {size.num_classes} classes; a mask is an image of at most 256")

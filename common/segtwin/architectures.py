@@ -774,3 +774,8 @@ def get(name: str | Row) -> Row:
         return (ROWS | CLASSIFIERS | VARIANTS)[name]
     except KeyError:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(ROWS)}") from None
+
+
+def names() -> list[str]:
+    """The networks that both twins build."""
+    return list(ROWS)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from segtwin import __version__, architectures
-from segtwin_weights import Weights, untrained
+from segtwin_weights import Weights, initialize
 
 from segtwin_keras.export import export_onnx, save_checkpoint
 from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
@@ -40,7 +40,7 @@ VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_f
 """What a row option makes of a network (`Row.variants`)."""
 
 
-def names() -> list[str]:
+def list_networks() -> list[str]:
     """The networks that `build` makes."""
     return list(NETWORKS)
 
@@ -60,12 +60,12 @@ def build(
     """Make a network.
 
     Args:
-        name: one of `names()`.
+        name: one of `list_networks()`.
         num_classes: outputs; by default the row's own (21 for the FCNs).
         in_channels: channels of the image; by default the row's own (3; 1 for unet-paper and unet-small).
         widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests;
             the widths of the five levels for the U-Nets; resnet34-unet has none.
-        weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.untrained`: the
+        weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.initialize`: the
             Caffe nets at zero, the U-Nets at random).
         logits: leave the sigmoid at the end of the seed's U-Nets off. It changes nothing in the other nets, whose scores are logits.
         dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path; 0.5 by default. The others have none.
@@ -94,7 +94,7 @@ def build(
             **options,
         )
     model.row_options = row_options
-    load_weights(model, untrained(row, num_classes, in_channels, widths, seed) if weights is None else weights)
+    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if weights is None else weights)
     return model
 
 

@@ -8,7 +8,7 @@ from segtwin import Row, __version__
 
 from segtwin_weights import caffemodel, keras_file, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
-from segtwin_weights.surgery import Dimensions, convert, dimensions, untrained
+from segtwin_weights.surgery import Dimensions, convert, dimensions, initialize
 
 __all__ = [
     "Dimensions",
@@ -20,8 +20,8 @@ __all__ = [
     "convert",
     "dimensions",
     "file_kind",
+    "initialize",
     "read",
-    "untrained",
     "write",
 ]
 

@@ -212,7 +212,7 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
     return result
 
 
-def untrained(
+def initialize(
     row: str | architectures.Row,
     num_classes: int | None = None,
     in_channels: int | None = None,

@@ -1,4 +1,4 @@
-"""`segtwin rows`: the networks."""
+"""`segtwin list`: the networks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import click
 from rich.console import Console
 from rich.table import Column, Table
-from segtwin import ROWS
+from segtwin.architectures import ROWS
 
 
-@click.command()
-def rows() -> None:
+@click.command("list")
+def networks() -> None:
     """List the networks: parameters, input, output and source."""
     table = Table(
         "row", Column("learned", justify="right", no_wrap=True), Column("fixed", justify="right", no_wrap=True), "classes", "input → output", "from"
