@@ -5,7 +5,7 @@ from segtwin.architectures import Layer, Parameter, Row
 from segtwin.architectures import get as get_architecture
 from segtwin.architectures import names as list_architectures
 from segtwin.images import Converted, ImageError, preprocess_label, read_image
-from segtwin.preprocessing import preprocess
+from segtwin.preprocessing import Preprocessing, preprocess
 from segtwin.tiles import overlap_tile
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "ImageError",
     "Layer",
     "Parameter",
+    "Preprocessing",
     "Row",
     "__version__",
     "get_architecture",
