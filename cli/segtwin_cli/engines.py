@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,16 @@ import onnx
 import onnxruntime
 
 
-def onnx_blobs(path: str | os.PathLike[str], data: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+def onnx_blobs(
+    path: str | os.PathLike[str], data: np.ndarray, names: Sequence[str], overrides: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Blobs of an exported network by ONNX Runtime on the CPU.
 
     Args:
         path: a file of `export_onnx`; its values carry the names of the blobs.
         data: N×C×H×W.
         names: which blobs; the network's input may be among them.
+        overrides: weights to compute with in place of the file's, hub name → array.
 
     Raises:
         ValueError: the graph has no such value.
@@ -25,6 +28,9 @@ def onnx_blobs(path: str | os.PathLike[str], data: np.ndarray, names: Sequence[s
     # The session gets a copy of the graph in which every blob is an output; the weights stay in the file.
     model = onnx.load(os.fspath(path), load_external_data=False)
     graph = model.graph
+    for initializer in graph.initializer:
+        if overrides and initializer.name in overrides:
+            initializer.CopyFrom(onnx.numpy_helper.from_array(overrides[initializer.name], initializer.name))
     wanted = [name for name in names if name != graph.input[0].name]
     computed = {value for node in graph.node for value in node.output}
     if missing := [name for name in wanted if name not in computed]:

@@ -34,14 +34,23 @@ def run(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: st
     return dict(blobs(row, weights, data, dtype))
 
 
-def blobs(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64") -> Iterator[tuple[str, np.ndarray]]:
-    """The blobs of `run`, one by one as they are computed; those that no later layer needs are let go."""
+def blobs(
+    row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64", order: str | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The blobs of `run`, one by one as they are computed; those that no later layer needs are let go.
+
+    `order` is that of the products in the sums of convolutions: as they lie (None), "reversed" or "shuffled". It changes roundings and nothing else.
+    """
     kept = {row.input: data.astype(dtype)}
     yield row.input, kept[row.input]
     for position, layer in enumerate(row.layers):
         kinds = ("weight", "bias", "running_mean", "running_var")
         parameters = [weights[name].astype(dtype) for kind in kinds if (name := row.parameter_name(layer, kind)) in weights]
-        top = OPERATORS[layer.kind](layer, row, [kept[bottom] for bottom in layer.bottoms], parameters)
+        bottoms = [kept[bottom] for bottom in layer.bottoms]
+        if layer.kind == "Convolution":
+            top = convolution(layer, row, bottoms, parameters, order)
+        else:
+            top = OPERATORS[layer.kind](layer, row, bottoms, parameters)
         kept[layer.name] = np.maximum(top, 0, out=top) if layer.relu else top
         needed = {bottom for later in row.layers[position + 1 :] for bottom in later.bottoms}
         kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
@@ -49,7 +58,7 @@ def blobs(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: 
             yield layer.name, kept[layer.name]
 
 
-def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray], order: str | None = None) -> np.ndarray:
     """W · im2col(x) + b."""
     (x,), (weight, *bias) = bottoms, parameters
     images, _, *_ = x.shape
@@ -58,11 +67,15 @@ def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: l
     windows = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # N×I×h×w×k×k
     height, width = windows.shape[2:4]
     flat = weight.reshape(outputs, -1)
+    products = np.arange(flat.shape[1])
+    products = {"reversed": products[::-1], "shuffled": np.random.default_rng(0).permutation(products)}.get(order or "", products)
+    flat = flat[:, products] if order else flat
     top = np.empty((images, outputs, height, width), x.dtype)
     rows_at_once = max(1, BLOCK // (flat.shape[1] * width))
     for image in range(images):
         for y in range(0, height, rows_at_once):
             columns = windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)  # im2col
+            columns = columns[products] if order else columns
             top[image, :, y : y + rows_at_once] = (flat @ columns).reshape(outputs, -1, width)
     return top + bias[0][:, None, None] if bias else top
 

@@ -56,8 +56,9 @@ def describe(
     return metadata | {"version": __version__}
 
 
-def stated(weights: Any) -> Preprocessing | None:
-    """The preprocessing that weights, or metadata, state; None where they state none, or say that it is assumed.
+def stated(weights: Any, row: Row | None = None) -> Preprocessing | None:
+    """The preprocessing that weights, or metadata, state; None where they state none, or say that it is assumed. What
+    files of schema 1 leave open is the network's own, `row`'s where they do not name one.
 
     Raises:
         WeightsError: what they state is none.
@@ -68,16 +69,16 @@ def stated(weights: Any) -> Preprocessing | None:
             return None if told.get("preprocessing_assumed") else Preprocessing.from_dict(told["preprocessing"])
         if "colour" not in told and "mean" not in told:
             return None
-        return _schema_1(told)
+        return _schema_1(told, row)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{told.get('source', 'the weights')}: the metadata's preprocessing cannot be used: {error}") from None
 
 
-def _schema_1(told: Mapping[str, Any]) -> Preprocessing:
+def _schema_1(told: Mapping[str, Any], row: Row | None) -> Preprocessing:
     """Of colour, mean, divisor and std, which schema 1 wrote without the last two: they are then the architecture's own."""
     from segtwin.architectures import ROWS
 
-    row = ROWS.get(str(told.get("architecture")))
+    row = ROWS.get(str(told.get("architecture"))) or row
     default = row.preprocessing if row else Preprocessing()
     default = default.in_order(told.get("colour", default.colour))
     scale = 1 / float(told["divisor"]) if "divisor" in told else default.scale
@@ -87,7 +88,7 @@ def _schema_1(told: Mapping[str, Any]) -> Preprocessing:
 
 def preprocessing_of(weights: Any, row: Row, in_channels: int | None = None) -> tuple[Preprocessing, bool]:
     """How the inputs of a network with these weights are made, and whether that is known: stated (True), or the architecture's default (False)."""
-    said = stated(weights)
+    said = stated(weights, row)
     channels = row.in_channels if in_channels is None else in_channels
     return (said or row.preprocessing).for_channels(channels), said is not None
 

@@ -1,0 +1,255 @@
+"""How inputs were made belongs to the weights: stated, proven by the numbers, or assumed and said so."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import segtwin
+import segtwin_keras
+import segtwin_torch
+import segtwin_weights
+import torch
+import torchvision
+from goldens import TINY
+from PIL import Image
+from segtwin import Preprocessing
+from segtwin_cli.main import main
+from segtwin_weights import Weights, WeightsError, metadata, names, plausibility
+
+OXFORD = (0.429470569, 0.550379455, 0.480015397)
+"""B, G, R of the first filter's corner, as keras.applications' VGG16 prints it."""
+MEAN = [103.939, 116.779, 123.68]
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return end.value.code or 0
+
+
+def state_dict(first: tuple[float, ...] | None = None, factor: float = 1.0) -> dict[str, torch.Tensor]:
+    """Of torchvision's class, narrow, with numbers of a training's size."""
+    c1, c2, c3, c4, c5, fc6, fc7 = TINY
+    torch.manual_seed(3)
+    layers = [c1, c1, "M", c2, c2, "M", c3, c3, c3, "M", c4, c4, c4, "M", c5, c5, c5, "M"]
+    model = torchvision.models.VGG(torchvision.models.vgg.make_layers(layers), init_weights=False)
+    for i, (inputs, outputs) in {0: (49 * c5, fc6), 3: (fc6, fc7), 6: (fc7, 30)}.items():
+        model.classifier[i] = torch.nn.Linear(inputs, outputs)
+    state = model.state_dict()
+    state["features.0.weight"] = torch.randn(c1, 3, 3, 3) * 0.3 * factor
+    if first is not None:
+        state["features.0.weight"][0, :, 0, 0] = torch.tensor(first)
+    return state
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------ the value
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (Preprocessing("BGR", MEAN), lambda rgb: rgb[..., ::-1] - MEAN),
+        (Preprocessing("rgb", 0.5, 0.5, 1 / 255), lambda rgb: (rgb / 255 - 0.5) / 0.5),
+        (Preprocessing("RGB", (1, 2, 3), (4, 5, 6), 0.25), lambda rgb: (rgb * 0.25 - [1, 2, 3]) / [4, 5, 6]),
+        (Preprocessing("BGR", (1, 2, 3), (4, 5, 6)), lambda rgb: (rgb[..., ::-1] - [1, 2, 3]) / [4, 5, 6]),
+    ],
+)
+def test_a_preprocessing_is_one_formula(value: Preprocessing, want) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), np.uint8)
+    got = segtwin.preprocess(image, value)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want(image.astype(np.float64)).transpose(2, 0, 1)[None], rtol=1e-5, atol=1e-5)
+    assert Preprocessing.from_dict(json.loads(json.dumps(value.asdict()))) == value
+
+
+def test_values_0_to_1_are_torchvisions() -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, axis=2)
+    want = torchvision.transforms.functional.to_tensor(Image.fromarray(image)).numpy()[None]
+    np.testing.assert_array_equal(segtwin.preprocess(image, Preprocessing(scale=1 / 255)), want)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"colour": "cmyk"}, {"std": 0}, {"std": (1, -1, 1)}, {"mean": float("nan")}, {"mean": "abc"}, {"scale": 0}, {"scale": float("inf")},
+        {"bits": 0}, {"bits": 8.5}, {"std": float("nan")}, {"mean": None},
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Preprocessing(**wrong)
+    with pytest.raises(WeightsError, match="preprocessing cannot be used"):
+        metadata.stated({"preprocessing": {"colour": "RGB", **wrong}})
+
+
+def test_a_divisor_in_place_of_a_scale_is_said() -> None:
+    with pytest.warns(segtwin.Converted, match="taken for a divisor"):
+        assert Preprocessing(scale=255).scale == 1 / 255
+
+
+# ----------------------------------------------------------------------------------------------------------------- names and numbers of a VGG-16
+
+
+@pytest.mark.parametrize("first", [OXFORD, OXFORD[::-1]], ids=["BGR", "RGB"])
+def test_oxfords_numbers_under_torchvisions_names_are_not_turned_silently(first, tmp_path) -> None:
+    torch.save(state_dict(first), tmp_path / "vgg16_from_caffe.pth")
+    read = segtwin_weights.read(tmp_path / "vgg16_from_caffe.pth")
+    with pytest.raises(WeightsError, match=r"vgg16_from_caffe.pth: torchvision names say RGB.*Oxford.*--colour bgr"):
+        segtwin_weights.convert(read, to="fcn8s", num_classes=5)
+    told = segtwin_weights.convert(read, to="fcn8s", num_classes=5, preprocessing=Preprocessing("BGR", MEAN))
+    np.testing.assert_array_equal(told["conv1_1/weight"], read["features.0.weight"])
+    np.testing.assert_array_equal(told["conv1_1/bias"], read["features.0.bias"])
+    assert told.metadata["preprocessing"]["colour"] == "BGR"
+    as_rgb = segtwin_weights.convert(read, to="fcn8s", num_classes=5, preprocessing=Preprocessing("RGB", MEAN[::-1]))
+    np.testing.assert_array_equal(as_rgb["conv1_1/weight"], read["features.0.weight"][:, ::-1])
+
+
+def test_inputs_of_hundreds_show_in_the_norm(tmp_path) -> None:
+    """torchvision's training, folded for 0..255: the names are contradicted."""
+    torch.save(state_dict(factor=1 / 57), tmp_path / "folded.pth")
+    read = segtwin_weights.read(tmp_path / "folded.pth")
+    with pytest.raises(WeightsError, match=r"folded.pth.*inputs of hundreds"):
+        segtwin_weights.convert(read, to="fcn8s", num_classes=5)
+    with pytest.raises(WeightsError, match="inputs of hundreds"):
+        segtwin_weights.write(read, tmp_path / "vgg16.npy")
+    biases = state_dict(factor=0.5)
+    biases["features.0.bias"] = torch.full_like(biases["features.0.bias"], 40.0)
+    assert plausibility.training(biases["features.0.weight"].numpy(), biases["features.0.bias"].numpy()).large
+
+
+def test_no_evidence_is_an_assumption(tmp_path) -> None:
+    torch.save(state_dict(), tmp_path / "vgg16.pth")
+    read = segtwin_weights.read(tmp_path / "vgg16.pth")
+    converted = segtwin_weights.convert(read, to="fcn8s", num_classes=5)
+    assert "preprocessing" not in converted.metadata
+    weight = read["features.0.weight"].astype(np.float64)[:, ::-1] / (255 * np.array([0.225, 0.224, 0.229]))[::-1][::-1][:, None, None]
+    np.testing.assert_allclose(converted["conv1_1/weight"], weight / 1.0, rtol=0.03)
+
+
+def test_caffe_names_with_rgb_numbers_are_refused(tmp_path) -> None:
+    hub = names.hub_names(Weights({key: value.numpy() for key, value in state_dict(OXFORD[::-1]).items()}))
+    caffe = Weights(hub, {"architecture": "vgg16", "source": "rgb.npy"})
+    with pytest.raises(WeightsError, match=r"rgb\.npy: names of the Caffe training say BGR.*takes RGB"):
+        segtwin_weights.convert(caffe, to="fcn8s", num_classes=5)
+    right = Weights({**caffe, "conv1_1/weight": caffe["conv1_1/weight"][:, ::-1]}, caffe.metadata)
+    assert segtwin_weights.convert(right, to="fcn8s", num_classes=5).metadata["preprocessing"]["colour"] == "BGR", "the numbers prove it"
+
+
+def test_options_of_convert(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    torch.save(state_dict(OXFORD), tmp_path / "v.pth")
+    assert run("convert", tmp_path / "v.pth", tmp_path / "f.safetensors", "--to", "fcn8s", "--num-classes", 5) == 2
+    assert "--colour bgr" in capsys.readouterr().err
+    assert run("convert", tmp_path / "v.pth", tmp_path / "f.safetensors", "--to", "fcn8s", "--num-classes", 5, "--colour", "bgr") == 0
+    weights = segtwin_weights.read(tmp_path / "f.safetensors")
+    np.testing.assert_array_equal(weights["conv1_1/weight"], segtwin_weights.read(tmp_path / "v.pth")["features.0.weight"])
+    assert run("convert", tmp_path / "f.safetensors", tmp_path / "g.safetensors", "--num-classes", 7) == 2
+    assert "goes with --to" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------------------- it travels with them
+
+
+@pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras])
+def test_half_and_half_travels_through_every_file(twin, tmp_path, capsys: pytest.CaptureFixture) -> None:
+    """A U-Net trained on (x − 0.5) / 0.5."""
+    start = segtwin_weights.initialize("unet", widths=(2, 3, 4, 5, 6), seed=1)
+    torch.save({name: torch.from_numpy(blob) for name, blob in start.items()}, tmp_path / "u.pth")
+    options = ("--mean", 0.5, "--std", 0.5)
+    assert run("convert", tmp_path / "u.pth", tmp_path / "u.safetensors", "--to", "unet", *options) == 0
+    want = Preprocessing("RGB", (0.5,), (0.5,), 1 / 255)
+    assert metadata.stated(segtwin_weights.read(tmp_path / "u.safetensors")) == want
+    model = twin.load(tmp_path / "u.safetensors")
+    assert model.preprocessing == want
+    twin.export_onnx(model, tmp_path / "u.onnx")
+    facts = {prop.key: prop.value for prop in onnx.load(tmp_path / "u.onnx").metadata_props}
+    assert Preprocessing.from_dict(json.loads(facts["preprocessing"])) == want
+    assert "preprocessing_assumed" not in facts
+    assert metadata.stated(segtwin_weights.read(tmp_path / "u.onnx")) == want
+    image = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    np.testing.assert_allclose(segtwin.preprocess(image, model), (image.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
+
+
+def test_conversion_of_an_fcn_keeps_its_own(tmp_path) -> None:
+    """nyud-fcn32s-color: fcn32s' names, 40 classes, NYUD's mean."""
+    nyud = Preprocessing("BGR", (116.190, 97.203, 92.318))
+    start = segtwin_weights.initialize("fcn32s", 40, widths=TINY)
+    assert metadata.stated(start) is None, "names alone prove nothing"
+    told = segtwin_weights.convert(start, to="fcn16s", preprocessing=nyud)
+    again = segtwin_weights.convert(told, to="fcn8s")
+    assert metadata.stated(again) == nyud
+    assert segtwin_torch.build("fcn8s", weights=again).preprocessing == nyud
+
+
+def test_files_of_schema_1_are_still_read() -> None:
+    told = {"architecture": "resnet34-unet", "colour": "RGB", "mean": [0.485, 0.456, 0.406]}
+    assert metadata.stated(told) == segtwin.get_architecture("resnet34-unet").preprocessing
+
+
+# --------------------------------------------------------------------------------------------------------------- no dimension is read and dropped
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+@pytest.mark.parametrize("target", ["fcn16s", "fcn8s", "fcn8s-atonce"])
+def test_channels_follow_the_source(channels: int, target: str) -> None:
+    """nyud-fcn32s-color-d takes colour and depth."""
+    start = segtwin_weights.initialize("fcn32s", 5, channels, TINY)
+    random = np.random.default_rng(0)
+    weights = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, start.metadata)
+    converted = segtwin_weights.convert(weights, to=target)
+    np.testing.assert_array_equal(converted["conv1_1/weight"], weights["conv1_1/weight"])
+    data = random.standard_normal((1, channels, 9, 12), np.float32)
+    torch_model, keras_model = (twin.build(target, weights=converted) for twin in (segtwin_torch, segtwin_keras))
+    np.testing.assert_allclose(
+        segtwin_torch.blobs(torch_model, data)["score_fr"], segtwin_keras.blobs(keras_model, data)["score_fr"], rtol=1e-3, atol=1e-3
+    )
+    assert torch_model.conv1_1.weight.shape[1] == channels
+
+
+def test_a_grey_vgg16_becomes_a_grey_fcn() -> None:
+    classifier = segtwin_weights.initialize("vgg16", 30, 1, TINY)
+    random = np.random.default_rng(0)
+    weights = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in classifier.items()}, {"architecture": "vgg16"})
+    converted = segtwin_weights.convert(weights, to="fcn8s", num_classes=5)
+    np.testing.assert_array_equal(converted["conv1_1/weight"], weights["conv1_1/weight"])
+    with pytest.raises(WeightsError, match="fcn8-vgg takes 3 channels"):
+        segtwin_weights.convert(weights, to="fcn8-vgg", num_classes=5)
+
+
+def test_a_trained_layer_of_another_shape_is_named() -> None:
+    weights = dict(segtwin_weights.initialize("fcn32s", 5, widths=TINY))
+    weights["conv3_2/weight"] = np.ones((*weights["conv3_2/weight"].shape[:2], 5, 5), np.float32)
+    with pytest.raises(WeightsError, match="conv3_2/weight"):
+        segtwin_weights.convert(Weights(weights), to="fcn16s")
+
+
+@pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras])
+def test_a_files_dimensions_are_the_defaults(twin, tmp_path) -> None:
+    segtwin_weights.write(segtwin_weights.initialize("fcn8s", 5, 4, TINY), tmp_path / "five.safetensors")
+    for model in (twin.build("fcn8s", weights=tmp_path / "five.safetensors"), twin.load(tmp_path / "five.safetensors")):
+        read = twin.read_weights(model)
+        assert read["score_fr/weight"].shape[0] == 5
+        assert read["conv1_1/weight"].shape[:2] == (TINY[0], 4)
+    for argument, says in (({"num_classes": 21}, "num_classes is 21"), ({"in_channels": 3}, "in_channels is 3"), ({"widths": (1,) * 7}, "widths is")):
+        with pytest.raises(ValueError, match=says):
+            twin.build("fcn8s", weights=tmp_path / "five.safetensors", **argument)
+    assert twin.build("fcn8s", weights=tmp_path / "five.safetensors", num_classes=5, in_channels=4, widths=TINY)
+
+
+def test_the_convolutional_vgg16_is_a_classifier() -> None:
+    """What the FCN authors started from: fc6 O×I×7×7, fc7 O×I×1×1."""
+    random = np.random.default_rng(0)
+    start = segtwin_weights.initialize("vgg16", 30, widths=TINY)
+    flat = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, {"architecture": "vgg16"})
+    c5, fc6, fc7 = TINY[4], TINY[5], TINY[6]
+    shapes = {"fc6/weight": (fc6, c5, 7, 7), "fc7/weight": (fc7, fc6, 1, 1), "fc8/weight": (30, fc7, 1, 1)}
+    convolutional = Weights({name: blob.reshape(shapes.get(name, blob.shape)) for name, blob in flat.items()})
+    want, got = (segtwin_weights.convert(one, to="fcn32s", num_classes=5) for one in (flat, convolutional))
+    for name, blob in want.items():
+        np.testing.assert_array_equal(got[name], blob)
+    np.testing.assert_array_equal(got["fc6/weight"], convolutional["fc6/weight"])
+    headless = Weights({name: blob for name, blob in convolutional.items() if not name.startswith("fc8")})
+    with pytest.raises(WeightsError, match="no fc8.*--score-init zeros"):
+        segtwin_weights.convert(headless, to="fcn32s", num_classes=5)
+    zeros = segtwin_weights.convert(headless, to="fcn32s", num_classes=5, score_init="zeros")
+    np.testing.assert_array_equal(zeros["fc7/weight"], convolutional["fc7/weight"])
