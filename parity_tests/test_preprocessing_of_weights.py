@@ -200,9 +200,8 @@ def test_channels_follow_the_source(channels: int, target: str) -> None:
     np.testing.assert_array_equal(converted["conv1_1/weight"], weights["conv1_1/weight"])
     data = random.standard_normal((1, channels, 9, 12), np.float32)
     torch_model, keras_model = (twin.build(target, weights=converted) for twin in (segtwin_torch, segtwin_keras))
-    np.testing.assert_allclose(
-        segtwin_torch.blobs(torch_model, data)["score_fr"], segtwin_keras.blobs(keras_model, data)["score_fr"], rtol=1e-3, atol=1e-3
-    )
+    one, two = segtwin_torch.blobs(torch_model, data)["score_fr"], segtwin_keras.blobs(keras_model, data)["score_fr"]
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
     assert torch_model.conv1_1.weight.shape[1] == channels
 
 
@@ -249,7 +248,7 @@ def test_the_convolutional_vgg16_is_a_classifier() -> None:
         np.testing.assert_array_equal(got[name], blob)
     np.testing.assert_array_equal(got["fc6/weight"], convolutional["fc6/weight"])
     headless = Weights({name: blob for name, blob in convolutional.items() if not name.startswith("fc8")})
-    with pytest.raises(WeightsError, match="no fc8.*--score-init zeros"):
+    with pytest.raises(WeightsError, match=r"no fc8.*--score-init zeros"):
         segtwin_weights.convert(headless, to="fcn32s", num_classes=5)
     zeros = segtwin_weights.convert(headless, to="fcn32s", num_classes=5, score_init="zeros")
     np.testing.assert_array_equal(zeros["fc7/weight"], convolutional["fc7/weight"])
