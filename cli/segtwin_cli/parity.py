@@ -29,6 +29,7 @@ from segtwin.palette import voc_palette
 
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
@@ -94,6 +95,7 @@ def parity(
         for suffix in (".html", ".json", ".png"):
             if Path(report).with_suffix(suffix).exists() and not overwrite:
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
+    require("torch", "keras", "onnxruntime", purpose="parity")
     with steps(3 + 7 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
         loaded, found = read_network(weights)

@@ -19,7 +19,12 @@ from segtwin_keras.unet import PADS, unet, unet_paper, unet_small
 from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
 from segtwin_keras.weights import blob_names, blob_tensors, load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "export_onnx", "load_weights", "names", "read_weights", "regularization_terms", "save_checkpoint"]
+__all__ = ["__version__", "blobs", "build", "export_onnx", "list_networks", "load_weights", "read_weights", "regularization_terms", "save_checkpoint"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     "fcn32s": fcn32s,
