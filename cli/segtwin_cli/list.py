@@ -37,15 +37,15 @@ def networks(json_file: str | None, overwrite: bool) -> None:
     if write_json({"networks": facts}, json_file):
         rows = [
             (
-                row["name"],
-                f"{row['learned']:,}",
-                f"{row['fixed']:,}",
-                row["channels"],
-                row["classes"],
-                f"{row['input']} → {row['output']}",
-                row["source"],
+                one["name"],
+                f"{one['learned']:,}",
+                f"{one['fixed']:,}",
+                one["channels"],
+                one["classes"],
+                " → ".join((one["input"], one["output"])),
+                one["source"],
             )
-            for row in facts
+            for one in facts
         ]
         columns = ("network", "learned", "fixed", "channels", "classes", "input → output", "from")
         show_table(columns, rows, right=("learned", "fixed", "channels", "classes"))
