@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import segtwin_weights
 from click.testing import CliRunner
+from goldens import FOLDER
 from segtwin_cli import extras
 from segtwin_cli.engines import available_engines
 from segtwin_cli.main import COMMANDS, segtwin
@@ -52,7 +53,7 @@ def test_without_any_framework_everything_else_works(weights: Path, tmp_path: Pa
         ("inspect", weights, "--check"),
         ("explain", "unet-small", "--size", "32x32", "--picture", tmp_path / "p.png"),
         ("convert", weights, tmp_path / "u.pth"),
-        ("convert", weights, tmp_path / "u.weights.h5"),
+        ("convert", FOLDER / "caffe/tiny_fcn8s_s1_c21.caffemodel", tmp_path / "f.weights.h5"),
     ):
         done = run(EVERYTHING, *arguments)
         assert (done.returncode, done.stderr) == (0, ""), (arguments, done.stderr)
