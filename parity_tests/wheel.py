@@ -17,7 +17,7 @@ EXTRAS = {"base": set(), "torch": {"torch"}, "keras": {"keras"}, "parity": {"onn
 """Extra → what it makes usable."""
 PHOTO = ROOT / "docs/images/chelsea.jpg"
 MAKE_WEIGHTS = "import segtwin_weights as w; w.write(w.initialize('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'u.safetensors')"
-MAKE_VGG16 = "import segtwin_weights as w; w.write(w.initialize('fcn8s', widths=(2, 2, 2, 2, 2, 3, 3), seed=1), 'f.caffemodel')"
+MAKE_FCN8S = "import segtwin_weights as w; w.write(w.initialize('fcn8s', widths=(2, 2, 2, 2, 2, 3, 3), seed=1), 'f.caffemodel')"
 
 
 class Place:
@@ -62,7 +62,7 @@ def check(place: Place, usable: set[str]) -> None:
     for command in ("list", "source", "download", "convert", "export", "parity", "predict", "inspect", "explain"):
         assert "--help" in place.works("segtwin", command, "--help")
     assert "fcn8s\t134,362,751" in place.works("segtwin", "list")
-    for code in (MAKE_WEIGHTS, MAKE_VGG16):
+    for code in (MAKE_WEIGHTS, MAKE_FCN8S):
         place.works("python", "-c", code)
     place.works("segtwin", "convert", "u.safetensors", "u.pth")
     assert "all equal" in place.works("segtwin", "inspect", "u.safetensors", "--diff", "u.pth")
