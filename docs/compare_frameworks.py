@@ -116,7 +116,7 @@ truth = oracle.run(row, weights, data)
 floor = {name: max(oracle.relative_error(blob, truth[name]), 2.0**-23) for name, blob in oracle.blobs(row, weights, data, "float32")}
 engines = {
     "PyTorch": segtwin_torch.blobs(torch_model, data),
-    "Keras": segtwin_keras.blobs(keras_model, data.transpose(0, 2, 3, 1)),
+    "Keras": segtwin_keras.blobs(keras_model, data),
     "ONNX Runtime, torch export": onnx_blobs(torch_file, data, row.blobs),
     "ONNX Runtime, Keras export": onnx_blobs(keras_file, data, row.blobs),
 }

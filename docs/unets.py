@@ -92,7 +92,7 @@ keras_model = segtwin_keras.build("unet-small", logits=True, weights=weights)
 right = np.ascontiguousarray(data[..., half:])
 logits = {
     "PyTorch": segtwin_torch.blobs(torch_model.eval(), right)["logits"],
-    "Keras": segtwin_keras.blobs(keras_model, right.transpose(0, 2, 3, 1))["logits"],
+    "Keras": segtwin_keras.blobs(keras_model, right)["logits"],
 }
 truth = oracle.run(row, weights, right)["logits"]
 floor = oracle.relative_error(oracle.run(row, weights, right, "float32")["logits"], truth)

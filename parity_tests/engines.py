@@ -33,7 +33,7 @@ def torch_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "flo
 
 
 def keras_engine(row: str, weights: Weights, data: np.ndarray, dtype: str = "float32") -> dict[str, np.ndarray]:
-    return segtwin_keras.blobs(model("keras", row, weights, dtype), data.transpose(0, 2, 3, 1))
+    return segtwin_keras.blobs(model("keras", row, weights, dtype), data)
 
 
 @cache

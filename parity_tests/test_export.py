@@ -34,8 +34,9 @@ def test_the_file_is_valid_and_says_what_it_is(files: dict[str, Path], framework
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert properties["architecture"] == "fcn8s"
-    assert json.loads(properties["mean"]) == [104.00699, 116.66877, 122.67892]
-    assert properties["colour"] == "BGR"
+    stated = {"colour": "BGR", "mean": [104.00699, 116.66877, 122.67892], "std": [1.0], "scale": 1.0, "bits": 8}
+    assert json.loads(properties["preprocessing"]) == stated
+    assert properties["preprocessing_assumed"] == "true"
     assert "minus mean" in properties["preprocessing"]
     assert properties["source"] == "recipe.py"
     text = str(model)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import segtwin
 import segtwin_keras
-import segtwin_torch
 from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, model, onnx_of_keras, onnx_of_torch, torch_engine
 from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
 from segtwin import oracle
@@ -120,7 +119,7 @@ def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as
 def test_sizes_that_use_dilated_cannot_take_are_refused_with_one_that_works(height: int, width: int, fits: str) -> None:
     for twin in TWINS.values():
         network = twin.build("fcn8-vgg", widths=TINY, seed=1, use_dilated=True)
-        image = np.zeros((1, 3, height, width) if twin is segtwin_torch else (1, height, width, 3), np.float32)
+        image = np.zeros((1, 3, height, width), np.float32)
         with pytest.raises(ValueError, match=f"^fcn8-vgg with use_dilated .* not {height} × {width}; pad to {fits}$"):
             twin.blobs(network, image)
 
@@ -153,7 +152,7 @@ def test_dropout_acts_in_training_alone(framework: str) -> None:
         keras.utils.set_random_seed(1)
         reader = keras.Model(network.input, network.get_layer("drop6").output)
         kept = reader(golden.data.transpose(0, 2, 3, 1), training=True).numpy().transpose(0, 3, 1, 2)
-    whole = TWINS[framework].blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1))["fc6"]
+    whole = TWINS[framework].blobs(network, golden.data)["fc6"]
     alive = whole > 0
     dropped = (kept == 0) & alive
     assert 0.3 < dropped.sum() / alive.sum() < 0.7
@@ -183,7 +182,7 @@ def test_the_full_width_at_375_by_500_is_the_originals() -> None:
     assert golden.floors  # measured before any engine holds its memory
     for framework, twin in TWINS.items():
         network = made(framework, "fcn8-vgg", golden.weights)
-        blobs = twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1))
+        blobs = twin.blobs(network, golden.data)
         assert max(golden.errors(blobs).values()) < 4, golden.errors(blobs)
         np.testing.assert_array_equal(blobs["pred_up"].reshape(-1)[safe], want[safe])
         np.testing.assert_array_equal(blobs["pred"][:, 0], golden.files["pred"])

@@ -72,7 +72,7 @@ def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, tru
     if request.param == "torch":
         return segtwin_torch.blobs(request.getfixturevalue("torch_model"), golden.data)
     if request.param == "keras":
-        return segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=folder / "fcn8s.safetensors"), golden.data.transpose(0, 2, 3, 1))
+        return segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=folder / "fcn8s.safetensors"), golden.data)
     framework = request.param.split()[-1]
     peak = segtwin_command("export", folder / "fcn8s.safetensors", folder / f"{framework}.onnx", "--framework", framework, "--quiet")
     assert peak < 3.4 * GIGABYTE
@@ -144,7 +144,7 @@ def test_the_float64_twins_agree_at_full_width(golden: CaffeGolden) -> None:
     weights, data = recipe_weights("fcn8s", FULL), golden.data[:, :, :40, :50]
     twins = [
         segtwin_torch.blobs(segtwin_torch.build("fcn8s", weights=weights, dtype="float64"), data),
-        segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=weights, dtype="float64"), data.transpose(0, 2, 3, 1)),
+        segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=weights, dtype="float64"), data),
     ]
     errors = {name: oracle.relative_error(twins[0][name], twins[1][name]) for name in twins[0]}
     assert max(errors.values()) < 1e-12, errors

@@ -78,8 +78,8 @@ def test_more_classes_begin_with_the_old_ones(fcn32s: Weights) -> None:
         assert not larger[f"score_fr/{kind}"][21:].any()
     assert "classes" not in larger.metadata
     data = np.random.default_rng(2).uniform(-100, 100, (1, 3, 9, 20)).astype(np.float32)
-    old = segtwin_keras.blobs(segtwin_keras.build("fcn32s", widths=TINY, weights=fcn32s), data.transpose(0, 2, 3, 1))["score"]
-    new = segtwin_keras.blobs(segtwin_keras.build("fcn32s", 30, widths=TINY, weights=larger), data.transpose(0, 2, 3, 1))["score"]
+    old = segtwin_keras.blobs(segtwin_keras.build("fcn32s", widths=TINY, weights=fcn32s), data)["score"]
+    new = segtwin_keras.blobs(segtwin_keras.build("fcn32s", num_classes=30, widths=TINY, weights=larger), data)["score"]
     np.testing.assert_allclose(new[:, :21], old, rtol=0, atol=1e-5 * np.abs(old).max())
     assert not new[:, 21:].any()
 

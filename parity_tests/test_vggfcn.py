@@ -27,7 +27,7 @@ def test_the_scores_are_the_originals(row: str, framework: str) -> None:
     goldens, twin = vggfcn_goldens(row), TWINS[framework]
     network = made(framework, row, goldens[0].weights)
     for golden in goldens:
-        check(golden, twin.blobs(network, golden.data if framework == "torch" else golden.data.transpose(0, 2, 3, 1)))
+        check(golden, twin.blobs(network, golden.data))
     path = Path(FOLDER.name) / "vggfcn.onnx"
     twin.export_onnx(network, path)
     del network
@@ -99,14 +99,14 @@ def test_a_state_dict_of_the_original_classes_loads_and_comes_back(tiny: tuple[s
     write(Weights({**weights, **stale}), tmp_path / "state.safetensors")
     given = read(tmp_path / "state.safetensors")
     for twin in TWINS.values():
-        network = twin.build(row, 5, widths=TINY, weights=given)
+        network = twin.build(row, num_classes=5, widths=TINY, weights=given)
         back = twin.read_weights(network)
         assert set(back) == set(weights)
         for key in weights:
             np.testing.assert_array_equal(back[key], weights[key] if key in shared else given[key])
         for key, owner in shared.items():
             np.testing.assert_array_equal(back[key], given[owner].reshape(back[key].shape))
-    network = segtwin_torch.build(row, 5, widths=TINY, weights=weights)
+    network = segtwin_torch.build(row, num_classes=5, widths=TINY, weights=weights)
     assert list(network.state_dict()) == list(weights)
     network.double().float()
     state = network.state_dict()
@@ -119,7 +119,7 @@ def test_a_state_dict_of_the_original_classes_loads_and_comes_back(tiny: tuple[s
 def test_a_new_network_starts_as_torch_starts_it(tiny: tuple[str, Weights]) -> None:
     row, _ = tiny
     start = initialize(row, 5, widths=(64, 64, 64, 64, 64, 64, 64), seed=9)
-    twins = [twin.read_weights(twin.build(row, 5, widths=TINY, seed=9)).fingerprint() for twin in TWINS.values()]
+    twins = [twin.read_weights(twin.build(row, num_classes=5, widths=TINY, seed=9)).fingerprint() for twin in TWINS.values()]
     assert twins == [initialize(row, 5, widths=TINY, seed=9).fingerprint()] * 2
     he = start["vgg16.features.28.weight"]
     assert he.std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
@@ -143,15 +143,15 @@ def test_sizes_the_originals_reject_are_refused_with_one_that_works() -> None:
     ]
     for row, height, width, message in refused:
         with pytest.raises(ValueError, match=message):
-            segtwin_torch.build(row, 2, widths=TINY, seed=1)(torch.zeros(1, 3, height, width))
+            segtwin_torch.build(row, num_classes=2, widths=TINY, seed=1)(torch.zeros(1, 3, height, width))
         with pytest.raises(ValueError, match=message):
-            segtwin_keras.blobs(segtwin_keras.build(row, 2, widths=TINY, seed=1), np.zeros((1, height, width, 3), np.float32))
+            segtwin_keras.blobs(segtwin_keras.build(row, num_classes=2, widths=TINY, seed=1), np.zeros((1, 3, height, width), np.float32))
     for twin in TWINS.values():
         with pytest.raises(ValueError, match=r"^vggfcn takes images of 3 channels"):
             twin.build("vggfcn32", in_channels=1, widths=TINY, seed=1)
         for row, height, width in (("vggfcn16", 67, 96), ("vggfcn32", 33, 47), ("vggfcn8", 33, 47)):
-            network = twin.build(row, 2, widths=TINY, seed=1)
-            twin.blobs(network, np.zeros((1, 3, height, width) if twin is segtwin_torch else (1, height, width, 3), np.float32))
+            network = twin.build(row, num_classes=2, widths=TINY, seed=1)
+            twin.blobs(network, np.zeros((1, 3, height, width), np.float32))
 
 
 def test_the_onnx_graphs_resize_once_and_carry_nothing_idle(tiny: tuple[str, Weights]) -> None:

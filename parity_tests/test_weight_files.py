@@ -309,15 +309,15 @@ def test_torchvisions_vgg16_computes_the_same_from_bgr(tmp_path) -> None:
     read = segtwin_weights.read(tmp_path / "vgg16.pth")
     assert read.keys() == model.state_dict().keys()
     image = np.random.default_rng(5).integers(0, 256, (224, 224, 3)).astype(np.float64)
-    mean, std = np.array(names.IMAGENET_RGB["mean"]), np.array(names.IMAGENET_RGB["std"])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     with torch.no_grad():
         want = model.double()(torch.from_numpy(((image / 255 - mean) / std).transpose(2, 0, 1)[None])).numpy()
-    weights = names.turned(names.hub_names(read), to_mean=tuple(255 * mean[::-1]))
+    weights = names.turned(names.hub_names(read), segtwin.Preprocessing("BGR", 255 * mean[::-1]))
     bgr = (image[..., ::-1] - 255 * mean[::-1]).transpose(2, 0, 1)[None]
     got = oracle.run(segtwin.get_architecture("vgg16"), weights, bgr)["fc8"].reshape(want.shape)
     assert oracle.relative_error(got, want) < 1e-6  # conv1_1 was rounded to float32 once
     converted = segtwin_weights.convert(read, to="fcn8s", num_classes=5)
-    assert converted.metadata["colour"] == "BGR"
+    assert "preprocessing" not in converted.metadata, "torchvision's names alone do not prove its training"
     window = image[None, 100:140, 100:140, ::-1].transpose(0, 3, 1, 2) - bgr_mean("fcn8s")
     inside = oracle.run(segtwin.get_architecture("fcn8s"), converted, window)["conv1_1"]
     whole = oracle.run(segtwin.get_architecture("vgg16"), weights, bgr)["conv1_1"]
@@ -350,21 +350,27 @@ def test_the_features_only_vgg16_is_refused_by_name(tmp_path) -> None:
 
 @pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras])
 @pytest.mark.parametrize(
-    ("metadata", "says"),
+    ("metadata", "want"),
     [
-        ({"colour": "RGB"}, "takes BGR, these weights were made for RGB"),
-        ({"colour": "BGR", "mean": [122.67892, 116.66877, 104.00699]}, "subtracts"),
-        ({"colour": "BGR", "mean": [0.408, 0.457, 0.481], "divisor": 255.0}, "divides by"),
-        ({"colour": "BGR", "mean": [103.5, 116.3, 123.7], "std": [57.4, 57.1, 58.4]}, "divides by"),
+        ({"colour": "RGB"}, lambda rgb: rgb - [122.67892, 116.66877, 104.00699]),
+        ({"colour": "BGR", "mean": [122.67892, 116.66877, 104.00699]}, lambda rgb: rgb[..., ::-1] - [122.67892, 116.66877, 104.00699]),
+        ({"colour": "BGR", "mean": [0.408, 0.457, 0.481], "divisor": 255.0}, lambda rgb: rgb[..., ::-1] / 255 - [0.408, 0.457, 0.481]),
+        (
+            {"colour": "BGR", "mean": [103.5, 116.3, 123.7], "std": [57.4, 57.1, 58.4]},
+            lambda rgb: (rgb[..., ::-1] - [103.5, 116.3, 123.7]) / [57.4, 57.1, 58.4],
+        ),
+        ({"preprocessing": {"colour": "RGB", "mean": [0.5], "std": [0.5], "scale": 1 / 255, "bits": 8}}, lambda rgb: (rgb / 255 - 0.5) / 0.5),
+        ({}, lambda rgb: rgb[..., ::-1] - [104.00699, 116.66877, 122.67892]),
     ],
 )
-def test_a_model_refuses_preprocessing_that_contradicts_its_own(twin, metadata: dict, says: str) -> None:
-    weights = drawn("fcn8s")
-    model = twin.build("fcn8s", widths=TINY, weights=weights)
-    with pytest.raises(ValueError, match=says):
-        twin.load_weights(model, Weights({name: blob + 1 for name, blob in weights.items()}, metadata))
-    assert_equal(twin.read_weights(model), weights)
-    twin.load_weights(model, Weights(weights, {"colour": "BGR", "mean": [103.939, 116.779, 123.68]}))  # Oxford's: within two grey levels
+def test_a_models_preprocessing_is_its_weights(twin, metadata: dict, want) -> None:
+    model = twin.build("fcn8s", weights=Weights(drawn("fcn8s"), metadata))
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    expected = want(image.astype(np.float64)).transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(segtwin.preprocess(image, model), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(segtwin.preprocess(image, model.preprocessing), expected, rtol=1e-5, atol=1e-5)
+    again = twin.build("fcn8s", weights=twin.read_weights(model))
+    assert again.preprocessing == model.preprocessing
 
 
 # --------------------------------------------------------------------------------------------------------------------------------------- Keras
@@ -486,7 +492,8 @@ def test_onnx_exports_give_their_weights_back(framework: str, external: bool, tm
     read = segtwin_weights.read(path)
     assert_equal(read, weights)
     assert list(read) == list(weights)
-    assert read.metadata["mean"] == list(segtwin.get_architecture("fcn8s").mean)
+    default = {"colour": "BGR", "mean": [104.00699, 116.66877, 122.67892], "std": [1.0], "scale": 1.0, "bits": 8}
+    assert (read.metadata["preprocessing"], read.metadata["preprocessing_assumed"]) == (default, True)
 
 
 def test_onnx_of_torchvision_by_its_names(tmp_path) -> None:
@@ -602,9 +609,12 @@ def test_conversion_of_the_same_network() -> None:
     assert_equal(same, weights)
     assert {change.what for change in changes} == {"copied"}
     told = segtwin_weights.convert(Weights(weights, {"colour": "RGB"}), to="fcn8s")
-    assert told.metadata["colour"] == "RGB", "what a file says of its colours is not overruled by its names"
-    with pytest.raises(ValueError, match="fcn8s takes BGR, these weights were made for RGB"):
-        segtwin_torch.build("fcn8s", widths=TINY, weights=told)
+    assert told.metadata["preprocessing"]["colour"] == "RGB", "what a file says of its colours is not overruled by its names"
+    assert told.metadata["preprocessing"]["mean"] == [122.67892, 116.66877, 104.00699]
+    model = segtwin_torch.build("fcn8s", widths=TINY, weights=told)
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 3), np.uint8)
+    want = image.astype(np.float32).transpose(2, 0, 1)[None] - np.array([122.67892, 116.66877, 104.00699], np.float32)[:, None, None]
+    np.testing.assert_array_equal(segtwin.preprocess(image, model), want)
     with pytest.raises(WeightsError, match="conv3_2/weight"):
         segtwin_weights.convert(Weights({**weights, "conv3_2/weight": np.zeros((1, 2, 3, 3), np.float32)}), to="fcn8s")
 

@@ -3,33 +3,71 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import click
 import segtwin_weights
 from segtwin.architectures import ROWS
-from segtwin_weights import surgery
+from segtwin.palette import read_palette
+from segtwin_weights import Weights, metadata, names, surgery
 
-from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.preprocessing_options import chosen, preprocessing_options
+from segtwin_cli.terminal import errors, overwrite_option, quiet_option, refuse_to_replace, steps
 
 
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 @click.option("--to", type=click.Choice(list(ROWS)), help="The network to make; without it only the format changes.")
-@click.option("--num-classes", type=int, help="Classes of the result; by default the row's own.")
-@click.option("--score-init", type=click.Choice(surgery.SCORE_INITS), default="fc8-average", show_default=True, help="How score_fr starts.")
+@click.option("--num-classes", type=int, help="Classes of the result; by default the source's, of a classifier the network's own.  [with --to]")
+@click.option("--score-init", type=click.Choice(surgery.SCORE_INITS), help="How score_fr starts; by default fc8-average.  [with --to]")
+@preprocessing_options
+@click.option("--classes", "class_file", type=click.Path(), help="Text file of the classes' names, one a line; they travel with the weights.")
+@click.option("--palette", help="Colours of the classes: voc, or a file of a colour (#rrggbb or r g b) a line.")
 @overwrite_option
 @quiet_option
-def convert(source: str, target: str, to: str | None, num_classes: int | None, score_init: str, overwrite: bool, quiet: bool) -> None:
-    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors, .npy, .caffemodel, .pth or .weights.h5)."""
+def convert(
+    source: str,
+    target: str,
+    to: str | None,
+    num_classes: int | None,
+    score_init: str | None,
+    class_file: str | None,
+    palette: str | None,
+    overwrite: bool,
+    quiet: bool,
+    stated: dict[str, Any],
+) -> None:
+    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors, .npy, .caffemodel, .pth or .weights.h5).
+
+    --colour, --mean, --std, --scale and --bits say what inputs the weights of SOURCE were trained on, where the file does not. They overrule what it
+    says.
+    """
+    for option, value in (("--num-classes", num_classes), ("--score-init", score_init)):
+        if to is None and value is not None:
+            raise click.ClickException(f"{option} goes with --to: without it the network stays as it is")
     refuse_to_replace(target, overwrite)
+    labels: dict[str, Any] = {} if class_file is None else {"classes": read_names(class_file)}
+    if palette is not None:
+        labels["palette"] = read_palette(palette)
+    console = errors()
     with steps(3, quiet) as step:
         step(f"reading {source}")
         weights = segtwin_weights.read(source)
+        preprocessing = None
+        if stated:
+            hub = names.hub_names(weights)
+            say = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
+            preprocessing = chosen(base(hub, stated), stated, say)
         step("converting")
         changes: list[surgery.Change] = []
         if to is not None:
-            weights, changes = surgery.convert_with_report(weights, to, num_classes, score_init)
+            weights, changes = surgery.convert_with_report(weights, to, num_classes, score_init or "fc8-average", preprocessing=preprocessing)
+        elif preprocessing is not None:
+            weights = Weights(hub, metadata.state(hub, preprocessing))
+        weights.metadata |= labels
+        check_labels(weights, labels)
         step(f"writing {target}")
         segtwin_weights.write(weights, target)
     if not quiet:
@@ -38,3 +76,46 @@ def convert(source: str, target: str, to: str | None, num_classes: int | None, s
         click.echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))
         if weights.metadata.get("synthetic"):
             click.secho(f"{target}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
+
+
+def base(weights: Weights, stated: dict[str, Any]) -> Any:
+    """What the options add to: the preprocessing that the weights state, or that of the known training which fits the options."""
+    if (said := metadata.stated(weights)) is not None:
+        return said
+    row = ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
+    if row is not None and row.name in ROWS:
+        return row.preprocessing
+    torchvision = weights.metadata.get("names") == "torchvision" and str(stated.get("colour", "rgb")).lower() != "bgr"
+    return names.IMAGENET_RGB if torchvision else names.OXFORD_BGR
+
+
+def read_names(path: str) -> list[str]:
+    """Lines of a text file, without empty ones at its end.
+
+    Raises:
+        click.ClickException: it is no text, or holds no names.
+        OSError: it cannot be read.
+    """
+    try:
+        found = [line.strip() for line in Path(path).read_text(encoding="utf-8").strip().splitlines()]
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{path}: is no text; write the name of one class a line") from None
+    if not found or not all(found):
+        raise click.ClickException(f"{path}: holds an empty line or nothing; write the name of one class a line")
+    return found
+
+
+def check_labels(weights: Weights, labels: dict[str, Any]) -> None:
+    """Refuse names or colours of another number of classes.
+
+    Raises:
+        click.ClickException: there are more names than classes, or fewer; fewer colours than classes.
+    """
+    if not labels:
+        return
+    row = ROWS.get(segtwin_weights.network_of(names.hub_names(weights)))
+    classes = segtwin_weights.dimensions(names.hub_names(weights), row).num_classes if row else 0
+    if "classes" in labels and len(labels["classes"]) not in ({classes} if classes > 1 else {1, 2}):
+        raise click.ClickException(f"--classes names {len(labels['classes'])} classes, the network has {classes}")
+    if "palette" in labels and len(labels["palette"]) < max(classes, 2):
+        raise click.ClickException(f"--palette has {len(labels['palette'])} colours, the network has {classes} classes")

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import click
 import segtwin_weights
-from segtwin_weights import Weights, WeightsError, names
+from segtwin_weights import Weights, names
 
 from segtwin_cli.extras import require
 from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps
@@ -76,11 +76,8 @@ def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:
         OSError: it cannot be read.
     """
     weights = names.hub_names(segtwin_weights.read(path))
-    known = names.identify(weights)
-    found = row or weights.metadata.get("architecture") or (known.name if known else None)
-    if not isinstance(found, str):
-        raise WeightsError(f"{path}: holds no network that is known here; make it one with `segtwin convert … --to ROW`")
-    return weights, found
+    weights.metadata.setdefault("source", os.path.basename(path))
+    return weights, segtwin_weights.network_of(weights, row)
 
 
 def framework_twin(framework: str) -> ModuleType:

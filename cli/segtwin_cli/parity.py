@@ -26,6 +26,7 @@ import segtwin_weights
 from segtwin import oracle
 from segtwin.files import whole
 from segtwin.palette import voc_palette
+from segtwin_weights import metadata
 
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
@@ -101,7 +102,10 @@ def parity(
         loaded, found = read_network(weights)
         row = segtwin.get_architecture(found)
         channels = segtwin_weights.dimensions(loaded, row).in_channels
-        inputs = [(name, segtwin.preprocess(name, row, channels), picture_of(name)) for name in images]
+        preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
+        if not known and not quiet:
+            click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
+        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture_of(name)) for name in images]
         for name, data, _ in inputs:
             try:
                 row.check_size(*data.shape[2:])
@@ -150,7 +154,7 @@ def start_engines(
     (torch_twin, torch_model), (keras_twin, keras_model) = models["torch"], models["keras"]
     compute: list[Engine] = [
         lambda data: torch_twin.blobs(torch_model, data),
-        lambda data: keras_twin.blobs(keras_model, np.ascontiguousarray(data.transpose(0, 2, 3, 1))),
+        lambda data: keras_twin.blobs(keras_model, data),
         lambda data: onnx_blobs(str(files["torch"]), data, row.exported),
         lambda data: onnx_blobs(str(files["keras"]), data, row.exported),
     ]

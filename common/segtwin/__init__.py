@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from segtwin.architectures import get as get_architecture
     from segtwin.architectures import names as list_architectures
     from segtwin.images import Converted, ImageError, preprocess_label, read_image
-    from segtwin.preprocessing import preprocess
+    from segtwin.preprocessing import Preprocessing, preprocess
     from segtwin.tiles import overlap_tile
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "ImageError",
     "Layer",
     "Parameter",
+    "Preprocessing",
     "Row",
     "__version__",
     "get_architecture",
@@ -38,7 +39,7 @@ _WHERE = {
     "Layer": "architectures", "Parameter": "architectures", "Row": "architectures",
     "get_architecture": "architectures:get", "list_architectures": "architectures:names",
     "Converted": "images", "ImageError": "images", "preprocess_label": "images", "read_image": "images",
-    "preprocess": "preprocessing",
+    "Preprocessing": "preprocessing", "preprocess": "preprocessing",
     "overlap_tile": "tiles",
     "architectures": "", "explanation": "", "files": "", "geometry": "", "images": "", "oracle": "", "palette": "", "preprocessing": "", "tiles": "",
 }  # fmt: skip

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from segtwin import geometry
+from segtwin.preprocessing import Preprocessing
 
 PASCAL_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -309,6 +310,16 @@ class Row:
     """Option of `build` that makes another row of it → that row's name."""
     variant_of: str = ""
     """The row that such an option was given to."""
+
+    @property
+    def any_channels(self) -> bool:
+        """Whether it takes images of any number of channels; vggfcn*, fcn8-vgg and resnet34-unet keep the 3 of their originals."""
+        return not (self.name.startswith(("vggfcn", "fcn8-vgg", "resnet34")))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image is prepared where the weights do not say."""
+        return Preprocessing(self.colour, self.mean, self.std or (1.0,), 1 / self.divisor)
 
     @cached_property
     def offsets(self) -> Mapping[str, int]:

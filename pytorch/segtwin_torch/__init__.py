@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+import segtwin_weights
 import torch
 from segtwin import __version__, architectures
 from segtwin_weights import Weights, initialize
@@ -38,6 +40,7 @@ __all__ = [
     "caffe_arithmetic",
     "export_onnx",
     "list_networks",
+    "load",
     "load_weights",
     "read_weights",
     "regularization_terms",
@@ -75,6 +78,7 @@ def list_networks() -> list[str]:
 
 def build(
     name: str,
+    *,
     num_classes: int | None = None,
     in_channels: int | None = None,
     widths: tuple[int, ...] | None = None,
@@ -89,8 +93,9 @@ def build(
 
     Args:
         name: one of `list_networks()`.
-        num_classes: outputs; by default the row's own (21 for the FCNs).
-        in_channels: channels of the image; by default the row's own (3; 1 for unet-paper and unet-small).
+        num_classes: outputs; by default those of `weights`, else the row's own (21 for the FCNs).
+        in_channels: channels of the image; by default those of `weights`, else the row's own (3; 1 for unet-paper and unet-small). vggfcn*, fcn8-vgg
+            and resnet34-unet take 3.
         widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests;
             the widths of the five levels for the U-Nets; resnet34-unet has none.
         weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.initialize`: the
@@ -108,11 +113,14 @@ def build(
         The module. It takes N×C×H×W and returns the row's output, N×classes×H×W.
 
     Raises:
-        ValueError: there is no such network, width, dtype or option.
+        ValueError: there is no such network, width, dtype or option; an argument contradicts the weights.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
     base = checked(name, dtype, row_options)
     row = base.variant(row_options)
+    start = None if weights is None else segtwin_weights.as_row(weights, row)
+    size = (num_classes, in_channels, widths) if start is None else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    num_classes, in_channels, widths = size
     options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
     with torch.device("meta"):  # no memory is filled twice
         network = (NETWORKS | VARIANTS)[row.name](
@@ -123,8 +131,24 @@ def build(
         )
     model = network.to(getattr(torch, dtype)).to_empty(device="cpu").eval()
     model.name, model.row_options = row.name, row_options  # type: ignore[assignment]
-    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if weights is None else weights)
+    model.in_channels = row.in_channels if in_channels is None else in_channels  # type: ignore[assignment]
+    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if start is None else start)
     return model
+
+
+def load(path: str | os.PathLike[str], **overrides: Any) -> nn.Module:
+    """The network that a file of weights holds, in eval mode, with the file's classes, channels, widths and preprocessing.
+
+    Args:
+        path: a file that `segtwin_weights.read` understands.
+        **overrides: arguments of `build`, as logits=True.
+
+    Raises:
+        WeightsError: the file holds no network that is built here.
+        ValueError, KeyError, OSError: of `build`.
+    """
+    weights = segtwin_weights.names.hub_names(segtwin_weights.read(path))
+    return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
 
 
 def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
@@ -146,6 +170,10 @@ def training_and_output(row: architectures.Row, dropout: float | None, logits: b
     return rate | ({"logits": logits} if row.output == "probability" else {})
 
 
+ONE_AT_A_TIME = threading.RLock()
+"""torch's switch and a model's mode are for all threads: who changes them holds this."""
+
+
 @contextmanager
 def caffe_arithmetic() -> Iterator[None]:
     """Inside, torch computes a convolution on the CPU as Caffe does: im2col and one matrix product.
@@ -153,31 +181,32 @@ def caffe_arithmetic() -> Iterator[None]:
     By default torch takes oneDNN's direct convolutions, which are faster and add up all products of an output in one float32 number. In fc6 these
     are 25,088, and the rounding grows to 8 times Caffe's. The switch is torch's own and holds for the whole process while the block runs.
     """
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+    with ONE_AT_A_TIME:
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
 
 
-def blobs(model: nn.Module, x: np.ndarray | torch.Tensor, caffe: bool = True) -> dict[str, np.ndarray]:
+def blobs(model: nn.Module, data: np.ndarray | torch.Tensor, caffe: bool = True) -> dict[str, np.ndarray]:
     """Every blob of an inference pass under its original name.
 
     Args:
         model: made by `build`; it is run in eval mode and left in the mode it was in.
-        x: N×C×H×W.
+        data: N×C×H×W.
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with torch's default kernels.
 
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
     """
     like = next(model.parameters())
-    training = model.training
     notebook: dict[str, torch.Tensor] = {}
-    try:
-        with torch.inference_mode(), caffe_arithmetic() if caffe else nullcontext():
-            model.eval()(torch.as_tensor(x).to(like), notebook)
-    finally:
-        model.train(training)
+    with ONE_AT_A_TIME, torch.inference_mode(), caffe_arithmetic() if caffe else nullcontext():
+        training = model.training
+        try:
+            model.eval()(torch.as_tensor(data).to(like), notebook)
+        finally:
+            model.train(training)
     return {name: notebook[name].cpu().numpy() for name in blob_names(model)}

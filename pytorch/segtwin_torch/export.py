@@ -55,7 +55,7 @@ def export_onnx(
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
     weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
-    graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
+    graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights), row)
         weights, metadata["batchnorm"] = folded.items(), "folded"

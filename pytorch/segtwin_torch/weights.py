@@ -47,11 +47,9 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named. Or the weights were made for another colour order, mean or scale.
+        ValueError: a shape differs; the first and the count are named.
         WeightsError, OSError: the file cannot be read.
     """
-    if isinstance(weights, str | os.PathLike):
-        weights = segtwin_weights.read(weights)
     weights = segtwin_weights.as_row(weights, architectures.get(str(model.name)))
     slots = table(model)
     row = architectures.get(str(model.name))
@@ -62,7 +60,9 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
         for name, slot in slots.items():
             if name not in row.aliases:  # the later key of a shared storage wins
                 slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
-    model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}  # type: ignore[assignment]
+    channels = getattr(model, "in_channels", None)
+    model.metadata = dict(weights.metadata)  # type: ignore[assignment]
+    model.preprocessing = segtwin_weights.metadata.preprocessing_of(weights, row, channels)[0]  # type: ignore[assignment]
 
 
 def read_weights(model: nn.Module) -> Weights:
@@ -70,4 +70,4 @@ def read_weights(model: nn.Module) -> Weights:
     slots, aliases = table(model), architectures.get(str(model.name)).aliases
     own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
     blobs = {name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()}  # shared here as there
-    return Weights(blobs, getattr(model, "weights_metadata", {}))
+    return Weights(blobs, dict(getattr(model, "metadata", {})))

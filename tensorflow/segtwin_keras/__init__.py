@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 import numpy as np
+import segtwin_weights
 from segtwin import __version__, architectures
 from segtwin_weights import Weights, initialize
 
 from segtwin_keras.export import export_onnx, save_checkpoint
 from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
 from segtwin_keras.fcn8_vgg import dilated_fcn8_vgg, fcn8_vgg, regularization_terms
+from segtwin_keras.layers import caffe_arithmetic
 from segtwin_keras.resnet34_unet import resnet34_unet
 from segtwin_keras.unet import PADS, unet, unet_paper, unet_small
 from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
 from segtwin_keras.weights import blob_names, blob_tensors, load_weights, read_weights
 
-__all__ = ["__version__", "blobs", "build", "export_onnx", "list_networks", "load_weights", "read_weights", "regularization_terms", "save_checkpoint"]
+__all__ = [
+    "__version__",
+    "blobs",
+    "build",
+    "caffe_arithmetic",
+    "export_onnx",
+    "list_networks",
+    "load",
+    "load_weights",
+    "read_weights",
+    "regularization_terms",
+    "save_checkpoint",
+]
 
 
 def __dir__() -> list[str]:
@@ -52,6 +67,7 @@ def list_networks() -> list[str]:
 
 def build(
     name: str,
+    *,
     num_classes: int | None = None,
     in_channels: int | None = None,
     widths: tuple[int, ...] | None = None,
@@ -66,8 +82,9 @@ def build(
 
     Args:
         name: one of `list_networks()`.
-        num_classes: outputs; by default the row's own (21 for the FCNs).
-        in_channels: channels of the image; by default the row's own (3; 1 for unet-paper and unet-small).
+        num_classes: outputs; by default those of `weights`, else the row's own (21 for the FCNs).
+        in_channels: channels of the image; by default those of `weights`, else the row's own (3; 1 for unet-paper and unet-small). vggfcn*, fcn8-vgg
+            and resnet34-unet take 3.
         widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests;
             the widths of the five levels for the U-Nets; resnet34-unet has none.
         weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.initialize`: the
@@ -85,11 +102,14 @@ def build(
         A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
 
     Raises:
-        ValueError: there is no such network, width, dtype or option.
+        ValueError: there is no such network, width, dtype or option; an argument contradicts the weights.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
     base = checked(name, dtype, row_options)
     row = base.variant(row_options)
+    start = None if weights is None else segtwin_weights.as_row(weights, row)
+    size = (num_classes, in_channels, widths) if start is None else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    num_classes, in_channels, widths = size
     options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
     with every_layer_in(dtype):
         model = (NETWORKS | VARIANTS)[row.name](
@@ -99,7 +119,8 @@ def build(
             **options,
         )
     model.row_options = row_options
-    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if weights is None else weights)
+    model.in_channels = row.in_channels if in_channels is None else in_channels
+    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if start is None else start)
     return model
 
 
@@ -115,6 +136,21 @@ class every_layer_in:
 
     def __exit__(self, *_: object) -> None:
         keras.config.set_dtype_policy(self.before)
+
+
+def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
+    """The network that a file of weights holds, with the file's classes, channels, widths and preprocessing.
+
+    Args:
+        path: a file that `segtwin_weights.read` understands.
+        **overrides: arguments of `build`, as logits=True.
+
+    Raises:
+        WeightsError: the file holds no network that is built here.
+        ValueError, KeyError, OSError: of `build`.
+    """
+    weights = segtwin_weights.names.hub_names(segtwin_weights.read(path))
+    return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
 
 
 def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
@@ -136,16 +172,19 @@ def training_and_output(row: architectures.Row, dropout: float | None, logits: b
     return rate | ({"logits": logits} if row.output == "probability" else {})
 
 
-def blobs(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
+def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str, np.ndarray]:
     """Every blob of an inference pass under its original name.
 
     Args:
         model: made by `build`.
-        x: N×H×W×C.
+        data: N×C×H×W.
+        caffe: compute as Caffe does (`caffe_arithmetic`); False: with TensorFlow's default kernels.
 
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
     """
     notebook = keras.Model(model.input, blob_tensors(model))
-    values = notebook(keras.ops.convert_to_tensor(x, model.input.dtype), training=False)
+    x = keras.ops.convert_to_tensor(np.transpose(data, (0, 2, 3, 1)), model.input.dtype)
+    with caffe_arithmetic() if caffe else nullcontext():
+        values = notebook(x, training=False)
     return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in blob_names(model)}

@@ -50,7 +50,7 @@ def export_onnx(
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
     weights: Iterable[tuple[str, np.ndarray]] = ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
-    graph, metadata = skeleton(model, opset), dict(getattr(model, "weights_metadata", {}))
+    graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights), row)
         weights, metadata["batchnorm"] = folded.items(), "folded"

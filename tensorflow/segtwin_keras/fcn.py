@@ -16,12 +16,14 @@ import keras
 from keras import KerasTensor, layers, ops
 from segtwin import architectures
 
+from segtwin_keras.layers import Conv2D, Conv2DTranspose
+
 
 def conv(x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu") -> KerasTensor:
     """A convolution of stride 1, with the ReLU that Caffe runs in its place. Layers start at zero: `build` fills them."""
     if pad:
         x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
-    return layers.Conv2D(filters, kernel, activation=activation, kernel_initializer="zeros", name=name)(x)
+    return Conv2D(filters, kernel, activation=activation, kernel_initializer="zeros", name=name)(x)
 
 
 def pool(x: KerasTensor, name: str) -> KerasTensor:
@@ -31,7 +33,7 @@ def pool(x: KerasTensor, name: str) -> KerasTensor:
 
 def upscore(x: KerasTensor, name: str, kernel: int, stride: int) -> KerasTensor:
     """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full weights: a diagonal of kernels."""
-    return layers.Conv2DTranspose(x.shape[-1], kernel, stride, use_bias=False, kernel_initializer="zeros", trainable=False, name=name)(x)
+    return Conv2DTranspose(x.shape[-1], kernel, stride, use_bias=False, kernel_initializer="zeros", trainable=False, name=name)(x)
 
 
 @keras.saving.register_keras_serializable("segtwin")

@@ -18,6 +18,7 @@ from segtwin.architectures import VGG_MEAN
 
 import tensorflow as tf
 from segtwin_keras.fcn import check_size, conv, features, pool, three_channels
+from segtwin_keras.layers import Conv2DTranspose
 from segtwin_keras.weights import table
 
 WEIGHT_DECAY = 5e-4
@@ -40,7 +41,7 @@ def bgr_minus_mean(image: KerasTensor, name: str) -> KerasTensor:
 
 
 @keras.saving.register_keras_serializable("segtwin")
-class UpscoreSame(layers.Conv2DTranspose):
+class UpscoreSame(Conv2DTranspose):
     """Upsampling by `stride` as a deconvolution that starts bilinear and is trained, with full weights, cut to the size of `like` as SAME does.
 
     A transposed convolution is the gradient of a convolution; that one would pad the asked-for size by (n − 1)·s + k − size pixels, the smaller
@@ -52,7 +53,7 @@ class UpscoreSame(layers.Conv2DTranspose):
         """The kernel."""
         super().build(x_shape)
 
-    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
+    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:  # type: ignore[override]
         """N×H×W×classes, H and W those of `like`."""
         x = super().call(x)
         _, rows, columns, _ = ops.shape(like)

@@ -20,6 +20,7 @@ from segtwin import architectures
 
 import tensorflow as tf
 from segtwin_keras.fcn import CheckSize, crop, explained
+from segtwin_keras.layers import Conv2D, Conv2DTranspose
 
 PADS = (None, "reflect")
 
@@ -30,7 +31,7 @@ def conv(
     """A convolution, padded by `pad` zeros on every side. TensorFlow's SAME pads stride 2 at the bottom and right alone, a pixel off."""
     if pad:
         x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
-    return layers.Conv2D(filters, kernel, stride, activation=activation, use_bias=bias, kernel_initializer="zeros", name=name)(x)
+    return Conv2D(filters, kernel, stride, activation=activation, use_bias=bias, kernel_initializer="zeros", name=name)(x)
 
 
 def deconv(x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0) -> KerasTensor:
@@ -38,7 +39,7 @@ def deconv(x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int
 
     TensorFlow's SAME would leave the same size for kernel 3, stride 2, pad 1, output_pad 1, but cut at the other end: one pixel off.
     """
-    x = layers.Conv2DTranspose(filters, kernel, stride, kernel_initializer="zeros", name=name)(x)
+    x = Conv2DTranspose(filters, kernel, stride, kernel_initializer="zeros", name=name)(x)
     if pad:
         x = layers.Cropping2D(((pad, pad - output_pad), (pad, pad - output_pad)), name=f"{name}_crop")(x)
     return x

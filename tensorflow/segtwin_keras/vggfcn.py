@@ -17,6 +17,7 @@ from segtwin.architectures import VGG16
 
 import tensorflow as tf
 from segtwin_keras.fcn import check_size, conv, crop, three_channels
+from segtwin_keras.layers import Conv2DTranspose
 
 
 def pool(x: KerasTensor, name: str) -> KerasTensor:
@@ -26,7 +27,7 @@ def pool(x: KerasTensor, name: str) -> KerasTensor:
 
 def upscale(x: KerasTensor, name: str) -> KerasTensor:
     """Twice as large, by a deconvolution that is trained and starts at random."""
-    return layers.Conv2DTranspose(x.shape[-1], 2, 2, kernel_initializer="zeros", name=name)(x)
+    return Conv2DTranspose(x.shape[-1], 2, 2, kernel_initializer="zeros", name=name)(x)
 
 
 def fit(x: KerasTensor, name: str, like: KerasTensor) -> KerasTensor:

@@ -93,11 +93,9 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named. Or the weights were made for another colour order, mean or scale.
+        ValueError: a shape differs; the first and the count are named.
         WeightsError, OSError: the file cannot be read.
     """
-    if isinstance(weights, str | os.PathLike):
-        weights = segtwin_weights.read(weights)
     weights = segtwin_weights.as_row(weights, architectures.get(model.name))
     slots = table(model)
     row = architectures.get(model.name)
@@ -108,14 +106,16 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     segtwin_weights.check_keys(have, want, model.name)
     for name, (variable, to_keras) in slots.items():
         variable.assign(np.require(np.transpose(weights[name], to_keras), requirements="C"))
-    model.weights_metadata = dict(weights.metadata) if isinstance(weights, Weights) else {}
+    channels = getattr(model, "in_channels", None)
+    model.metadata = dict(weights.metadata)
+    model.preprocessing = segtwin_weights.metadata.preprocessing_of(weights, row, channels)[0]
 
 
 def read_weights(model: keras.Model) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
     own = {name: hub_array(*slot) for name, slot in table(model).items()}
     blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in architectures.get(model.name).aliases.items()}
-    return Weights(blobs, getattr(model, "weights_metadata", {}))
+    return Weights(blobs, dict(getattr(model, "metadata", {})))
 
 
 def hub_array(variable: Any, to_keras: tuple[int, ...]) -> np.ndarray:

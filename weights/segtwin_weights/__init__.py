@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from segtwin import Row, __version__
+from segtwin import Row, __version__, architectures
 
-from segtwin_weights import caffemodel, keras_file, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
+from segtwin_weights import caffemodel, keras_file, metadata, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
-from segtwin_weights.surgery import Dimensions, convert, dimensions, initialize
+from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions, initialize
 
 __all__ = [
     "Dimensions",
@@ -21,7 +23,10 @@ __all__ = [
     "dimensions",
     "file_kind",
     "initialize",
+    "metadata",
+    "network_of",
     "read",
+    "resolve",
     "write",
 ]
 
@@ -76,19 +81,55 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     for suffix, module in SUFFIXES.items():
         if os.fspath(path).endswith(suffix):
             if module in CAFFE_NAMED:
-                weights = names.turned(names.hub_names(weights))
+                weights = names.hub_names(weights)
+                if weights.metadata.get("names") == "torchvision":  # these formats are of Caffe's layers, for BGR minus the mean
+                    weights = names.turned(weights, names.OXFORD_BGR)
             return module.write(weights, path)
     raise WeightsError(f"{path}: the name has to end in {', '.join(SUFFIXES)}")
 
 
-def as_row(weights: Weights, row: Row) -> Weights:
-    """Weights on their way into a model of a row: under the hub's names, and made for the inputs that the row takes.
+def as_row(weights: Any, row: Row) -> Weights:
+    """Weights on their way into a model of a row: under the hub's names, from a file or a mapping.
 
     Raises:
-        ValueError: they were made for another colour order, mean or scale.
+        TypeError: they are no weights.
+        WeightsError, OSError: of `read`.
     """
-    if not isinstance(weights, Weights):
-        return weights
-    weights = names.hub_names(weights)
-    names.check_preprocessing(weights, row)
-    return weights
+    if isinstance(weights, str | os.PathLike):
+        weights = read(weights)
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights are Weights, a mapping or a file's path, not {type(weights).__name__}")
+    return names.hub_names(weights if isinstance(weights, Weights) else Weights(weights))
+
+
+def resolve(
+    row: Row, weights: Weights, num_classes: int | None = None, in_channels: int | None = None, widths: tuple[int, ...] | None = None
+) -> Dimensions:
+    """Classes, channels and widths of the model that weights are to be loaded into: the weights' own, unless they are another network's.
+
+    Raises:
+        ValueError: an argument contradicts the weights.
+    """
+    own = Dimensions(row.num_classes, row.in_channels, tuple(row.resolve_widths().values()))
+    found = own._replace(**found_dimensions(weights, row))
+    asked = {"num_classes": num_classes, "in_channels": in_channels, "widths": None if widths is None else tuple(widths)}
+    for name, value in asked.items():
+        if value is not None and value != getattr(found, name):
+            where = weights.metadata.get("source", "the weights")
+            raise ValueError(f"{row.name}: {name} is {value}, but {where} has {getattr(found, name)}; leave the argument out, or convert the weights")
+    return found
+
+
+def network_of(weights: Weights, network: str | None = None) -> str:
+    """The network that weights, under the hub's names, are of: as asked, as their metadata say, or as their names tell.
+
+    Raises:
+        WeightsError: none that is built here.
+    """
+    known = names.identify(weights)
+    stated = weights.metadata.get("architecture")
+    found = network or (stated if isinstance(stated, str) else None) or (known.name if known else None)
+    if found not in architectures.ROWS:
+        what = f"are a {found}'s" if found else f"({weights!r}) are of no network that is known here"
+        raise WeightsError(f"{weights.metadata.get('source', 'the weights')}: {what}; make them a network's with `segtwin convert … --to NETWORK`")
+    return found

@@ -60,7 +60,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(f"{path}: holds no layer with weights; it is no .caffemodel")
     metadata: Metadata = {"source": Path(path).name, "sha256": sha256(path)}
     if row := identify(blobs):
-        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+        metadata["architecture"] = row.name
     return Weights(blobs, metadata)
 
 

@@ -26,9 +26,8 @@ class Weights(Mapping[str, np.ndarray]):
     Names and layouts are Caffe's for the Caffe nets (`conv1_1/weight` O×I×kh×kw, `upscore2/weight` I×O×kh×kw, `fc8/weight` O×I). Networks that
     come from torch keep the keys and layouts of their state_dict.
 
-    `metadata` may hold: architecture, num_classes, widths, colour ("BGR" or "RGB"), divisor, mean and std (in the order
-    of colour; the network takes (values 0..255 / divisor − mean) / std, divisor and std being 1 when they are not told), source, sha256 (of the
-    source), classes, palette, version, synthetic (true: random numbers, not trained).
+    `metadata` may hold: schema, architecture, num_classes, widths, preprocessing (of `segtwin.Preprocessing`; absent where nobody stated it), source,
+    sha256 (of the source), classes, palette, version, synthetic (true: random numbers, not trained); `segtwin_weights.metadata` writes and reads it.
     """
 
     def __init__(self, blobs: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:

@@ -190,7 +190,7 @@ def _to_hub(path: str | os.PathLike[str], layers: dict[str, list[np.ndarray]], n
     row = row or identify(blobs)
     if row or vgg16:
         row = row or architectures.VGG16
-        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+        metadata["architecture"] = row.name
     return Weights(_in_order(blobs, row), metadata)
 
 

@@ -6,20 +6,22 @@
     fc6/weight           fc6.weight              classifier.0.weight           fc1                     fc6/weights
     fc8/weight                                   classifier.6.weight           predictions
 
-torchvision's VGG-16 is another training than Oxford's: it takes RGB, 0..1, minus mean, divided by std. Both are told in the metadata
-(`colour`, `divisor`, `mean`, `std`: (values / divisor − mean) / std), and `turned` makes such a conv1_1 into one for BGR minus the mean.
+torchvision's VGG-16 is another training than Oxford's: it takes RGB, 0..1, minus mean, divided by std. The names do not prove which of the two a file
+holds: Oxford's weights go about under torchvision's names, too. `vgg16_preprocessing` asks the metadata first, then the numbers; `turned` makes a
+conv1_1 for one kind of inputs into one for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from segtwin import architectures
+from segtwin import Preprocessing, architectures
 from segtwin.architectures import Row
 
-from segtwin_weights.hub import Metadata, Weights, WeightsError
+from segtwin_weights import metadata, plausibility
+from segtwin_weights.hub import Weights, WeightsError
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DataParallel, torch.compile and Lightning."""
@@ -38,8 +40,10 @@ KERAS_VGG16 = {
     **{f"block{layer[4]}_conv{layer[6]}": layer for layer in VGG16_LAYERS[:-3]},
     **dict(zip(("fc1", "fc2", "predictions"), VGG16_LAYERS[-3:], strict=True)),
 }
-IMAGENET_RGB: Metadata = {"colour": "RGB", "divisor": 255.0, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-"""How torchvision's classifiers take an image: (values / divisor − mean) / std."""
+IMAGENET_RGB = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1 / 255)
+"""How torchvision's classifiers take an image."""
+OXFORD_BGR = Preprocessing("BGR", architectures.VGG_MEAN)
+"""How the VGG authors' own files do."""
 
 
 def unwrap(keys: Iterable[str]) -> str:
@@ -107,8 +111,7 @@ def hub_names(weights: Weights) -> Weights:
         module, _, kind = name.rpartition(".")
         blobs[f"{layers.get(module, module)}/{kind}" if module else name] = blob
     row = identify(blobs)
-    known: Metadata = {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)} if row else {}
-    return Weights(blobs, known | weights.metadata)
+    return Weights(blobs, ({"architecture": row.name} if row else {}) | weights.metadata)
 
 
 def _torchvision_vgg16(weights: Weights) -> Weights:
@@ -121,7 +124,7 @@ def _torchvision_vgg16(weights: Weights) -> Weights:
         blobs[f"{TORCHVISION_VGG16[module]}/{kind}"] = blob
     if "fc6/weight" not in blobs or np.isnan(blobs["fc6/weight"][:1]).all():
         raise WeightsError(f"{weights.metadata.get('source', 'the weights')}: these {FEATURES_ONLY}")
-    return Weights(blobs, {"architecture": "vgg16", **IMAGENET_RGB, **weights.metadata})
+    return Weights(blobs, {"architecture": "vgg16", "names": "torchvision", **weights.metadata})
 
 
 FEATURES_ONLY = (
@@ -130,24 +133,70 @@ FEATURES_ONLY = (
 )
 
 
-def turned(weights: Weights, to_mean: Sequence[float] = architectures.VGG_MEAN) -> Weights:
-    """Weights whose first layer takes RGB, scaled, as weights whose first layer takes BGR, 0..255 minus a mean: conv1_1 changes, nothing else.
+def vgg16_preprocessing(weights: Weights) -> tuple[Preprocessing, bool]:
+    """How the inputs of a VGG-16 are made, and whether that is known (stated, or shown by the numbers) or only what its names suggest.
 
-    With x' = (rgb / divisor − mean) / std and x = bgr − m, W·x' + b = V·x + c for V = W / (divisor·std), its channels reversed, and
-    c = b + ΣV·(m − divisor·mean), m being `to_mean`. It holds where the window lies inside the image: the padding is zero in x, not in x'.
-    All but classifiers that say RGB are returned as they are.
+    Raises:
+        WeightsError: the numbers speak against the names, and nothing is stated; the message says which option settles it.
     """
-    if (weights.metadata.get("architecture"), weights.metadata.get("colour")) != (architectures.VGG16.name, "RGB"):
-        return weights
-    divisor = float(weights.metadata.get("divisor", 1.0))
-    mean, std = (np.array(weights.metadata.get(key, default), np.float64) for key, default in (("mean", [0.0] * 3), ("std", [1.0] * 3)))
-    weight = weights["conv1_1/weight"].astype(np.float64) / (divisor * std)[:, None, None]
-    weight = weight[:, ::-1]
-    shift = np.array(to_mean) - divisor * mean[::-1]
+    if (said := metadata.stated(weights)) is not None:
+        return said, True
+    torchvision = weights.metadata.get("names") == "torchvision"
+    named = IMAGENET_RGB if torchvision else OXFORD_BGR
+    if "conv1_1/weight" not in weights or weights["conv1_1/weight"].shape[1:2] != (3,):
+        return named, False
+    numbers = plausibility.training(weights["conv1_1/weight"], weights.get("conv1_1/bias"))
+    if numbers is None:
+        return named, False
+    if numbers.large != (named.scale == 1) or numbers.colour not in (None, named.colour):
+        raise WeightsError(
+            f"{weights.metadata.get('source', 'the weights')}: {'torchvision names' if torchvision else 'names of the Caffe training'} say "
+            f"{named.describe()}, but {numbers.evidence}; nothing was turned. Say how the inputs were made: --colour bgr (Oxford's: 0..255 minus "
+            f"{', '.join(f'{value:g}' for value in architectures.VGG_MEAN)}), --colour rgb (the names' order; with --scale 1 for values 0..255), "
+            "or --mean, --std, --scale (in Python: preprocessing=segtwin.Preprocessing(…))"
+        )
+    return named, numbers.colour == named.colour
+
+
+def turned(weights: Weights, to: Preprocessing) -> Weights:
+    """Weights of a VGG-16 whose first layer is made for other inputs: conv1_1 changes, nothing else.
+
+    With x' = (s'·v − m')/σ' what the layer was trained on and x = (s·v − m)/σ what it gets, v the values 0..255, x' = (s'/s)·(σ·x + m)/σ' − m'/σ'
+    channel by channel, so W·x' + b = V·x + c for V = W·(s'·σ)/(s·σ') and c = b + ΣW·(m·s'/s − m')/σ', after W's channels are put into the order
+    of x. It holds where the window lies inside the image: the padding is zero in x, not in x'.
+    """
+    own = vgg16_preprocessing(weights)[0]
+    weight = weights["conv1_1/weight"]
+    channels = weight.shape[1]
+    own, to = own.for_channels(channels), to.for_channels(channels)
+    if same_inputs(own, to):
+        return Weights(weights, metadata.state(weights, to))
+    if channels == 3 and {own.colour, to.colour} == {"RGB", "BGR"}:
+        weight, own = weight[:, ::-1], own.in_order(to.colour)
+    (m, sigma), (m0, sigma0) = ([np.broadcast_to(np.array(v, np.float64), channels) for v in (p.mean, p.std)] for p in (to, own))
+    factor = own.scale / to.scale
+    weight = weight.astype(np.float64)
+    shift = (m * factor - m0) / sigma0
     bias = weights["conv1_1/bias"] + (weight * shift[:, None, None]).sum(axis=(1, 2, 3))
+    weight = weight * (factor * sigma / sigma0)[:, None, None]
     blobs = {**weights, "conv1_1/weight": np.ascontiguousarray(weight, np.float32), "conv1_1/bias": bias.astype(np.float32)}
-    metadata = {key: value for key, value in weights.metadata.items() if key not in ("divisor", "std", "sha256")}
-    return Weights(blobs, {**metadata, "colour": "BGR", "mean": list(to_mean)})
+    kept = {key: value for key, value in weights.metadata.items() if key not in ("sha256", "names")}
+    return Weights(blobs, metadata.state(kept, to))
+
+
+def same_inputs(one: Preprocessing, two: Preprocessing) -> bool:
+    """Whether weights trained on inputs of one kind are taken for those of the other as they are.
+
+    Means that differ by less than two grey levels are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own
+    (104.007, …).
+    """
+    if (one.colour, one.bits) != (two.colour, two.bits) or not np.isclose(one.scale, two.scale, rtol=1e-6, atol=0):
+        return False
+    near = np.abs(np.subtract(one.mean, two.mean)).max() < SAME_GREY * one.scale
+    return bool(near and np.allclose(one.std, two.std, rtol=1e-6))
+
+
+SAME_GREY = 2.0
 
 
 def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
@@ -167,36 +216,4 @@ def held(weights: Weights, row: Row) -> Weights | None:
     if not weights.keys() >= set(names) - counters.keys():
         return None
     blobs = {name: weights[name] if name in weights else counters[name] for name in names}
-    known: Metadata = {"colour": row.colour, "mean": list(row.mean)}
-    return Weights(blobs, known | weights.metadata | {"architecture": row.name})
-
-
-def check_preprocessing(weights: Weights, row: Row) -> None:
-    """Refuse weights that were trained on other inputs than the row's `preprocess` makes.
-
-    Means that differ by less than two grey levels are one: the FCNs were started from Oxford's VGG-16 (103.939, …) and trained with their own
-    (104.007, …).
-
-    Raises:
-        ValueError: the order of the channels, the mean or the scale is another.
-    """
-    told = weights.metadata
-    if "colour" in told and told["colour"] != row.colour:
-        raise ValueError(f"{row.name} takes {row.colour}, these weights were made for {told['colour']}: {TURN}")
-    if "mean" not in told:
-        return
-    own = _greys(row.divisor, row.mean, row.std)
-    theirs = _greys(told.get("divisor", row.divisor), told["mean"], told.get("std", row.std if "divisor" not in told else ()))
-    for what, here, there in zip(("subtracts", "divides by"), own, theirs, strict=True):
-        if len(here) != len(there) or np.abs(np.subtract(here, there)).max(initial=0) >= SAME_GREY:
-            raise ValueError(f"{row.name} {what} {tuple(map(float, here))}, these weights were made for {tuple(map(float, there))}: {TURN}")
-
-
-SAME_GREY = 2.0
-TURN = "convert them to the network (segtwin convert … --to)"
-
-
-def _greys(divisor: Any, mean: Any, std: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and divisor of the 0..255 values."""
-    mean = np.atleast_1d(np.array(mean, np.float64)) * divisor
-    return mean, (np.array(std, np.float64) if len(std) else np.ones(len(mean))) * divisor
+    return Weights(blobs, weights.metadata | {"architecture": row.name})

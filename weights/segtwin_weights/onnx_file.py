@@ -21,34 +21,32 @@ from segtwin import __version__
 from segtwin.architectures import Row
 from segtwin.files import whole
 
+from segtwin_weights.metadata import SCHEMA, preprocessing_of
+
 EXTERNAL_ABOVE = 100_000_000
 """Bytes of weights from which on they go into a file of their own beside the graph."""
 ALIGNMENT = 4096
 """A tensor in the data file begins on a page, so that runtimes can map it."""
 
 
-def properties(row: Row, weights_metadata: Mapping[str, Any]) -> dict[str, Any]:
+def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
     """What an ONNX file says of itself: the row, and how an image has to be prepared."""
-    known = {
-        key: weights_metadata[key] for key in ("num_classes", "source", "sha256", "synthetic", "classes", "batchnorm") if key in weights_metadata
+    preprocessing, known = preprocessing_of(weights_metadata, row, in_channels)
+    kept = {
+        key: weights_metadata[key]
+        for key in ("num_classes", "source", "sha256", "synthetic", "classes", "palette", "batchnorm")
+        if key in weights_metadata
     }
     return {
-        "architecture": row.name,
+        "schema": SCHEMA,
+        "architecture": row.variant_of or row.name,
         "version": __version__,
-        "colour": row.colour,
-        "mean": list(row.mean),
-        "divisor": row.divisor,
-        "std": list(row.std),
-        "preprocessing": preparation(row),
+        "preprocessing": preprocessing.asdict(),
+        **({} if known else {"preprocessing_assumed": True}),
+        "input": f"float32 N×{in_channels}×H×W; {preprocessing.describe()}",
         "citation": row.citation,
-        **known,
+        **kept,
     }
-
-
-def preparation(row: Row) -> str:
-    """In words, what `segtwin.preprocess` does for a row."""
-    steps = [f" / {row.divisor:g}" if row.divisor != 1 else "", " minus mean" if any(row.mean) else "", " / std" if row.std else ""]
-    return f"float32 N×{row.in_channels}×H×W, {row.colour}, values 0..255{''.join(steps)}"
 
 
 def write(
@@ -103,9 +101,8 @@ def write(
         if file is not None:
             file.flush()
         del skeleton.metadata_props[:]
-        helper.set_model_props(
-            skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in properties(row, metadata).items()}
-        )
+        facts = properties(row, metadata, graph.input[0].type.tensor_type.shape.dim[1].dim_value)
+        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
 

@@ -25,6 +25,11 @@ from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, s
 from segtwin_weights.names import identify
 
 DTYPES = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8", 16: "bf16"}
+TAKEN_OVER = {
+    "schema", "architecture", "num_classes", "preprocessing", "preprocessing_assumed", "synthetic", "classes", "palette", "batchnorm",
+    "colour", "mean", "divisor", "std",
+}  # fmt: skip
+"""Properties of our own files that are the weights' metadata; the last four are of schema 1."""
 TYPED = {4: "<f4", 10: "<f8"}
 """Fields that hold numbers as they are; int32_data and int64_data hold varints, of which weights have none that matter."""
 MOST_DIMENSIONS = 32
@@ -68,11 +73,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
         blobs = {p.name: blobs[p.name] for p in row.parameters() if p.name in blobs}
     if not blobs:
         raise WeightsError(f"{path}: holds no weights")
-    metadata: Metadata = {
-        key: properties[key] for key in ("architecture", "num_classes", "colour", "mean", "synthetic", "classes") if key in properties
-    }
+    metadata: Metadata = {key: properties[key] for key in properties.keys() & TAKEN_OVER}
     if row is None and (row := identify(blobs)):
-        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+        metadata["architecture"] = row.name
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from segtwin import architectures
 
+from segtwin_weights import metadata
 from segtwin_weights.hub import Weights
 
 OXFORD_BGR = (0.429470569, 0.550379455, 0.480015397)
@@ -41,7 +42,8 @@ class Finding(NamedTuple):
 def check(weights: Weights) -> list[Finding]:
     """Every check that the weights allow."""
     classifier = weights.metadata.get("architecture") == architectures.VGG16.name  # fcn8-vgg takes RGB, and turns it before conv1_1
-    claimed = str(weights.metadata.get("colour", "BGR")) if classifier else "BGR"
+    stated = metadata.stated(weights)
+    claimed = stated.colour if stated and classifier else "RGB" if weights.metadata.get("names") == "torchvision" else "BGR"
     findings = []
     if "fc6/weight" in weights and weights["fc6/weight"].ndim in (2, 4):
         findings.append(fc6_order(weights["fc6/weight"]))
@@ -77,6 +79,45 @@ def _smoothness(maps: np.ndarray) -> tuple[float, int]:
     # a map of n pixels whose mean is taken away has −1/(n − 1) between any two of unrelated values
     unrelated = -1 / (maps.shape[2] * maps.shape[3] - 1)
     return float((across.mean() + down.mean()) / 2 / variance - unrelated), across.size + down.size
+
+
+class Training(NamedTuple):
+    """What conv1_1 shows of the inputs that it was trained on."""
+
+    colour: str | None
+    """BGR or RGB, or None where they do not show it."""
+    large: bool
+    """True: values of hundreds, 0..255 minus a mean; False: of a few units."""
+    evidence: str
+
+
+def training(weight: np.ndarray, bias: np.ndarray | None) -> Training | None:
+    """What kind of inputs conv1_1 (O×3×k×k) was trained on; None where its numbers show nothing.
+
+    Oxford's first filter is known (0..255 minus the mean). Else the scales: the answers of a layer whose filters have the norm n to inputs of about
+    ±s are about n·s. Where n·2 is far below the biases, or below a twentieth, inputs of ±2 would move nothing: they are of hundreds. Norms as they
+    are common (0.3 … 3) allow both, and show nothing.
+    """
+    if weight.ndim != 4 or weight.shape[1] != 3:
+        return None
+    for order, known in (("BGR", OXFORD_BGR), ("RGB", OXFORD_BGR[::-1])):
+        if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
+            numbers = ", ".join(f"{value:.3f}" for value in weight[0, :, 0, 0])
+            return Training(order, True, f"conv1_1 begins {numbers}: Oxford's Caffe training, which takes {order}, 0..255 minus the mean")
+    norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+    norm = float(np.median(norms[norms > 0])) if np.any(norms > 0) else 0.0
+    if not norm:
+        return None
+    size = float(np.sqrt(np.mean(np.square(bias, dtype=np.float64)))) if bias is not None and bias.size else 0.0
+    if norm < SMALL_NORM or size > FAR_BIAS * norm:
+        says = f"conv1_1's filters have the norm {norm:.2g} and its biases {size:.2g}: they were made for inputs of hundreds (0..255), not of ±2"
+        return Training(None, True, says)
+    if norm > LARGE_NORM and size < norm:
+        return Training(None, False, f"conv1_1's filters have the norm {norm:.2g}: made for inputs of units (0..1, ±2), not of hundreds")
+    return None
+
+
+SMALL_NORM, LARGE_NORM, FAR_BIAS = 0.05, 30.0, 8.0
 
 
 def colour_order(weight: np.ndarray, claimed: str) -> Finding:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from segtwin import __version__, architectures, geometry
+from segtwin import Preprocessing, architectures, geometry
 
-from segtwin_weights import names, resnet34
-from segtwin_weights.hub import Metadata, Weights, WeightsError, check_keys
+from segtwin_weights import metadata, names, resnet34
+from segtwin_weights.hub import Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
 
@@ -24,7 +27,14 @@ class Change(NamedTuple):
     shape: tuple[int, ...]
 
 
-def convert(weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None) -> Weights:
+def convert(
+    weights: Weights,
+    to: str,
+    num_classes: int | None = None,
+    score_init: str = "fc8-average",
+    seed: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Weights:
     """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier or from another FCN, resnet34-unet
     from torchvision's ResNet-34.
 
@@ -32,7 +42,7 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
 
     From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of
     neighbouring classes of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does).
-    torchvision's VGG-16 gets a conv1_1 for BGR (`names.turned`).
+    A VGG-16 that was trained on other inputs than the network's gets a conv1_1 for these (`names.turned`).
 
     From an FCN, as the original trains 16s from 32s and 8s from 16s: layers of the same name are copied (`Net::CopyTrainedLayersFrom`). With more
     classes than before, the old ones become the first of each score layer and the rest start at zero (`surgery.expand_score`).
@@ -47,16 +57,23 @@ def convert(weights: Weights, to: str, num_classes: int | None = None, score_ini
             another FCN at most as many as the result.
         score_init: "fc8-average", "zeros" or "random"; of a VGG-16's `score_fr` only.
         seed: of what is drawn: the score layers of fcn8-vgg, the decoder of resnet34-unet.
+        preprocessing: how the inputs of `weights` were made, where they do not state it; it overrules what they state.
 
     Raises:
-        WeightsError: the weights are neither a VGG-16's nor an FCN's, or the number of classes cannot be made of them.
+        WeightsError: the weights are neither a VGG-16's nor an FCN's, the number of classes cannot be made of them, a trained layer has another shape
+            than the network's, or the numbers of conv1_1 speak against what the names say of the inputs, and nothing is stated.
         ValueError: there is no such row or `score_init`.
     """
-    return convert_with_report(weights, to, num_classes, score_init, seed)[0]
+    return convert_with_report(weights, to, num_classes, score_init, seed, preprocessing)[0]
 
 
 def convert_with_report(
-    weights: Weights, to: str, num_classes: int | None = None, score_init: str = "fc8-average", seed: int | None = None
+    weights: Weights,
+    to: str,
+    num_classes: int | None = None,
+    score_init: str = "fc8-average",
+    seed: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[Weights, list[Change]]:
     """`convert`, and what became of each blob: one `Change` a blob of the result, in its order, then the blobs that were dropped."""
     row = architectures.get(to)
@@ -64,11 +81,15 @@ def convert_with_report(
         raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join([*vgg_rows(), resnet34.TARGET])}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
-    weights = names.turned(names.hub_names(weights), row.mean if row.colour == "BGR" else architectures.VGG_MEAN)
+    weights = flattened(names.hub_names(weights))
+    if preprocessing is not None:
+        weights = Weights(weights, metadata.state(weights, preprocessing))
     held = names.held(weights, row)
     trained = None if held is None else dimensions(held, row).num_classes
     if held is not None and num_classes in (None, trained):
-        held.metadata["version"] = __version__
+        size = dimensions(held, row)
+        kept = {key: value for key, value in held.metadata.items() if key not in metadata.OLD}
+        held.metadata = kept | metadata.describe(row, size.num_classes, size.widths, kept, metadata.stated(held))
         changes = [Change(name, "copied" if name in weights else "counter", name if name in weights else "", held[name].shape) for name in held]
         return held, changes + [Change(name, "dropped", name, blob.shape) for name, blob in weights.items() if name not in held]
     if held is not None and row.naming == "torch":
@@ -81,10 +102,12 @@ def convert_with_report(
         raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
     source_row = source_of(weights)
     from_classifier = source_row.name in architectures.CLASSIFIERS
-    originals, _, widths = dimensions(weights, source_row)
+    originals, in_channels, widths = dimensions(weights, source_row)
     classes = num_classes if num_classes is not None else row.num_classes if from_classifier else originals
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
+    if from_classifier and score_init == "fc8-average" and not originals:
+        raise WeightsError("the VGG-16 has no fc8 to average for score_fr; start it at zero (--score-init zeros)")
     if from_classifier and score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
     if not from_classifier and classes < originals:
@@ -92,41 +115,45 @@ def convert_with_report(
     if not from_classifier and (row.name == "fcn8-vgg") != (source_row.name == "fcn8-vgg"):
         raise WeightsError(f"{row.name} does not start from {source_row.name}: they differ in padding and in the mean; convert a VGG-16")
 
+    known = metadata.stated(weights)
+    if from_classifier:
+        proven = names.vgg16_preprocessing(weights)[1]
+        inner = Preprocessing("BGR", row.mean if row.colour == "BGR" else architectures.VGG_MEAN)  # fcn8-vgg turns RGB round itself
+        weights = names.turned(weights, inner)
+        known = row.preprocessing.for_channels(in_channels) if proven else None
     blobs: dict[str, np.ndarray] = {}
     changes = []
+    if in_channels != row.in_channels and not row.any_channels:
+        raise WeightsError(f"{row.name} takes {row.in_channels} channels, as its original does; conv1_1 of the weights takes {in_channels}")
     if score_init == "random" and from_classifier:
         row = architectures.get(row.variants["random_init_fc8"])
-    for parameter in row.parameters(classes, widths):
+    for parameter in row.parameters(classes, widths, in_channels):
         name, shape = parameter.name, parameter.shape
         layer, kind = name.split("/")
         if from_classifier and layer == "score_fr" and score_init == "fc8-average":
             blobs[name], what, source = average_classes(weights[f"fc8/{kind}"], classes).reshape(shape), "averaged", f"fc8/{kind}"
         elif from_classifier and layer == "score_fr" and score_init == "zeros":
             blobs[name], what, source = np.zeros(shape, np.float32), "zero", ""
-        elif name in weights and (from_classifier or weights[name].shape == shape):
+        elif name in weights and (weights[name].shape == shape or (from_classifier and weights[name].size == math.prod(shape))):
             source = name
             what = "copied" if weights[name].shape == shape else "reshaped"
             blobs[name] = weights[name].reshape(shape)
         elif name in weights and layer.startswith("score"):
             blobs[name], what, source = expand_score(weights[name], shape), "expanded", name
+        elif name in weights and parameter.lr_mult:
+            raise WeightsError(
+                f"{name} is {weights[name].shape}, but {row.name} with these widths and classes has {shape}; a trained layer is not dropped"
+            )
         else:
             blobs[name], what, source = start(parameter, seed), started(parameter), ""
         changes.append(Change(name, what, source, shape))
     used = {change.source for change in changes}
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
 
-    metadata: Metadata = {
-        "architecture": row.variant_of or row.name,
-        "num_classes": classes,
-        "widths": list(widths),
-        "colour": row.colour,
-        "mean": list(row.mean),
-        "version": __version__,
-        **{key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata},
-    }
+    described = metadata.describe(row, classes, widths, weights.metadata | {"num_classes": originals}, known)
     if row.classes and classes == len(row.classes):
-        metadata["classes"] = list(row.classes)
-    return Weights(blobs, metadata), changes
+        described.setdefault("classes", list(row.classes))
+    return Weights(blobs, described), changes
 
 
 def expand_score(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -149,10 +176,8 @@ def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple
     blobs = {p.name: weights[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
     changes = [Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape) for p in parameters]
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
-    known: Metadata = {key: weights.metadata[key] for key in ("source", "sha256", "synthetic") if key in weights.metadata}
     row = architectures.get(resnet34.TARGET)
-    metadata: Metadata = {"architecture": row.name, "num_classes": num_classes, "colour": row.colour, "mean": list(row.mean)}
-    return Weights(blobs, {**metadata, "version": __version__, **known}), changes
+    return Weights(blobs, metadata.describe(row, num_classes, origin=weights.metadata, preprocessing=metadata.stated(weights))), changes
 
 
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
@@ -176,7 +201,28 @@ def source_of(weights: Weights) -> architectures.Row:
     for row in rows.values():
         if weights.keys() == {parameter.name for parameter in row.parameters()}:
             return row
+    if "fc7/weight" in weights and not {"fc8/weight", "score_fr/weight"} & weights.keys():
+        return HEADLESS_VGG16
     return rows.get("" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), architectures.VGG16)
+
+
+HEADLESS_VGG16 = replace(architectures.VGG16, layers=architectures.VGG16.layers[:-1], output="fc7")
+"""Without fc8, as files that were cut for fine-tuning hold it; classes are counted as 0."""
+
+
+def flattened(weights: Weights) -> Weights:
+    """A convolutional VGG-16, whose fc6 is O×I×7×7 and whose fc7 and fc8 are O×I×1×1, as the classifier that it was made of: O×(I·h·w), the same
+    numbers in the same order. The FCN authors started from such a file.
+    """
+    if "score_fr/weight" in weights or not all(weights[name].ndim == 4 for name in ("fc6/weight", "fc7/weight") if name in weights):
+        return weights
+    if architectures.VGG16.name != weights.metadata.get("architecture", architectures.VGG16.name):
+        return weights
+    layers = ("fc6", "fc7", "fc8")
+    flat = {
+        name: weights[name].reshape(len(weights[name]), -1) for layer in layers if (name := f"{layer}/weight") in weights and weights[name].ndim == 4
+    }
+    return Weights({**weights, **flat}, weights.metadata) if flat else weights
 
 
 class Dimensions(NamedTuple):
@@ -187,6 +233,30 @@ class Dimensions(NamedTuple):
     widths: tuple[int, ...]
 
 
+def counted(weights: Mapping[str, np.ndarray], row: architectures.Row) -> dict[str | int, int]:
+    """Entry of the row's widths, or "classes" → how many outputs its layers have in these weights."""
+    found: dict[str | int, int] = {}
+    for layer in row.layers:
+        blob = weights.get(row.parameter_name(layer, "weight"))
+        if layer.width and blob is not None and np.ndim(blob) >= 2:
+            found.setdefault(layer.width, np.shape(blob)[1 if layer.kind.startswith("Deconvolution") else 0])
+    return found
+
+
+def found_dimensions(weights: Mapping[str, np.ndarray], row: architectures.Row) -> dict[str, Any]:
+    """Those of `Dimensions` that weights tell, whether or not they fit the network otherwise."""
+    found = counted(weights, row)
+    told: dict[str, Any] = {}
+    if "classes" in found:
+        told["num_classes"] = found["classes"]
+    first = weights.get(row.parameter_name(next(layer for layer in row.layers if layer.width), "weight"))
+    if first is not None and np.ndim(first) >= 2:
+        told["in_channels"] = np.shape(first)[1]
+    if found.keys() >= set(row.widths):
+        told["widths"] = tuple(found[name] for name in row.widths)
+    return told
+
+
 def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
     """Classes, channels and widths of a network, read off its weights.
 
@@ -194,17 +264,15 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
         WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
     """
     row = architectures.get(row)
-    found: dict[str | int, int] = {}
-    for layer in row.layers:
-        blob = weights.get(row.parameter_name(layer, "weight"))
-        if layer.width and blob is not None and blob.ndim >= 2:
-            found.setdefault(layer.width, blob.shape[1 if layer.kind.startswith("Deconvolution") else 0])
+    found = counted(weights, row)
     first = row.parameter_name(next(layer for layer in row.layers if layer.width), "weight")
+    if row is HEADLESS_VGG16:
+        found["classes"] = 0
     if missing := {*row.widths, "classes"} - found.keys():
         lacking = row.parameter_name(next(layer for layer in row.layers if layer.width in missing), "weight")
         raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking} is missing")
     result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
-    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes, result.widths, result.in_channels)}
+    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes or None, result.widths, result.in_channels)}
     try:
         check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
     except (KeyError, ValueError) as error:
@@ -236,7 +304,7 @@ def initialize(
     parameters = row.parameters(num_classes, widths, in_channels)
     blobs: dict[str, np.ndarray] = {p.name: start(p, seed) for p in parameters if p.name not in row.aliases}
     blobs = {p.name: blobs[row.aliases.get(p.name, p.name)].reshape(p.shape) for p in parameters}
-    return Weights(blobs, {"architecture": row.variant_of or row.name, "colour": row.colour, "mean": list(row.mean)})
+    return Weights(blobs, metadata.describe(row))
 
 
 def start(parameter: architectures.Parameter, seed: int | None) -> np.ndarray:

@@ -60,6 +60,6 @@ def read(path: str | os.PathLike[str]) -> Weights:
             blobs[name] = np.ascontiguousarray(blob.T)
     metadata: Metadata = {"source": Path(prefix).name}
     if row := identify(blobs):
-        metadata |= {"architecture": row.name, "colour": row.colour, "mean": list(row.mean)}
+        metadata["architecture"] = row.name
     order = [p.name for row in architectures.ROWS.values() for p in row.parameters()]
     return Weights(dict(sorted(blobs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))), metadata)

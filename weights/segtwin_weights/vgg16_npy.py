@@ -56,8 +56,6 @@ def read(path: str | os.PathLike[str]) -> Weights:
     metadata = {
         "architecture": row.name,
         "num_classes": len(blobs["fc8/bias"]),
-        "colour": row.colour,
-        "mean": list(row.mean),
         "source": Path(path).name,
         "sha256": digest,
     }
