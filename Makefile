@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help convert-vgg test lint notebooks pictures proven fuzz bench clean FORCE
+.PHONY: help convert-vgg test lint test-wheel notebooks pictures proven fuzz bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX f
 
 test: $(INSTALLED)  ## every parity test, in two processes of up to 8 GB
 	$(BIN)/pytest parity_tests/ -n 2 --dist loadfile
+
+test-wheel: $(INSTALLED)  ## the built wheel in an empty environment for each extra; downloads them all
+	$(BIN)/python parity_tests/wheel.py
 
 lint: $(INSTALLED)  ## ruff and types
 	$(BIN)/ruff check .

@@ -5,16 +5,22 @@ from __future__ import annotations
 import click
 from segtwin_weights import catalogue
 
-from segtwin_cli.terminal import download_bar, errors, quiet_option
+from segtwin_cli.terminal import download_bar, errors, json_option, quiet_option, refuse_to_replace_json, write_json
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(catalogue.CATALOGUE)))
+@json_option
 @quiet_option
-def download(name: str, quiet: bool) -> None:
-    """Fetch the published weights NAME, check their hash, and print where they are."""
+def download(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> None:
+    """Fetch the published weights NAME, check their hash, and print where they are.
+
+    --json: {"name", "path"}
+    """
+    refuse_to_replace_json(json_file, overwrite)
     console = errors()
     with download_bar(name, quiet) as bar:
         say = (lambda line: None) if quiet else (lambda line: console.print(line, markup=False))
         path = catalogue.fetch(name, bar, say)
-    click.echo(path)
+    if write_json({"name": name, "path": str(path)}, json_file):
+        click.echo(path)

@@ -7,8 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
+
+from segtwin_cli.extras import missing
+
+ENGINES = ("onnxruntime", "torch", "keras", "oracle")
+"""What can compute a network; "oracle" is numpy in float64, which is always there."""
+
+
+def available_engines() -> list[str]:
+    """The engines that are installed here, none of them imported."""
+    return [engine for engine in ENGINES if engine == "oracle" or not missing(engine)]
 
 
 def onnx_blobs(
@@ -25,6 +33,9 @@ def onnx_blobs(
     Raises:
         ValueError: the graph has no such value.
     """
+    import onnx
+    import onnxruntime
+
     # The session gets a copy of the graph in which every blob is an output; the weights stay in the file.
     model = onnx.load(os.fspath(path), load_external_data=False)
     graph = model.graph

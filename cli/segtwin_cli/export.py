@@ -13,6 +13,7 @@ import click
 import segtwin_weights
 from segtwin_weights import Weights, names
 
+from segtwin_cli.extras import require
 from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps
 
 CHECKPOINTS = {"torch": ".pth", "keras": ".weights.h5"}
@@ -45,6 +46,7 @@ def export(
         if not output.endswith(endings):
             raise click.ClickException(f"{output}: {framework} writes files that end in {' or '.join(endings)}")
         refuse_to_replace(output, overwrite)
+    require(framework, purpose=f"--framework {framework}")
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
         loaded, row = read_network(weights)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 import numpy as np
 import segtwin_weights
-from rich.console import Console
-from rich.table import Table
 from segtwin_weights import Weights, names, plausibility
 
-from segtwin_cli.terminal import quiet_option, steps
+from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
 
 DIFFERENT = 1
 
@@ -20,10 +19,19 @@ DIFFERENT = 1
 @click.argument("file", type=click.Path())
 @click.option("--check", is_flag=True, help="Test the numbers: the order of fc6, the colours of conv1_1. Status 1 when they contradict the file.")
 @click.option("--diff", "other", type=click.Path(), help="Another file: say what differs. Status 1 when something does.")
+@json_option
 @quiet_option
-def inspect(file: str, check: bool, other: str | None, quiet: bool) -> int:
-    """Print the blobs of FILE with shapes and ranges, its metadata and its fingerprint."""
-    console = Console()
+def inspect(file: str, check: bool, other: str | None, json_file: str | None, overwrite: bool, quiet: bool) -> int:
+    """Print the blobs of FILE with shapes and ranges, its metadata and its fingerprint.
+
+    \b
+    --json: {"file", "blobs": [{"name", "shape", "dtype", "min", "max", "mean"}],
+             "numbers", "metadata", "fingerprint"}
+    and with --check "findings": [{"what", "says", "evidence", "good"}];
+    with --diff: {"file", "other", "blobs": count, "equal",
+                  "differences": [{"name", "difference"}]}
+    """
+    refuse_to_replace_json(json_file, overwrite)
     with steps(2 + bool(other), quiet) as step:
         step(f"reading {file}")
         weights = segtwin_weights.read(file)
@@ -33,21 +41,40 @@ def inspect(file: str, check: bool, other: str | None, quiet: bool) -> int:
             step(f"reading {other}")
             rows = differences(names.hub_names(weights), names.hub_names(segtwin_weights.read(other)))
     if other is not None:
-        return show_differences(console, file, other, rows, len(weights))
-    table = Table("blob", "shape", "type", "min", "max", "mean")
-    for name, blob in weights.items():
-        numbers = (f"{value:.4g}" for value in (blob.min(), blob.max(), blob.mean(dtype="float64"))) if blob.size else ("", "", "")
-        table.add_row(name, "×".join(map(str, blob.shape)), str(blob.dtype), *numbers)
-    console.print(table)
-    console.print(f"blobs: {len(weights)}, numbers: {sum(blob.size for blob in weights.values()):,}")
-    for key, value in weights.metadata.items():
-        console.print(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}", markup=False)
-    console.print(f"fingerprint: {fingerprint}")
+        return show_differences(file, other, rows, len(weights), json_file)
     findings = plausibility.check(names.hub_names(weights)) if check else []
+    facts = {
+        "file": file,
+        "blobs": [blob_facts(name, blob) for name, blob in weights.items()],
+        "numbers": sum(blob.size for blob in weights.values()),
+        "metadata": dict(weights.metadata),
+        "fingerprint": fingerprint,
+    } | ({"findings": [finding._asdict() for finding in findings]} if check else {})
+    if write_json(facts, json_file):
+        show(facts, findings)
+    return 0 if all(finding.good for finding in findings) else DIFFERENT
+
+
+def blob_facts(name: str, blob: np.ndarray) -> dict[str, Any]:
+    """One blob: its name, shape, type and range; the range of nothing is null."""
+    low, high, mean = (blob.min(), blob.max(), blob.mean(dtype="float64")) if blob.size else (None, None, None)
+    return {"name": name, "shape": list(blob.shape), "dtype": str(blob.dtype), "min": low, "max": high, "mean": mean}
+
+
+def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
+    """Print the facts of a file."""
+    rows = []
+    for blob in facts["blobs"]:
+        numbers = ("" if blob[key] is None else f"{blob[key]:.4g}" for key in ("min", "max", "mean"))
+        rows.append((blob["name"], "×".join(map(str, blob["shape"])), blob["dtype"], *numbers))
+    show_table(("blob", "shape", "type", "min", "max", "mean"), rows, right=("min", "max", "mean"))
+    say(f"blobs: {len(rows)}, numbers: {facts['numbers']:,}")
+    for key, value in facts["metadata"].items():
+        say(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    say(f"fingerprint: {facts['fingerprint']}")
     for finding in findings:
         mark = "" if finding.good else "WRONG ORDER: "
-        console.print(f"{finding.what}: {mark}{finding.says}" + (f" ({finding.evidence})" if finding.evidence else ""), markup=False, soft_wrap=True)
-    return 0 if all(finding.good for finding in findings) else DIFFERENT
+        say(f"{finding.what}: {mark}{finding.says}" + (f" ({finding.evidence})" if finding.evidence else ""))
 
 
 def differences(one: Weights, two: Weights) -> list[tuple[str, str]]:
@@ -75,13 +102,12 @@ def describe(a: np.ndarray, b: np.ndarray) -> str:
     return f"{kinds}{unequal:,} of {a.size:,} numbers differ, by at most {largest:.3g} (of {float(np.abs(a).max()):.3g})"
 
 
-def show_differences(console: Console, file: str, other: str, rows: list[tuple[str, str]], count: int) -> int:
+def show_differences(file: str, other: str, rows: list[tuple[str, str]], count: int, json_file: str | None) -> int:
     """Print them; the status."""
-    if not rows:
-        console.print(f"{file} and {other}: {count} blobs, all equal", markup=False, soft_wrap=True)
-        return 0
-    table = Table("blob", "difference")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    return DIFFERENT
+    differing = [{"name": name, "difference": difference} for name, difference in rows]
+    if write_json({"file": file, "other": other, "blobs": count, "equal": not rows, "differences": differing}, json_file):
+        if rows:
+            show_table(("blob", "difference"), rows)
+        else:
+            say(f"{file} and {other}: {count} blobs, all equal")
+    return DIFFERENT if rows else 0

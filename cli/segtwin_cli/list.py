@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Column, Table
 from segtwin.architectures import ROWS
+
+from segtwin_cli.terminal import json_option, refuse_to_replace_json, show_table, write_json
 
 
 @click.command("list")
-def networks() -> None:
-    """List the networks: parameters, input, output and source."""
-    table = Table(
-        "row", Column("learned", justify="right", no_wrap=True), Column("fixed", justify="right", no_wrap=True), "classes", "input → output", "from"
-    )
+@json_option
+def networks(json_file: str | None, overwrite: bool) -> None:
+    """List the networks: parameters, input, output and source.
+
+    --json: {"networks": [{"name", "learned", "fixed", "classes", "channels", "input", "output", "source"}]}
+    """
+    refuse_to_replace_json(json_file, overwrite)
+    facts: list[dict[str, Any]] = []
     for row in ROWS.values():
-        parameters = row.parameters()
-        learned = sum(math.prod(parameter.shape) for parameter in parameters if parameter.lr_mult)
-        fixed = sum(math.prod(parameter.shape) for parameter in parameters if not parameter.lr_mult)
-        table.add_row(row.name, f"{learned:,}", f"{fixed:,}", str(row.num_classes), f"{row.input} → {row.output}", row.source)
-    Console().print(table)
+        sizes = [(math.prod(parameter.shape), bool(parameter.lr_mult)) for parameter in row.parameters()]
+        facts.append(
+            {
+                "name": row.name,
+                "learned": sum(size for size, learned in sizes if learned),
+                "fixed": sum(size for size, learned in sizes if not learned),
+                "classes": row.num_classes,
+                "channels": row.in_channels,
+                "input": row.input,
+                "output": row.output,
+                "source": row.source,
+            }
+        )
+    if write_json({"networks": facts}, json_file):
+        rows = [
+            (
+                one["name"],
+                f"{one['learned']:,}",
+                f"{one['fixed']:,}",
+                one["channels"],
+                one["classes"],
+                " → ".join((one["input"], one["output"])),
+                one["source"],
+            )
+            for one in facts
+        ]
+        columns = ("network", "learned", "fixed", "channels", "classes", "input → output", "from")
+        show_table(columns, rows, right=("learned", "fixed", "channels", "classes"))

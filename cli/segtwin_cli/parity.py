@@ -33,6 +33,7 @@ from segtwin_weights import metadata
 
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
@@ -142,6 +143,7 @@ def parity(
         for suffix in (".html", ".json", ".png"):
             if Path(report).with_suffix(suffix).exists() and not overwrite:
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
+    require("torch", "keras", "onnxruntime", purpose="parity")
     with steps(3 + 8 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
         loaded, found = read_network(weights)

@@ -23,6 +23,7 @@ from segtwin.palette import voc_palette
 from segtwin_weights import Dimensions, Weights
 
 from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
@@ -67,6 +68,7 @@ def predict(
     """Segment IMAGES (files, or folders of them) with the network whose WEIGHTS are given."""
     if engine in LATER:
         raise click.ClickException(f"{engine} is not an engine of this version; use {', '.join(ENGINES)}")
+    require(engine, purpose=f"--engine {engine}")
     paths = collect(images)
     targets = plan(paths, Path(output), probability, overwrite)
     failures: list[str] = []

@@ -5,14 +5,20 @@ from __future__ import annotations
 import click
 from segtwin_weights.sources import find_vgg16
 
-from segtwin_cli.terminal import download_bar, errors, quiet_option
+from segtwin_cli.terminal import download_bar, errors, json_option, quiet_option, refuse_to_replace_json, write_json
 
 
 @click.command()
 @click.argument("name", type=click.Choice(["vgg16"]))
+@json_option
 @quiet_option
-def source(name: str, quiet: bool) -> None:
-    """Print the path of vgg16.npy: VGG16_NPY, the cache, a checked download, or, without a network, a SYNTHETIC file made now."""
+def source(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> None:
+    """Print the path of vgg16.npy: VGG16_NPY, the cache, a checked download, or, without a network, a SYNTHETIC file made now.
+
+    --json: {"name", "path"}
+    """
+    refuse_to_replace_json(json_file, overwrite)
     with download_bar("VGG-16", quiet) as bar:
         path = find_vgg16(say=lambda line: errors().print(line, style="bold yellow", markup=False), progress=bar)
-    click.echo(path)
+    if write_json({"name": name, "path": str(path)}, json_file):
+        click.echo(path)

@@ -1,14 +1,23 @@
-"""What a command says while it works: on a terminal a line that moves, elsewhere nothing; results go to standard output."""
+"""What a command says while it works: on a terminal a line that moves, elsewhere nothing; results go to standard output.
+
+Facts are printed by `show_table` and `say`, the same in every command: nothing is shortened, names are text and never markup.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import shutil
+import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +30,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from segtwin import Converted
+from segtwin.files import whole
+
+GAP, INDENT = "  ", "    "
+"""Between the columns of a table; before the second and later lines of a folded row."""
 
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and no notes.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
@@ -107,3 +120,134 @@ def refuse_to_replace(path: str, overwrite: bool) -> None:
     """Raise unless `path` is free or may be replaced."""
     if os.path.exists(path) and not overwrite:
         raise click.ClickException(f"{path}: exists already; choose another name or add --overwrite")
+
+
+# ------------------------------------------------------------------------------------------------------------------------- facts, and tables
+
+
+def json_option(command: Any) -> Any:
+    """`--json FILE` and `--overwrite` for a command that prints facts."""
+    words = "Write the facts as JSON to this file; - is standard output, then nothing else is."
+    return click.option("--json", "json_file", type=click.Path(), help=words)(overwrite_option(command))
+
+
+def refuse_to_replace_json(json_file: str | None, overwrite: bool) -> None:
+    """Raise, before any work, unless the file of `--json` is free or may be replaced."""
+    if json_file not in (None, "-"):
+        refuse_to_replace(str(json_file), overwrite)
+
+
+def write_json(facts: Mapping[str, Any], json_file: str | None) -> bool:
+    """Write what `--json` asks for. Returns whether standard output is still free for people. Numbers that JSON has no word for are null."""
+    if json_file is None:
+        return True
+    text = json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if json_file == "-":
+        click.echo(text, nl=False)
+        return False
+    with whole(json_file) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return True
+
+
+def plain(facts: Any) -> Any:
+    """The same with JSON's own types."""
+    if isinstance(facts, Mapping):
+        return {str(key): plain(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [plain(value) for value in facts]
+    if hasattr(facts, "item") and not getattr(facts, "ndim", 0):  # a number of numpy's
+        facts = facts.item()
+    if isinstance(facts, float) and not math.isfinite(facts):
+        return None
+    return facts
+
+
+def on_a_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return max(shutil.get_terminal_size().columns, 20)
+
+
+def printable(text: object) -> str:
+    """Text as it is, but for control characters, tabs and line ends, which are written out: they would move the cursor or the columns."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
+
+
+def say(text: str) -> None:
+    """A line of facts: folded between words on a terminal, whole elsewhere."""
+    text = printable(text)
+    if on_a_terminal():
+        text = "\n".join(folded(text, width(), "    "))
+    click.echo(text)
+
+
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), title: str = "", footer: Sequence[object] = ()
+) -> None:
+    """Print a table in which nothing is shortened.
+
+    Elsewhere than on a terminal: the names of the columns, then a line a row, separated by tabs. On a terminal: aligned columns; where they are
+    wider than the terminal, each row is folded into several lines, the same columns in each, and long texts between words.
+
+    Args:
+        columns: their names; the first names the row and is never folded.
+        rows: their cells.
+        right: the columns aligned to the right, those of numbers.
+        title: a line above, on a terminal.
+        footer: a last row, of sums.
+    """
+    lines = [[printable(cell) for cell in row] for row in [columns, *rows, *([footer] if footer else [])]]
+    if not on_a_terminal():
+        for line in lines:
+            click.echo("\t".join(line))
+        return
+    total = width()
+    # what is wider than a terminal's line gets what is left of one, and is folded in itself
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(columns))]
+    widths = [widths[0], *(min(one, total - len(INDENT)) for one in widths[1:])]
+    groups = packed(widths, total)
+    if title:
+        click.secho("\n".join(folded(printable(title), total, "    ")), bold=True)
+    for number, line in enumerate(lines):
+        sums = bool(footer) and number == len(lines) - 1
+        for group_number, group in enumerate(groups):
+            indent = INDENT if group_number else ""
+            cells = [folded(line[column], widths[column], "") if column else [line[column]] for column in group]
+            if group_number and not any(map("".join, cells)):
+                continue
+            for level in range(max(map(len, cells))):
+                parts = [cell[level] if level < len(cell) else "" for cell in cells]
+                placed = (aligned(part, widths[column], columns[column] in right) for part, column in zip(parts, group, strict=True))
+                text = (indent + GAP.join(placed)).rstrip()
+                click.echo(click.style(text, bold=True) if number == 0 or sums else text)
+
+
+def packed(widths: Sequence[int], total: int) -> list[list[int]]:
+    """Columns that stand beside each other on one line of the terminal, line by line."""
+    groups: list[list[int]] = [[]]
+    used = 0
+    for column, size in enumerate(widths):
+        if groups[-1] and used + len(GAP) + size > total:
+            groups.append([])
+            used = len(INDENT) - len(GAP)
+        used += size + (len(GAP) if column else 0)
+        groups[-1].append(column)
+    return groups
+
+
+def aligned(text: str, size: int, right: bool) -> str:
+    """Filled with spaces to so many places of the terminal, in which some characters take two."""
+    spaces = " " * (size - cell_len(text))
+    return spaces + text if right else text + spaces
+
+
+def folded(text: str, size: int, indent: str) -> list[str]:
+    """Text in lines of at most `size` places, broken between words, and inside a word only where it is longer than a line."""
+    if cell_len(text) <= size:
+        return [text]
+    return textwrap.wrap(text, size, subsequent_indent=indent, break_on_hyphens=False) or [""]

@@ -39,8 +39,15 @@ class Explained:
     """Floating point operations: two a product, of convolutions, deconvolutions (dense) and inner products; what else there is, is not counted."""
 
 
-def explain(row: str | Row, height: int, width: int, num_classes: int | None = None) -> list[Explained]:
+def explain(row: str | Row, height: int, width: int, num_classes: int | None = None, in_channels: int | None = None) -> list[Explained]:
     """Every blob of a row after its input, in order, for an image of height × width.
+
+    Args:
+        row: a network.
+        height: rows of the image.
+        width: its columns.
+        num_classes: classes of the scores; by default the row's own.
+        in_channels: channels of the image; by default the row's own.
 
     Raises:
         ValueError: there is no such row; it has no table of layers; it cannot take the size.
@@ -51,6 +58,9 @@ def explain(row: str | Row, height: int, width: int, num_classes: int | None = N
     if min(height, width) < 1:
         raise ValueError(f"a size is at least 1 × 1, not {height} × {width}")
     shapes = row.shapes(height, width, num_classes, every_layer=True)
+    if in_channels is not None:
+        channels = row.channels(num_classes, None, in_channels)
+        shapes = {name: (channels[name], *shape[1:]) for name, shape in shapes.items()}
     offsets = crops(row, shapes)
     maps = coordinate_maps(row, shapes, offsets)
     explained = []
@@ -168,6 +178,76 @@ def look(layer: Layer, pixels: Interval, axis: int, shapes: Shapes, offsets: Off
     if layer.kind == "InnerProduct":
         return 0, shapes[layer.bottoms[0]][1 + axis] - 1
     return pixels
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one pixel of the output sees of the image."""
+
+    branch: str
+    """By way of which pooling; the output's own name where a network has no such branches."""
+    pixel: tuple[int, int]
+    """Row and column in the output."""
+    centre: tuple[Fraction, Fraction]
+    """Where that pixel lies in the image."""
+    box: tuple[Interval, Interval]
+    """First and last row, first and last column, in the image's coordinates: within the image and the padding of the first convolution.
+    What layers further on see beyond that is their own padding, and no place of the image."""
+
+
+def sights(row: Row, height: int, width: int) -> list[Sight]:
+    """What the first and the middle pixel of the output see, through each of `branches`."""
+    shapes = row.shapes(height, width, every_layer=True)
+    offsets = crops(row, shapes)
+    onto_image = [mapping.inverse() for mapping in coordinate_maps(row, shapes, offsets)[row.output]]
+    pad = next(layer.pad for layer in row.layers if layer.kind == "Convolution")
+    rows, columns = shapes[row.output][1:]
+    found = []
+    for branch in branches(row):
+        for pixel in ((0, 0), (rows // 2, columns // 2)):
+            box = [
+                (max(first, -pad), min(last, size - 1 + pad))
+                for size, (first, last) in zip(
+                    (height, width), (through(row, branch, place, axis, shapes, offsets) for axis, place in enumerate(pixel)), strict=True
+                )
+            ]
+            centre = [back.scale * place + back.shift for back, place in zip(onto_image, pixel, strict=True)]
+            found.append(Sight(branch, pixel, (centre[0], centre[1]), (box[0], box[1])))
+    return found
+
+
+def branches(row: Row) -> list[str]:
+    """The poolings that the output is computed from by another way than the next convolution, and the deepest: where an FCN's branches part.
+
+    Other networks have too many, or one: then it is the output itself.
+    """
+    parted = parting(row)
+    return [name for name in ("pool3", "pool4", "pool5") if name in parted] or [row.output]
+
+
+def parting(row: Row) -> set[str]:
+    """The poolings whose blob goes two ways, and the deepest."""
+    users: dict[str, int] = {}
+    for layer in row.layers:
+        for bottom in layer.bottoms[:1] if layer.kind in architectures.LIKE else layer.bottoms:
+            users[bottom] = users.get(bottom, 0) + 1
+    parted = {name for name, count in users.items() if name.startswith("pool") and count > 1}
+    return parted | {"pool5"} if "pool5" in users else set()
+
+
+def through(row: Row, branch: str, pixel: int, axis: int, shapes: Shapes, offsets: Offsets) -> Interval:
+    """First and last row (or column) of the image that one pixel of the output sees by way of a pooling."""
+    seen = sees(row, row.output, (pixel, pixel), axis, shapes, offsets)
+    if branch == row.output:
+        return seen[row.input]
+    deeper = [name for name in ("pool3", "pool4", "pool5") if name > branch]
+    if deeper and branch in parting(row):  # what the branch itself is asked for, without what goes on below it
+        heads = [layer for layer in row.layers if layer.bottoms[0] == branch and not layer.name.startswith(("conv", "vgg16"))]
+        asked = [look(layer, seen[layer.name], axis, shapes, offsets) for layer in heads]
+        pixels = min(first for first, _ in asked), max(last for _, last in asked)
+    else:
+        pixels = seen[branch]
+    return sees(row, branch, pixels, axis, shapes, offsets)[row.input]
 
 
 def size_of(pixels: Interval) -> int:

@@ -25,9 +25,11 @@ from segtwin_torch.unet import PADS, UNet, UNetPaper, UNetSmall
 from segtwin_torch.vggfcn import VGGFCN8, VGGFCN16, VGGFCN32
 from segtwin_torch.weights import blob_names, load_weights, read_weights
 
-if "tensorflow" not in sys.modules:
-    # torch's optimizers import triton when they first step. It brings an LLVM, as TensorFlow does, and has to be there before TensorFlow's: the
-    # other order aborts the interpreter. Not every build of torch has it.
+# torch's optimizers, and torchvision, import triton. It brings an LLVM, as TensorFlow does, and has to be there before TensorFlow's: the other order
+# aborts the interpreter. So it is imported now, or, after TensorFlow, never: torch does without it, as builds that lack it do.
+if "tensorflow" in sys.modules:
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type] # None: an import of it fails
+else:
     with suppress(ImportError):
         import_module("triton")
 
@@ -44,6 +46,11 @@ __all__ = [
     "regularization_terms",
     "save_checkpoint",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "fcn32s": FCN32s,

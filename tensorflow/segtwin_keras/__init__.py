@@ -36,6 +36,11 @@ __all__ = [
     "save_checkpoint",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     "fcn32s": fcn32s,
     "fcn16s": fcn16s,

@@ -30,6 +30,11 @@ __all__ = [
     "write",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 FORMATS = {
     "vgg16.npy": vgg16_npy,
     "safetensors": safetensors_file,
