@@ -15,11 +15,11 @@ def test_the_file_has_the_opset_asked_for_or_is_not_there(framework: str, opset:
     twin = import_module(f"segtwin_{framework}")
     path = tmp_path / "u.onnx"
     network = twin.build("unet-small", seed=1)
-    try:
-        twin.export_onnx(network, path, opset=opset)
-    except ValueError as error:
-        assert opset != 18 and f"opset {opset}" in str(error)
+    if not 18 <= opset <= {"torch": 23, "keras": 18}[framework]:
+        with pytest.raises(ValueError, match=f"opset {opset} cannot be written"):
+            twin.export_onnx(network, path, opset=opset)
         assert not list(tmp_path.iterdir())
-    else:
-        assert {entry.domain: entry.version for entry in onnx.load(path).opset_import} == {"": opset}
-        onnx.checker.check_model(path, full_check=True)
+        return
+    twin.export_onnx(network, path, opset=opset)
+    assert {entry.domain: entry.version for entry in onnx.load(path).opset_import} == {"": opset}
+    onnx.checker.check_model(path, full_check=True)
