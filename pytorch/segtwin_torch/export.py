@@ -29,6 +29,7 @@ from torch.func import functional_call
 from segtwin_torch.weights import blob_names, table, used_weights
 
 OPSET = 18
+LAST_OPSET = 23
 
 
 def export_onnx(
@@ -42,11 +43,12 @@ def export_onnx(
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
-        opset: version of the ONNX operators, 18 or later.
+        opset: version of the ONNX operators, 18 to 23; the file has this one.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
         fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
 
     Raises:
+        ValueError: another opset, or one that the graph cannot be written in.
         ValueError: the model was built with `pad`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False.
         OSError: a file cannot be written.
@@ -54,8 +56,10 @@ def export_onnx(
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
     weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
     graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
+    onnx_file.check_written(path, graph, opset)
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights), row)
         weights, metadata["batchnorm"] = folded.items(), "folded"

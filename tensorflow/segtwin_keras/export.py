@@ -24,6 +24,7 @@ from segtwin_keras.unet import Fit
 from segtwin_keras.weights import blob_names, blob_tensors, hub_array, used_weights
 
 OPSET = 18
+LAST_OPSET = 18
 
 
 def export_onnx(
@@ -37,11 +38,12 @@ def export_onnx(
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
-        opset: version of the ONNX operators, 18 (the last that tf2onnx knows).
+        opset: version of the ONNX operators, 18, the last that tf2onnx knows; the file has this one.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
         fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
 
     Raises:
+        ValueError: another opset, or one that the graph cannot be written in.
         ValueError: the model was built with `pad`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False.
         OSError: a file cannot be written.
@@ -49,8 +51,10 @@ def export_onnx(
     row = architectures.get(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
     weights: Iterable[tuple[str, np.ndarray]] = ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
     graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
+    onnx_file.check_written(path, graph, opset)
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights), row)
         weights, metadata["batchnorm"] = folded.items(), "folded"

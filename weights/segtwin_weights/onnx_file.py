@@ -49,6 +49,28 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) 
     }
 
 
+def check_opset(path: str | os.PathLike[str], opset: int, first: int, last: int) -> None:
+    """Refuse a version of the ONNX operators that a framework's exporter does not write.
+
+    Raises:
+        ValueError: it is outside first … last.
+    """
+    if not first <= opset <= last:
+        known = f"opset {first}" if first == last else f"opsets {first} to {last}"
+        raise ValueError(f"{path}: opset {opset} cannot be written; this framework's exporter writes {known}")
+
+
+def check_written(path: str | os.PathLike[str], skeleton: onnx.ModelProto, opset: int) -> None:
+    """Refuse a graph whose operators are of another version than asked for: exporters fall back without an error.
+
+    Raises:
+        ValueError: the graph has another opset.
+    """
+    found = [entry.version for entry in skeleton.opset_import if entry.domain in ("", "ai.onnx")]
+    if found != [opset]:
+        raise ValueError(f"{path}: opset {opset} was asked for, and the exporter made opset {', '.join(map(str, found))}; nothing was written")
+
+
 def write(
     skeleton: onnx.ModelProto,
     weights: Iterable[tuple[str, np.ndarray]],
