@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from segtwin_weights import kinds
+
 Metadata = dict[str, Any]
 
 
@@ -144,6 +146,8 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         head = file.read(16)
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
+    if what := kinds.other(path):
+        raise WeightsError(f"{path}: is {what}")
     if head.startswith(b"\x93NUMPY"):
         return "vgg16.npy"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):

@@ -36,6 +36,8 @@ TORCHVISION_VGG16 = {
     **{f"features.{i}": layer for i, layer in zip(TORCHVISION_FEATURES, VGG16_LAYERS, strict=False)},
     **{f"classifier.{i}": layer for i, layer in zip((0, 3, 6), VGG16_LAYERS[-3:], strict=True)},
 }
+OLD_CLASSIFIER = {"classifier.1": "classifier.0", "classifier.4": "classifier.3"}
+"""torchvision before 0.2 began the classifier with its dropout; its last layer was the sixth then, too."""
 KERAS_VGG16 = {
     **{f"block{layer[4]}_conv{layer[6]}": layer for layer in VGG16_LAYERS[:-3]},
     **dict(zip(("fc1", "fc2", "predictions"), VGG16_LAYERS[-3:], strict=True)),
@@ -116,9 +118,11 @@ def hub_names(weights: Weights) -> Weights:
 
 def _torchvision_vgg16(weights: Weights) -> Weights:
     """vgg16 of torchvision in Caffe's names; its layouts are Caffe's, its fc6 columns too (`flatten` of C×H×W)."""
+    old = OLD_CLASSIFIER if "classifier.1.weight" in weights and "classifier.0.weight" not in weights else {}
     blobs = {}
     for name, blob in weights.items():
         module, _, kind = name.rpartition(".")
+        module = old.get(module, module)
         if module not in TORCHVISION_VGG16:
             raise WeightsError(f"{name} is no part of torchvision's vgg16 (batch normalisation, or another depth); use vgg16 IMAGENET1K_V1")
         blobs[f"{TORCHVISION_VGG16[module]}/{kind}"] = blob

@@ -177,7 +177,14 @@ def _text(path: object, name: Any) -> str:
     raise WeightsError(f"{path}: a layer's name is a {type(name).__name__}, not a string")
 
 
+PAIRS = (("weights", "biases"), ("weight", "bias"), ("W", "b"))
+"""What a layer's two arrays are called where they lie in a dict."""
+
+
 def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
+    if isinstance(value, dict) and len(value) == 2:  # Faster-RCNN_TF's {"weights", "biases"}
+        named = {_text(path, key): array for key, array in value.items()}
+        value = next(([named[w], named[b]] for w, b in PAIRS if named.keys() == {w, b}), value)
     if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
         raise WeightsError(f"{path}: {name} is not a list [weights, biases] of two arrays")
     arrays = []
