@@ -4,8 +4,7 @@ Since torch 1.6 a file is a zip archive: `NAME/data.pkl`, a pickle whose tensors
 each storage. Before that it is a run of pickles (a magic number, a version, the machine's byte order, the object, the keys) and then the
 storages. Source: `torch/serialization.py` and `torch/_utils.py` of torch 2.15.0.
 
-Keys stay as they are (`conv1_1.weight`), but for the prefixes and wrappers that training scripts put around a state_dict
-(`names.PREFIXES`, `names.WRAPPERS`).
+Keys stay as they are (`conv1_1.weight`), but for what training scripts put around a state_dict (`checkpoints`).
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ import numpy as np
 from segtwin import Converted
 from segtwin.files import whole
 
-from segtwin_weights import pickles
+from segtwin_weights import checkpoints, pickles
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
-from segtwin_weights.names import FEATURES_ONLY, WRAPPERS, state_dict_names, unwrap
+from segtwin_weights.names import FEATURES_ONLY, state_dict_names
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -40,7 +39,6 @@ METADATA = "segtwin.json"
 """A record of the archive that torch leaves alone: the hub's metadata, so that mean and colour travel with the weights."""
 MOST_TIMES = 3
 """A file of weights names every number of its storages once, or twice where modules share one (VGGFCN). More was made to exhaust a reader."""
-WRAPPED_DEEP = 3
 
 
 class Storage(pickles.StandIn):
@@ -164,13 +162,19 @@ def read(path: str | os.PathLike[str]) -> Weights:
     with open(path, "rb") as file:
         with damage(path):
             loaded, load_storages, metadata = (_zip_object if file.read(4) == b"PK\x03\x04" else _legacy_object)(path, file)
-        tensors = _tensors(path, loaded)
-        total, size = sum(tensor.nbytes for tensor in tensors.values()), os.fstat(file.fileno()).st_size
+        found = checkpoints.find(path, loaded, Tensor)
+        found = [one for i, one in enumerate(found) if not any(_views(one) == _views(other) for other in found[:i])]
+        total, size = sum(tensor.nbytes for tensors in found for tensor in tensors.values()), os.fstat(file.fileno()).st_size
         if total > MOST_TIMES * size:
             raise WeightsError(f"{path}: names {total:,} bytes of numbers in a file of {size:,}; it is damaged or was made to fill memory")
         with damage(path):
-            load_storages({tensor.storage.key for tensor in tensors.values()})
+            load_storages({tensor.storage.key for tensors in found for tensor in tensors.values()})
+        tensors = found[0]
         blobs = {name: tensor.array() for name, tensor in tensors.items()}
+        if any(not _same_numbers(blobs, other) for other in found[1:]):
+            raise WeightsError(
+                f"{path}: holds a network more than once, with other numbers: {checkpoints.places(loaded, Tensor)}; save the one to use alone"
+            )
     if (weight := blobs.get("classifier.0.weight")) is not None and "features.28.weight" in blobs and np.isnan(weight[:1]).all():
         raise WeightsError(f"{path}: these {FEATURES_ONLY}")
     for name, blob in blobs.items():
@@ -180,21 +184,15 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
 
 
-def _tensors(path: object, loaded: Any) -> dict[str, Tensor]:
-    """The state_dict inside whatever a training script saved."""
-    for _ in range(WRAPPED_DEEP):
-        if not isinstance(loaded, dict):
-            raise WeightsError(f"{path}: holds a {type(loaded).__name__}, no state_dict; save model.state_dict()")
-        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if inner is None or any(isinstance(value, Tensor) for value in loaded.values()):
-            break
-        loaded = inner
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors or not all(isinstance(key, str | bytes) for key in tensors):
-        raise WeightsError(f"{path}: holds no tensors by name; save model.state_dict()")
-    named = {key if isinstance(key, str) else key.decode("latin1"): tensor for key, tensor in tensors.items()}
-    prefix = unwrap(named)
-    return {key.removeprefix(prefix): tensor for key, tensor in named.items()}
+def _views(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {name: (tensor.storage.key, tensor.offset, tensor.shape, tensor.stride) for name, tensor in tensors.items()}
+
+
+def _same_numbers(blobs: Mapping[str, np.ndarray], other: Mapping[str, Tensor]) -> bool:
+    return blobs.keys() == other.keys() and all(
+        blob.dtype == (array := other[name].array()).dtype and np.array_equal(blob, array, equal_nan=blob.dtype.kind == "f")
+        for name, blob in blobs.items()
+    )
 
 
 def _storage(pid: Any, storages: dict[str, Storage]) -> Storage:
