@@ -99,6 +99,9 @@ def as_row(weights: Any, row: Row) -> Weights:
         weights = read(weights)
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights are Weights, a mapping or a file's path, not {type(weights).__name__}")
+    if isinstance(weights, Weights) and weights.metadata.get("batchnorm") == "folded":
+        source = weights.metadata.get("source", "the weights")
+        raise WeightsError(f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})")
     return names.with_counters(names.hub_names(weights if isinstance(weights, Weights) else Weights(weights)), row)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from segtwin import Converted, architectures
 
-from segtwin_weights import resnet34
+from segtwin_weights import pickles, resnet34
 from segtwin_weights.hub import WeightsError
 from segtwin_weights.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
 
@@ -104,7 +104,7 @@ def walk(path: object, loaded: Any, kind: type) -> list[Entry]:
     """Every tensor in dicts, lists and tuples, but for those of optimisers.
 
     Raises:
-        WeightsError: the dicts are deeper or more than any training saves.
+        WeightsError: the items are more than any training saves.
     """
     entries: list[Entry] = []
     count = 0
@@ -115,7 +115,7 @@ def walk(path: object, loaded: Any, kind: type) -> list[Entry]:
         if id(container) in open_now or (isinstance(container, dict) and "param_groups" in container):
             return
         if len(where) > DEEPEST:
-            raise WeightsError(f"{path}: its dicts lie more than {DEEPEST} deep in each other; do not trust this file")
+            return
         open_now.add(id(container))
         for key, value in container.items() if isinstance(container, dict) else enumerate(container):
             count += 1
@@ -256,9 +256,9 @@ def _by_name(loaded: Any, where: tuple[str, ...]) -> bool:
 def _objects(loaded: Any) -> str:
     """The objects of a checkpoint that is a dict, for a message: a whole model among them is none of weights."""
     values: Iterator[tuple[Any, Any]] = iter(loaded.items()) if isinstance(loaded, dict) else iter(())
-    named = [f"{_text(key)!r} is a {_what(value)}" for key, value in values if type(value).__name__ == "Foreign"]
+    named = [f"{_text(key)!r} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
     return f" ({', '.join(named[:SHOWN])})" if named else ""
 
 
 def _what(value: Any) -> str:
-    return str(value) if type(value).__name__ == "Foreign" else type(value).__name__
+    return str(value) if isinstance(value, pickles.Foreign) else type(value).__name__

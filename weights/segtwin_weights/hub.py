@@ -143,7 +143,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
     if is_checkpoint(path):
         return "tensorflow"
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(32)
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
     if what := kinds.other(path):
@@ -154,7 +154,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         return "keras"
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
-    if head.startswith(TORCH_LEGACY):
+    if head.startswith(b"\x80") and TORCH_LEGACY in head:
         return "torch"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
         return "safetensors"
@@ -170,8 +170,8 @@ def file_kind(path: str | os.PathLike[str]) -> str:
 
 
 KINDS = ("vgg16.npy", "safetensors", "caffemodel", "a torch or Keras file", "ONNX")
-TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled magic number that a .pth of before torch 1.6 begins with."""
+TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled magic number that a .pth of before torch 1.6 begins with, after the pickle's protocol."""
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the old kind."""
 
@@ -183,6 +183,8 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
         return "keras"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
+    if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
+        raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 
 

@@ -25,7 +25,7 @@ from segtwin_weights.hub import Weights, WeightsError
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DataParallel, torch.compile and Lightning."""
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "generator", "params", "weights", "weight")
 """Keys under which training scripts keep the state_dict beside the epoch and the optimiser."""
 
 VGG16_LAYERS = [layer.name for layer in architectures.VGG16.layers if layer.width]
@@ -80,9 +80,11 @@ def _known(keys: Iterable[str]) -> bool:
 
 
 def identify(blobs: Mapping[str, Any]) -> Row | None:
-    """The row whose blobs have exactly these names."""
+    """The row whose blobs have exactly these names; BatchNorm's counters may be missing."""
     for row in (*architectures.ROWS.values(), *architectures.CLASSIFIERS.values()):
-        if blobs.keys() == {parameter.name for parameter in row.parameters()}:
+        parameters = row.parameters()
+        needed = {parameter.name for parameter in parameters if parameter.fill != "counter"}
+        if needed <= blobs.keys() <= {parameter.name for parameter in parameters}:
             return row
     return None
 

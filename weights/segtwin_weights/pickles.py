@@ -114,6 +114,62 @@ def encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+class Foreign(StandIn):
+    """Stands in for a class that no reader needs, and for every object of it: options, counters, dates, paths. It holds nothing and runs nothing."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __setstate__(self, state: Any) -> None:
+        """Dropped."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Dropped: items of a subclass of dict."""
+
+    def append(self, value: Any) -> None:
+        """Dropped: items of a subclass of list."""
+
+    def extend(self, values: Any) -> None:
+        """Dropped: items of a subclass of list."""
+
+    def add(self, value: Any) -> None:
+        """Dropped: items of a subclass of set."""
+
+
+class Module(dict[Any, Any]):
+    """Stands in for an object of a TorchScript program: its attributes as data."""
+
+
+PROGRAM = "__torch__"
+"""Where the classes of TorchScript programs are."""
+REFUSED_MODULES = frozenset({
+    "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "_posixsubprocess", "sys", "importlib", "imp", "runpy", "shutil", "socket", "_socket",
+    "ctypes", "_ctypes", "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "operator", "_operator", "pty", "code", "codeop", "commands",
+    "marshal", "multiprocessing", "asyncio", "webbrowser", "pdb", "bdb", "pip", "timeit", "profile", "cProfile", "trace", "io", "_io", "urllib",
+    "requests", "http", "ftplib", "smtplib", "tempfile", "zipimport", "pkgutil", "pydoc", "doctest", "ensurepip", "venv", "platform", "signal",
+    "threading", "inspect", "linecache",
+})  # fmt: skip
+"""What runs programs, opens files or reaches into the interpreter. No training leaves such a thing in a checkpoint, so the file is not trusted."""
+REFUSED_BUILTINS = frozenset({
+    "eval", "exec", "execfile", "compile", "open", "file", "getattr", "setattr", "delattr", "hasattr", "__import__", "globals", "locals", "vars",
+    "dir", "input", "raw_input", "breakpoint", "apply", "reload", "map", "filter", "reduce", "memoryview", "help", "exit", "quit", "print",
+})  # fmt: skip
+REFUSED = frozenset({("functools", "partial"), ("functools", "reduce"), ("types", "CodeType"), ("types", "FunctionType"), ("torch", "load")})
+
+
+def refused(module: str, name: str) -> bool:
+    """Whether a pickle that names this is not read at all: what could harm, and tensors of kinds that no network here is made of."""
+    package = module.split(".")[0]
+    if package in REFUSED_MODULES or (module, name) in REFUSED or (package in ("builtins", "__builtin__") and name.split(".")[0] in REFUSED_BUILTINS):
+        return True
+    return package == "torch" and (name.startswith("_rebuild") or name.endswith("Storage"))
+
+
 Constructors = Mapping[tuple[str, str], Any]
 NUMPY: dict[tuple[str, str], Any] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): encode}
 for _module in ("numpy.core", "numpy._core"):  # the old and the new home of numpy's insides
@@ -168,12 +224,15 @@ class Unpickler(PurePython):
         path: for messages.
         constructors: (module, name) → stand-in.
         persistent: what answers references to objects outside the pickle; without it they are refused.
+        foreign: objects of other classes become `Foreign`, where they are not `refused`; else none of them is read.
     """
 
-    def __init__(self, file: BinaryIO, path: object, constructors: Constructors, persistent: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, path: object, constructors: Constructors, persistent: Callable[[Any], Any] | None = None, foreign: bool = False
+    ) -> None:
         # Python 2's strings are bytes: an array's need no decoding
         super().__init__(Bounded(file), fix_imports=False, encoding="bytes")
-        self.path, self.constructors, self.persistent = path, constructors, persistent
+        self.path, self.constructors, self.persistent, self.foreign = path, constructors, persistent, foreign
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for what the pickle names.
@@ -184,6 +243,8 @@ class Unpickler(PurePython):
         try:
             return self.constructors[module, name]
         except KeyError:
+            if self.foreign and not refused(module, name):
+                return Module if module.split(".")[0] == PROGRAM else Foreign(f"{module}.{name}")
             raise WeightsError(
                 f"{self.path}: asks for {module}.{name}, which weights do not need (nothing was run); "
                 "do not trust this file, or save its state_dict where it holds a whole model"
@@ -200,13 +261,17 @@ class Unpickler(PurePython):
         state = self.stack.pop()
         if isinstance(self.stack[-1], StandIn) and hasattr(self.stack[-1], "__setstate__"):
             self.stack[-1].__setstate__(state)
+        elif isinstance(self.stack[-1], Module) and isinstance(state, dict):
+            self.stack[-1].update(state)
         elif not isinstance(self.stack[-1], dict):  # an OrderedDict's attributes, as a state_dict's _metadata, are no weights
             raise ValueError(f"the state of a {type(self.stack[-1]).__name__}")
 
     def reduce(self) -> None:
-        """REDUCE, for constructors alone."""
+        """REDUCE, for constructors alone; of a `Foreign` comes itself."""
         arguments = self.stack.pop()
         constructor = self.stack[-1]
+        if isinstance(constructor, Foreign):
+            return
         if not any(constructor is known for known in self.constructors.values()):
             raise ValueError(f"a call of a {type(constructor).__name__}")
         self.stack[-1] = constructor(*arguments)
@@ -216,17 +281,49 @@ class Unpickler(PurePython):
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(size)))
 
+    def newobj(self) -> None:
+        """NEWOBJ: an object of a class that is none here, or of a TorchScript program's."""
+        self.stack.pop()
+        self.made()
+
+    def newobj_ex(self) -> None:
+        """NEWOBJ_EX, which has arguments by name, too."""
+        del self.stack[-2:]
+        self.made()
+
+    def made(self) -> None:
+        """The object of the class that lies on the stack."""
+        if self.stack[-1] is Module:
+            self.stack[-1] = Module()
+        elif not isinstance(self.stack[-1], Foreign):
+            self.unknown()
+
+    def inst(self) -> None:
+        """INST, which names the class itself."""
+        module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
+        self.pop_mark()
+        self.append(self.find_class(module, name))
+        self.made()
+
+    def obj(self) -> None:
+        """OBJ, whose class lies below its arguments."""
+        made = self.pop_mark()
+        self.append(made[0])
+        self.made()
+
     def unknown(self) -> NoReturn:
         """Opcodes that make objects of classes, or look into the interpreter's registries."""
         raise ValueError("an opcode that weights do not need")
 
 
 def _dispatch() -> dict[int, Any]:
-    """The opcodes of data, those above in place of Python's, and a refusal for INST, OBJ, NEWOBJ_EX and the registries."""
+    """The opcodes of data, those above in place of Python's, and a refusal for the registries."""
     table = dict(PurePython.dispatch)
     table[pickle.BUILD[0]], table[pickle.REDUCE[0]] = Unpickler.build, Unpickler.reduce
     table[pickle.BYTEARRAY8[0]] = Unpickler.bytearray8
-    for opcode in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER):
+    table[pickle.NEWOBJ[0]], table[pickle.NEWOBJ_EX[0]] = Unpickler.newobj, Unpickler.newobj_ex
+    table[pickle.INST[0]], table[pickle.OBJ[0]] = Unpickler.inst, Unpickler.obj
+    for opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER):
         table[opcode[0]] = Unpickler.unknown
     return table
 

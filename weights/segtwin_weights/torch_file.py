@@ -162,7 +162,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     with open(path, "rb") as file:
         with damage(path):
             loaded, load_storages, metadata = (_zip_object if file.read(4) == b"PK\x03\x04" else _legacy_object)(path, file)
-        found = checkpoints.find(path, loaded, Tensor)
+        found = checkpoints.find(path, loaded, Tensor, nested=isinstance(loaded, pickles.Module))
         found = [one for i, one in enumerate(found) if not any(_views(one) == _views(other) for other in found[:i])]
         total, size = sum(tensor.nbytes for tensors in found for tensor in tensors.values()), os.fstat(file.fileno()).st_size
         if total > MOST_TIMES * size:
@@ -195,8 +195,10 @@ def _same_numbers(blobs: Mapping[str, np.ndarray], other: Mapping[str, Tensor]) 
     )
 
 
-def _storage(pid: Any, storages: dict[str, Storage]) -> Storage:
+def _storage(pid: Any, storages: dict[str, Storage]) -> Storage | pickles.Foreign:
     """The storage that a pickle's persistent id names: ("storage", type, key, location, count, …)."""
+    if isinstance(pid, tuple) and len(pid) > 1 and pid[0] in ("module", b"module") and isinstance(pid[1], pickles.Foreign):
+        return pid[1]  # a class with its source, of a whole model as torch before 1.6 saved it
     kind, storage_type, key, _, numel, *view = pid
     if kind not in ("storage", b"storage") or storage_type not in DTYPES or not isinstance(key, str | bytes) or type(numel) is not int or numel < 0:
         raise ValueError("a reference that is no storage")
@@ -215,11 +217,11 @@ def _storage(pid: Any, storages: dict[str, Storage]) -> Storage:
 def _zip_object(path: object, file: BinaryIO) -> tuple[Any, Callable[..., None], dict[str, Any]]:
     file.seek(0)
     archive = zipfile.ZipFile(file)
-    if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-        raise WeightsError(f"{path}: is a TorchScript program; save model.state_dict() instead")
+    program = any(name.endswith("/constants.pkl") for name in archive.namelist())  # TorchScript: its code, which is compressed, is not looked at
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+        code = program and not entry.filename.endswith(("/data.pkl", f"/{METADATA}", "/byteorder")) and entry.filename.split("/")[1:2] != ["data"]
+        if not code and (entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1):
             raise WeightsError(f"{path}: {entry.filename!r} is compressed or encrypted, as torch writes none; do not trust this file")
         if entry.filename in entries:
             raise WeightsError(f"{path}: holds {entry.filename!r} twice; do not trust this file")
@@ -234,7 +236,7 @@ def _zip_object(path: object, file: BinaryIO) -> tuple[Any, Callable[..., None],
     metadata = json.loads(archive.read(f"{folder}{METADATA}")) if f"{folder}{METADATA}" in entries else {}
     storages: dict[str, Storage] = {}
     with archive.open(pickled[0]) as stream:
-        loaded = pickles.Unpickler(stream, path, CONSTRUCTORS, lambda pid: _storage(pid, storages)).load()  # type: ignore[arg-type]
+        loaded = pickles.Unpickler(stream, path, CONSTRUCTORS, lambda pid: _storage(pid, storages), foreign=True).load()  # type: ignore[arg-type]
 
     def load(keys: set[str]) -> None:
         for key in keys:
@@ -272,7 +274,7 @@ def _legacy_object(path: object, file: BinaryIO) -> tuple[Any, Callable[..., Non
     storages: dict[str, Storage] = {}
 
     def unpickle(persistent: Callable[[Any], Any] | None = None) -> Any:
-        return pickles.Unpickler(file, path, CONSTRUCTORS, persistent).load()
+        return pickles.Unpickler(file, path, CONSTRUCTORS, persistent, foreign=True).load()
 
     if unpickle() != LEGACY_MAGIC or unpickle() != LEGACY_PROTOCOL:
         raise WeightsError(f"{path}: is a pickle, but none that torch.save made")
