@@ -16,7 +16,8 @@ import segtwin
 import segtwin_torch
 import segtwin_weights
 import torch
-from segtwin_weights import WeightsError
+import torchvision
+from segtwin_weights import WeightsError, checkpoints
 
 NARROW = (2, 3, 4, 5, 6)
 ZIPPED = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -137,6 +138,18 @@ def test_an_fcn_is_more_than_the_vgg_in_it(tmp_path) -> None:
     check_equal(tmp_path / "c.pth", state)
 
 
+def test_resnet50_has_the_names_of_resnet34_and_is_none() -> None:
+    """Told by the shapes; torchvision's own modules, which have no numbers here."""
+    with torch.device("meta"):
+        states = [torchvision.models.resnet34(weights=None).state_dict(), torchvision.models.resnet50(weights=None).state_dict()]
+    assert {name for name in states[0] if not name.startswith("fc")} < states[1].keys()
+    found = [
+        checkpoints.complete([checkpoints.Entry(("backbone",), name, f"backbone.{name}", value) for name, value in state.items()]) for state in states
+    ]
+    assert [len(candidates) for candidates in found] == [1, 0]
+    assert found[0][0].tensors.keys() == states[0].keys()
+
+
 # ----------------------------------------------------------------------------------------------------------------------------------- bystanders
 
 
@@ -232,6 +245,9 @@ def test_a_torchscript_program_is_read_as_its_state(name: str, widths, tmp_path)
         assert weights.keys() == state.keys()
         for key, value in state.items():
             np.testing.assert_array_equal(weights[key], value.numpy(), strict=True)
+    torch.jit.freeze(torch.jit.load(tmp_path / "bare.pt")).save(tmp_path / "frozen.pt")
+    with pytest.raises(WeightsError, match=r"frozen\.pt: is a TorchScript program .*frozen"):
+        segtwin_weights.read(tmp_path / "frozen.pt")
 
 
 def test_onnx_files_of_batchnorm_networks(tmp_path) -> None:

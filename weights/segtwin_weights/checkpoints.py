@@ -236,6 +236,8 @@ def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[
     wrapped = [where for where in likely if all(step in WRAPPERS for step in where)]
     if len(likely) > 1 and len(wrapped) == 1:
         likely = wrapped
+    if not likely and nested:
+        raise WeightsError(f"{path}: is a TorchScript program whose weights are constants (frozen); save model.state_dict() instead")
     if not likely:
         raise WeightsError(f"{path}: holds no tensors by name{_objects(loaded)}; save model.state_dict()")
     if len(likely) > 1:
