@@ -11,7 +11,7 @@ import torch
 from goldens import TINY
 from PIL import Image
 from segtwin.palette import voc_palette
-from segtwin_cli import predict
+from segtwin_cli import predict, running
 from segtwin_cli.main import main
 from segtwin_weights import Weights, initialize
 
@@ -61,8 +61,11 @@ def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
     kinds = ("mask.png", "overlay.png", "probability.npy")
     assert sorted(path.name for path in Path("out").iterdir()) == [f"{name}.{kind}" for name in "ab" for kind in kinds]
     out, err = capsys.readouterr()
-    assert out == "out: 2 of 2 images segmented by unet-small in torch\n"
-    assert err == "note: in/a.png: colours became grey, 0.299 R + 0.587 G + 0.114 B\n"
+    assert out.splitlines()[-1] == "out: 2 of 2 images segmented by unet-small in torch"
+    assert [line.rpartition(": ")[0] for line in out.splitlines()[:-1]] == ["in/a.png", "in/b.png"]
+    assumed, converted = err.splitlines()
+    assert assumed.startswith("note: preprocessing assumed from the network's names: grey, values 0..1; say --colour")
+    assert converted == "note: in/a.png: colours became grey, 0.299 R + 0.587 G + 0.114 B"
 
     network = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=SMALL, pad="reflect")
     for name in "ab":
@@ -73,8 +76,11 @@ def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
         with torch.inference_mode():
             want = network(torch.from_numpy(data)).numpy()[0]
         np.testing.assert_allclose(np.load(f"out/{name}.probability.npy"), want, rtol=1e-6)
-        assert mask.mode == "L"
-        there = np.asarray(mask) == 255
+        assert mask.mode == "P"
+        assert set(np.unique(mask.convert("RGB"))) == {0, 255}
+        assert np.asarray(mask).max() == 1
+        there = np.asarray(mask) == 1
+        np.testing.assert_array_equal(segtwin.preprocess_label(f"out/{name}.mask.png")[0, 0], there)
         np.testing.assert_array_equal(there, want[0] >= half)
         assert 0 < there.sum() < there.size
         np.testing.assert_array_equal(overlay[~there], image[~there])
@@ -104,7 +110,8 @@ def test_classes_become_a_palette_image(work: Path) -> None:
 
     scores = np.random.RandomState(0).rand(21, 64, 48)  # of every class something
     files = {"mask": Path("all.mask.png"), "overlay": Path("all.overlay.png")}
-    predict.write(scores, Path("in/a.png"), files, 21, 0.5, voc_palette(), False)
+    with predict.writing(files, 1) as put:
+        put(scores, np.asarray(Image.open("in/a.png")), 0.5, (voc_palette(), voc_palette()), False)
     mask, image = Image.open("all.mask.png"), np.asarray(Image.open("in/a.png"))
     labels = np.asarray(mask)
     assert set(np.unique(labels)) == set(range(21))
@@ -124,7 +131,7 @@ def test_every_row_predicts(work: Path, row: str) -> None:
     assert probability.shape == (segtwin.get_architecture(row).num_classes, 64, 96)
     assert 0 <= probability.min() <= probability.max() <= 1
     labels = probability.argmax(0) if len(probability) > 1 else probability[0] >= 0.5
-    np.testing.assert_array_equal(mask, labels * (255 if len(probability) <= 2 else 1))
+    np.testing.assert_array_equal(mask, labels)
 
 
 def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
@@ -133,7 +140,7 @@ def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
         assert run("predict", "paper.safetensors", "in/b.png", "-o", f"t{tile}", "--engine", "torch", "--tile", tile, "--probability", "--quiet") == 0
     np.testing.assert_allclose(np.load("t204/b.probability.npy"), np.load("t572/b.probability.npy"), atol=1e-6)
     assert np.load("t204/b.probability.npy").shape == (2, 40, 33)
-    assert set(np.unique(Image.open("t204/b.mask.png"))) <= {0, 255}
+    assert set(np.unique(Image.open("t204/b.mask.png"))) <= {0, 1}
 
 
 def test_a_bad_image_does_not_stop_the_rest(work: Path, capsys) -> None:
@@ -142,7 +149,7 @@ def test_a_bad_image_does_not_stop_the_rest(work: Path, capsys) -> None:
     Path("in/a1.png").write_bytes(Path("in/a.png").read_bytes()[:200])
     assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch") == 1
     out, err = capsys.readouterr()
-    assert out == "out: 1 of 4 images segmented by unet-small in torch\n"
+    assert out.splitlines()[-1] == "out: 1 of 4 images segmented by unet-small in torch"
     failed = [line for line in err.splitlines() if line.startswith("failed: ")]
     assert failed[0] == "failed: in/a0.png: is not an image; give a JPEG or PNG file"
     assert failed[1].startswith("failed: in/a1.png: the image is damaged")
@@ -157,7 +164,7 @@ GAVE_UP = [(RuntimeError("[enforce fail]\nyou tried to allocate"), "RuntimeError
 
 @pytest.mark.parametrize(("error", "said"), GAVE_UP)
 def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(work: Path, monkeypatch, capsys, error: Exception, said: str) -> None:
-    started = predict.start
+    started = running.start
 
     def start(*arguments):
         network = started(*arguments)
@@ -169,10 +176,10 @@ def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(work: Path, 
 
         return run_or_fail
 
-    monkeypatch.setattr(predict, "start", start)
+    monkeypatch.setattr(running, "start", start)
     assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect") == 1
     out, err = capsys.readouterr()
-    assert out == "out: 1 of 2 images segmented by unet-small in torch\n"
+    assert out.splitlines()[-1] == "out: 1 of 2 images segmented by unet-small in torch"
     assert next(line for line in err.splitlines() if line.startswith("failed")).startswith(f"failed: in/a.png: {said}")
     assert sorted(path.name for path in Path("out").iterdir()) == ["b.mask.png", "b.overlay.png"]
 
@@ -191,11 +198,11 @@ def test_progress_is_shown_on_a_terminal_alone(work: Path, monkeypatch, capsys) 
 MISTAKES = {
     "missing image": (("small.safetensors", "in/none.png", "-o", "out"), "in/none.png: there is no such file or folder"),
     "empty folder": (("small.safetensors", "empty", "-o", "out"), "empty: the folder holds no image"),
-    "same name": (("small.safetensors", "in", "more", "-o", "out"), "in/a.png and more/a.jpg: both would be written to out/a.mask.png"),
+    "same name": (("small.safetensors", "in", "more", "-o", "out"), "in/a.png and more/a.png: both would be written to out/a.mask.png"),
     "existing": (("small.safetensors", "in/a.png", "-o", "old"), "old/a.overlay.png: exists already"),
     "engine": (
         ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
-        "opencv is not an engine of this version; use onnxruntime, torch, keras",
+        "'opencv' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'oracle'",
     ),
     "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "unknown.safetensors: holds no network that is known here; make it one with"),
     "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--network", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
@@ -207,7 +214,7 @@ MISTAKES = {
 def test_mistakes_are_one_line_and_write_nothing(work: Path, capsys, mistake: str) -> None:
     for folder in ("empty", "more", "old"):
         Path(folder).mkdir()
-    Image.new("RGB", (16, 16)).save("more/a.jpg")
+    Image.new("RGB", (16, 16)).save("more/a.png")
     Path("old/a.overlay.png").write_text("mine")
     segtwin_weights.write(Weights({f"my_{name}": blob for name, blob in SMALL.items()}), "unknown.safetensors")
     arguments, message = MISTAKES[mistake]

@@ -88,9 +88,9 @@ class Page:
         image = self.raw
         if isinstance(image, np.ndarray):
             return self._of_array(image, channels)
-        if image.getexif().get(ORIENTATION, 1) in range(2, 9):
-            said.append("rotated as its EXIF orientation asks")
-            with _decoding(self.name):
+        with _decoding(self.name):
+            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+                said.append("rotated as its EXIF orientation asks")
                 image = ImageOps.exif_transpose(image)
         if channels not in (1, 3):
             array = np.asarray(image)
@@ -99,6 +99,8 @@ class Page:
                 raise ImageError(f"{self.name}: has {found} channels, the network takes {channels}; give an array H×W×{channels} (.npy)")
             return self._with_low(array, said)
         if image.mode.startswith("I") or image.mode == "F":
+            if channels == 3:
+                said.append(CONVERSIONS["L"])
             return np.asarray(image)[..., np.newaxis]
         if self.deep:
             array = self._with_low(np.asarray(image), said)
@@ -371,4 +373,4 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
 def own_output(path: str | os.PathLike[str]) -> bool:
     """Whether a file has the name of a mask, an overlay or probabilities that `segtwin predict` wrote."""
     parts = Path(path).name.lower().rsplit(".", 2)
-    return len(parts) == 3 and (parts[1] in ("mask", "overlay") and parts[2] in ("png", "tif") or parts[1:] == ["probability", "npy"])
+    return len(parts) == 3 and (parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif") or parts[1:] == ["probability", "npy"])
