@@ -8,7 +8,8 @@ from typing import Any
 import click
 import numpy as np
 import segtwin_weights
-from segtwin_weights import Weights, names, plausibility
+from segtwin import Preprocessing, architectures
+from segtwin_weights import Weights, WeightsError, metadata, names, plausibility
 
 from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
 
@@ -26,7 +27,8 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
 
     \b
     --json: {"file", "blobs": [{"name", "shape", "dtype", "min", "max", "mean"}],
-             "numbers", "metadata", "fingerprint"}
+             "numbers", "metadata", "fingerprint",
+             "preprocessing", "preprocessing_known": false where assumed}
     and with --check "findings": [{"what", "says", "evidence", "good"}];
     with --diff: {"file", "other", "blobs": count, "equal",
                   "differences": [{"name", "difference"}]}
@@ -43,16 +45,35 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
     if other is not None:
         return show_differences(file, other, rows, len(weights), json_file)
     findings = plausibility.check(names.hub_names(weights)) if check else []
-    facts = {
-        "file": file,
-        "blobs": [blob_facts(name, blob) for name, blob in weights.items()],
-        "numbers": sum(blob.size for blob in weights.values()),
-        "metadata": dict(weights.metadata),
-        "fingerprint": fingerprint,
-    } | ({"findings": [finding._asdict() for finding in findings]} if check else {})
+    facts = (
+        {
+            "file": file,
+            "blobs": [blob_facts(name, blob) for name, blob in weights.items()],
+            "numbers": sum(blob.size for blob in weights.values()),
+            "metadata": dict(weights.metadata),
+            "fingerprint": fingerprint,
+        }
+        | inputs(names.hub_names(weights))
+        | ({"findings": [finding._asdict() for finding in findings]} if check else {})
+    )
     if write_json(facts, json_file):
         show(facts, findings)
     return 0 if all(finding.good for finding in findings) else DIFFERENT
+
+
+def inputs(weights: Weights) -> dict[str, Any]:
+    """{"preprocessing", "preprocessing_known"} of a network that is known here: stated or shown by the numbers, else assumed from the names."""
+    known = names.identify(weights)
+    row = architectures.ROWS.get(str(weights.metadata.get("architecture"))) or known
+    try:
+        if (said := metadata.stated(weights, row)) is not None:
+            return {"preprocessing": said.asdict(), "preprocessing_known": True}
+        if row is None or row.name in architectures.ROWS:
+            return {} if row is None else {"preprocessing": row.preprocessing.asdict(), "preprocessing_known": False}
+        found, proven = names.vgg16_preprocessing(weights)
+    except WeightsError as error:
+        return {"preprocessing": None, "preprocessing_known": False, "preprocessing_problem": str(error)}
+    return {"preprocessing": found.asdict(), "preprocessing_known": proven}
 
 
 def blob_facts(name: str, blob: np.ndarray) -> dict[str, Any]:
@@ -71,6 +92,11 @@ def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
     say(f"blobs: {len(rows)}, numbers: {facts['numbers']:,}")
     for key, value in facts["metadata"].items():
         say(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    if facts.get("preprocessing"):
+        says = Preprocessing.from_dict(facts["preprocessing"]).describe()
+        say(f"inputs: {says} ({'known' if facts['preprocessing_known'] else 'assumed from names: the file does not state it'})")
+    elif "preprocessing_problem" in facts:
+        say(f"inputs: not known: {facts['preprocessing_problem']}")
     say(f"fingerprint: {facts['fingerprint']}")
     for finding in findings:
         mark = "" if finding.good else "WRONG ORDER: "

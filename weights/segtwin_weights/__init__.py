@@ -99,7 +99,7 @@ def as_row(weights: Any, row: Row) -> Weights:
         weights = read(weights)
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights are Weights, a mapping or a file's path, not {type(weights).__name__}")
-    return names.hub_names(weights if isinstance(weights, Weights) else Weights(weights))
+    return names.with_counters(names.hub_names(weights if isinstance(weights, Weights) else Weights(weights)), row)
 
 
 def resolve(

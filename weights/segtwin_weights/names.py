@@ -209,6 +209,12 @@ def state_dict_names(weights: Weights) -> dict[str, np.ndarray]:
     return {".".join((*(part.replace("-", "_") for part in layer), kind)): blob for (*layer, kind), blob in zip(names, weights.values(), strict=True)}
 
 
+def with_counters(weights: Weights, row: Row) -> Weights:
+    """The same weights, with zeros for the BatchNorm counters that they lack: torch before 0.4.1 and ONNX files have none."""
+    missing = {p.name: np.zeros(p.shape, np.int64) for p in row.parameters() if p.fill == "counter" and p.name not in weights}
+    return Weights({**weights, **missing}, weights.metadata) if missing else weights
+
+
 def held(weights: Weights, row: Row) -> Weights | None:
     """The blobs of a network out of weights that hold all of them, in its order; None when one is missing.
 
