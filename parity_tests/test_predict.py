@@ -1,8 +1,11 @@
 """`segtwin predict` as a user runs it."""
 
+import json
 from pathlib import Path
 
+import click
 import numpy as np
+import onnx
 import pytest
 import segtwin
 import segtwin_torch
@@ -204,9 +207,9 @@ MISTAKES = {
         ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
         "'opencv' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'oracle'",
     ),
-    "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "unknown.safetensors: holds no network that is known here; make it one with"),
+    "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "are of no network that is known here; make them a network's with"),
     "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--network", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
-    "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is neither"),
+    "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is a PNG image; give a file of weights"),
 }
 
 
@@ -237,3 +240,179 @@ def test_a_bare_state_dict_is_told_by_its_names(work: Path) -> None:
         assert run("predict", file, "in/a.png", "-o", f"o{number}", "--engine", "torch", "--threshold", 0.503, "--quiet", *row) == 0
         masks.append(Path(f"o{number}/a.mask.png").read_bytes())
     assert len(set(masks)) == 1
+
+
+def probabilities_of(file: str, data: np.ndarray) -> np.ndarray:
+    """By the model of torch."""
+    network = segtwin_torch.load(file)
+    with torch.inference_mode():
+        return network(torch.from_numpy(data)).numpy()
+
+
+def random_grey(*shape: int) -> np.ndarray:
+    return np.random.RandomState(5).randint(0, 256, shape).astype(np.uint8)
+
+
+def test_a_stack_gives_a_stack(work: Path) -> None:
+    """A page each, in a TIFF; the second run does not take them for images."""
+    images = random_grey(3, 32, 48)
+    first, *others = map(Image.fromarray, images)
+    first.save("in/s.tif", save_all=True, append_images=others)
+    data = images[:, None].astype(np.float32) / np.float32(255)
+    want = probabilities_of("small.safetensors", data)
+    half = float(np.median(want))
+    options = ("--engine", "torch", "--pad", "reflect", "--probability", "--threshold", half, "--quiet")
+    for overwrite in ((), ("--overwrite",)):
+        assert run("predict", "small.safetensors", "in", "-o", "in", *options, *overwrite) == 0
+        kinds = ("mask.{}", "overlay.{}", "probability.npy")
+        outputs = {f"{name}.{kind}".format("tif" if name == "s" else "png") for name in "abs" for kind in kinds}
+        assert {path.name for path in Path("in").iterdir()} == {"a.png", "b.png", "s.tif", "notes.txt"} | outputs
+    np.testing.assert_allclose(np.load("in/s.probability.npy"), want, rtol=1e-5)
+    with Image.open("in/s.mask.tif") as mask, Image.open("in/s.overlay.tif") as overlay:
+        assert mask.n_frames == overlay.n_frames == 3
+        for page in range(3):
+            mask.seek(page)
+            overlay.seek(page)
+            assert mask.mode == "P"
+            there = np.asarray(mask) == 1
+            np.testing.assert_array_equal(there, np.load("in/s.probability.npy")[page, 0] >= half)
+            np.testing.assert_array_equal(np.asarray(overlay)[~there], np.repeat(images[page][~there][:, None], 3, 1))
+    assert segtwin.preprocess_label("in/s.mask.tif").shape == (3, 1, 32, 48)
+
+
+def test_a_folder_takes_images_alone(work: Path) -> None:
+    for name in ("a.pdf", "a.mpg", "a.h5", "a.eps", "b.mask.png", "b.overlay.png"):
+        Path("in", name).write_bytes(b"x")
+    assert set(predict.collect(("in",))) == {Path("in/a.png"), Path("in/b.png")}
+
+
+def test_names_that_differ_in_their_endings_and_folders_in_folders(work: Path) -> None:
+    Path("in/deep/er").mkdir(parents=True)
+    Image.open("in/a.png").save("in/a.tif")
+    Image.open("in/a.png").save("in/deep/er/a.png")
+    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect", "--recursive", "--quiet") == 0
+    masks = {str(path.relative_to("out")) for path in Path("out").rglob("*.mask.*")}
+    assert masks == {"a.png.mask.png", "a.tif.mask.png", "b.mask.png", "deep/er/a.mask.png"}
+
+
+def test_json_says_what_became_of_each_image(work: Path, capsys) -> None:
+    Path("in/c.png").write_bytes(b"no image")
+    Path("names.txt").write_text("cell\n")
+    arguments = ("--engine", "torch", "--pad", "reflect", "--threshold", middle_of_a(), "--json", "-", "--classes", "names.txt", "--legend")
+    assert run("predict", "small.safetensors", "in", "-o", "out", *arguments) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert [(one["image"], one["status"]) for one in facts] == [("in/a.png", "ok"), ("in/b.png", "ok"), ("in/c.png", "failed")]
+    assert facts[2]["reason"] == "in/c.png: is not an image; give a JPEG or PNG file"
+    for one, (height, width) in zip(facts, [(64, 48), (40, 33)], strict=False):
+        mask = np.asarray(Image.open(one["outputs"]["mask"]))
+        assert (one["width"], one["height"], one["pages"]) == (width, height, 1)
+        assert one["ms"] > 0
+        wanted = {"background": float((mask == 0).mean()), "cell": float((mask == 1).mean())}
+        assert one["classes"] == pytest.approx({name: share for name, share in wanted.items() if share})
+    legend = np.asarray(Image.open("out/classes.legend.png"))
+    assert (legend == (255, 40, 40)).all(axis=2).any(), "the overlay's colour"
+
+
+def test_classes_and_palette_of_the_weights_are_used(work: Path) -> None:
+    weights = random_weights("fcn8s", widths=TINY, num_classes=2)
+    weights = Weights(dict(weights), {**weights.metadata, "classes": ["road", "sky"], "palette": [[9, 8, 7], [1, 2, 3]]})
+    segtwin_weights.write(weights, "two.safetensors")
+    assert run("predict", "two.safetensors", "in/a.png", "-o", "out", "--engine", "torch", "--json", "facts.json", "--quiet") == 0
+    mask = Image.open("out/a.mask.png")
+    assert set(np.unique(mask)) <= {0, 1}
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), np.array([(9, 8, 7), (1, 2, 3)])[np.asarray(mask)])
+    assert set(json.loads(Path("facts.json").read_text())[0]["classes"]) <= {"road", "sky"}
+    Path("colours.txt").write_text("#000000\n#102030\n")
+    assert run("predict", "two.safetensors", "in/a.png", "-o", "out2", "--engine", "torch", "--palette", "colours.txt", "--quiet") == 0
+    mask = Image.open("out2/a.mask.png")
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), np.array([(0, 0, 0), (16, 32, 48)])[np.asarray(mask)])
+
+
+def test_an_onnx_file_is_run_as_it_is(work: Path, monkeypatch, capsys) -> None:
+    """It is not read, rebuilt and exported again; its metadata says how inputs are made."""
+    mean, std = (0.5,), (0.5,)
+    stated = {**SMALL.metadata, "preprocessing": {"colour": "grey", "mean": mean, "std": std, "scale": 1 / 255, "bits": 8}}
+    model = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=Weights(dict(SMALL), stated))
+    segtwin_torch.export_onnx(model, "small.onnx")
+    monkeypatch.setattr(running, "start", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(running, "read_network", lambda *_: pytest.fail("read as weights"))
+    grey = random_grey(32, 48)
+    Image.fromarray(grey).save("g.png")
+    assert run("predict", "small.onnx", "g.png", "-o", "out", "--probability") == 0
+    out, err = capsys.readouterr()
+    assert out == "out: 1 of 1 images segmented by unet-small in onnxruntime\n"
+    assert err == ""
+    with torch.inference_mode():
+        want = model(torch.from_numpy(((grey / 255 - 0.5) / 0.5).astype(np.float32)[None, None])).numpy()[0]
+    np.testing.assert_allclose(np.load("out/g.probability.npy"), want, atol=1e-6)
+    assert run("predict", "small.onnx", "g.png", "-o", "out2", "--engine", "torch") == 2
+    assert capsys.readouterr().err.count("small.onnx: is an ONNX file, which --engine onnxruntime runs") == 1
+    Image.fromarray(grey[:30]).save("odd.png")
+    assert run("predict", "small.onnx", "odd.png", "-o", "out3") == 1
+    assert "30×48 pixels do not fit" in capsys.readouterr().err
+
+
+def foreign_onnx(path: str, height: int | str = "h", width: int | str = "w") -> None:
+    """Two classes: the first channel of the input, and 0."""
+    kernel = np.array([[1, 0, 0], [0, 0, 0]], np.float32).reshape(2, 3, 1, 1)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w0"], ["y"])],
+        "foreign",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 3, height, width])],
+        [onnx.helper.make_tensor_value_info("y", 1, ["n", 2, height, width])],
+        [onnx.numpy_helper.from_array(kernel, "w0")],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_a_foreign_onnx_file_is_run_with_what_is_stated(work: Path, capsys) -> None:
+    foreign_onnx("their.onnx")
+    assert run("predict", "their.onnx", "in/a.png", "-o", "none") == 2
+    assert "says neither its network nor how its inputs are made" in capsys.readouterr().err
+    stated = ("--colour", "bgr", "--mean", "100,0,0", "--scale", "1")
+    assert run("predict", "their.onnx", "in/a.png", "-o", "out", *stated, "--quiet") == 0
+    blue = np.asarray(Image.open("in/a.png"))[..., 2]
+    np.testing.assert_array_equal(np.asarray(Image.open("out/a.mask.png")), blue < 100)  # argmax takes the first of equals
+    foreign_onnx("fixed.onnx", 64, 48)
+    assert run("predict", "fixed.onnx", "in/a.png", "-o", "fixed", *stated, "--quiet") == 0
+    assert Path("fixed/a.mask.png").read_bytes() == Path("out/a.mask.png").read_bytes()
+    assert run("predict", "fixed.onnx", "in/b.png", "-o", "misfit", *stated) == 1
+    assert "fixed.onnx: takes images of 64×48 pixels alone, not 40×33" in capsys.readouterr().err
+    assert run("predict", "fixed.onnx", "in/b.png", "-o", "padded", "--pad", "reflect", *stated, "--quiet") == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("padded/b.mask.png")), np.asarray(Image.open("in/b.png")) < 100)
+
+
+def test_deep_images_floats_and_arrays(work: Path, capsys) -> None:
+    deep = (random_grey(32, 48).astype(np.uint16) << 4) + 7
+    Image.fromarray(deep).save("d.png")
+    Image.fromarray(deep.astype(np.float32) - 500).save("f.tif")
+    np.save("d.npy", deep)
+    want = probabilities_of("small.safetensors", (deep / 4095).astype(np.float32)[None, None])[0]
+    for image, options in (("d.png", ("--bits", 12)), ("d.npy", ("--bits", 12)), ("f.tif", ("--range", "-500,3595"))):
+        assert run("predict", "small.safetensors", image, "-o", "out", "--engine", "torch", "--probability", "--overwrite", "--quiet", *options) == 0
+        np.testing.assert_allclose(np.load(f"out/{image[0]}.probability.npy"), want, atol=1e-6)
+    assert run("predict", "small.safetensors", "f.tif", "-o", "none", "--engine", "torch") == 1
+    assert "f.tif: holds float values from" in capsys.readouterr().err
+    segtwin_weights.write(random_weights("fcn32s", widths=TINY, in_channels=6), "six.safetensors")
+    np.save("six.npy", np.random.RandomState(3).randint(0, 256, (32, 40, 6)).astype(np.uint8))
+    assert run("predict", "six.safetensors", "six.npy", "-o", "out", "--engine", "torch", "--quiet") == 0
+    scores = probabilities_of("six.safetensors", np.load("six.npy").astype(np.float32).transpose(2, 0, 1)[None])
+    np.testing.assert_array_equal(np.asarray(Image.open("out/six.mask.png")), scores[0].argmax(0))
+
+
+def test_the_engine_is_what_is_installed(monkeypatch) -> None:
+    for there, chosen in (
+        (["torch", "keras", "oracle"], "torch"),
+        (["keras", "onnxruntime", "oracle"], "keras"),
+        (["onnxruntime", "oracle"], "oracle"),
+    ):
+        monkeypatch.setattr(running, "available_engines", lambda there=there: there)
+        assert running.choose_engine("auto", False, "w") == chosen
+    with pytest.raises(click.ClickException, match=r"needs torch or keras to export w; pip install 'segtwin\[torch\]'"):
+        running.choose_engine("onnxruntime", False, "w")
+
+
+def test_numpy_computes_it_too(work: Path) -> None:
+    for engine in ("torch", "oracle"):
+        assert run("predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet") == 0
+    np.testing.assert_allclose(np.load("oracle/a.probability.npy"), np.load("torch/a.probability.npy"), atol=1e-6)

@@ -77,7 +77,7 @@ def predict(
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Segment IMAGES (files, or folders of them) with the network whose WEIGHTS are given: a file of weights, or an ONNX file, which is run as it is."""
+    """Segment IMAGES (files, or folders of them) with the network of WEIGHTS: a file of weights, or an ONNX file, which is run as it is."""
     if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
         raise click.ClickException("--range is LOW,HIGH, the smaller number first")
     folder = Path(output)
@@ -168,7 +168,7 @@ def collect(images: tuple[str, ...], recursive: bool = False) -> dict[Path, Path
 
 
 def plan(found: dict[Path, Path], folder: Path, probability: bool, overwrite: bool) -> dict[Path, dict[str, Path]]:
-    """Image → {"mask": …, "overlay": …, "probability": …}, what is written for it. Images that differ in their endings alone keep them: a.jpg.mask.png.
+    """Image → {"mask": …, "overlay": …, "probability": …}, what is written for it. Names that differ in the ending alone keep it: a.jpg.mask.png.
 
     Raises:
         click.ClickException: two images would be written to one file, or a file is there already.

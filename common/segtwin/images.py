@@ -7,10 +7,11 @@ reads colour JPEGs only. What other files hold is converted, and said.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +23,8 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "MPO", "TGA", "PCX", "SGI", "AVIF")
 """What is read, by Pillow's names. Formats that run another program (PostScript) or hold no picture are not among them."""
 ENDINGS = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".gif", ".webp", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k",
-    ".mpo", ".tga", ".pcx", ".sgi", ".avif", ".npy",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".gif", ".webp", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+    ".j2k", ".mpo", ".tga", ".pcx", ".sgi", ".avif", ".npy",
 )  # fmt: skip
 """Endings of files that a folder's images have; .npy holds an array H×W×C."""
 STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
@@ -60,6 +61,8 @@ class Page:
     """Low bytes of 16-bit colours, of which `raw` has the high ones."""
     deep: bool = False
     """The values have 16 bits, of which `raw` has the high bytes."""
+    told: set[str] = field(default_factory=set)
+    """What was said of earlier pages of the file: a stack says it once."""
 
     def values(self, channels: int = 3, bits: int | None = None, value_range: tuple[float, float] | None = None) -> np.ndarray:
         """H×W×channels, values 0..255: uint8 as the file has them, or float32 where they had more bits or another range.
@@ -79,7 +82,9 @@ class Page:
             array = _grey(array)
         elif channels == 3 and array.shape[2] == 1:
             array = np.repeat(array, 3, axis=2)
-        if said:
+        kind = re.sub(r"\d+", "", "; ".join(said))
+        if said and kind not in self.told:
+            self.told.add(kind)
             warnings.warn(f"{self.name}: {'; '.join(said)}", Converted, stacklevel=3)
         return array
 
@@ -134,7 +139,7 @@ class Page:
         if channels == 1 and array.ndim == 2:
             array = array[..., np.newaxis]
         name = "" if self.name == "image" else f"{self.name}: "
-        if array.dtype.kind not in "uif" or array.dtype == np.int64 and not array.size:
+        if array.dtype.kind not in "uif" or (array.dtype == np.int64 and not array.size):
             raise ImageError(f"{name}an array of {array.dtype} is no image; give one of uint8, uint16 or float32")
         if array.ndim != 3 or array.shape[2] != channels or not array.size:
             what = "a grey image array is H×W" if channels == 1 else f"an image array is H×W×{channels}"
@@ -155,7 +160,9 @@ def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[f
             raise ImageError(f"{name}: the range {low:g},{high:g} is empty; the first number is the one that becomes 0")
         outside = int(np.count_nonzero((array < low) | (array > high)))
         if outside:
-            said.append(f"{outside} of {array.size} values lie outside {low:g}..{high:g} and were cut off; they reach from {smallest:g} to {largest:g}")
+            said.append(
+                f"{outside} of {array.size} values lie outside {low:g}..{high:g} and were cut off; they reach from {smallest:g} to {largest:g}"
+            )
         return ((np.clip(array.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.float32)
     if bits is None:
         if array.dtype != np.uint16:
@@ -181,7 +188,7 @@ def _grey(array: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Around calls of Pillow: whatever its decoders raise is the image's fault, but for errors of the file system. Nothing of ours is raised inside."""
+    """Around calls of Pillow: what its decoders raise is the image's fault, but for the file system's errors. Nothing of ours is raised inside."""
     try:
         yield
     except UnidentifiedImageError:
@@ -254,6 +261,7 @@ def pages(image: ImageLike) -> Iterator[Page]:
     with opened:
         with _decoding(name):
             numbers = _page_numbers(opened)
+        told: set[str] = set()
         for number in numbers:
             title = name if len(numbers) == 1 else f"{name}, page {numbers.index(number) + 1}"
             with _decoding(title if len(numbers) > 1 else name):
@@ -261,7 +269,7 @@ def pages(image: ImageLike) -> Iterator[Page]:
                 deep = _two_bytes(opened)
                 opened.load()
                 low = _low_bytes(name, number) if deep else None
-            yield Page(title, opened, low, deep)
+            yield Page(title, opened, low, deep, told)
 
 
 def _two_bytes(image: Image.Image) -> bool:
@@ -373,4 +381,4 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
 def own_output(path: str | os.PathLike[str]) -> bool:
     """Whether a file has the name of a mask, an overlay or probabilities that `segtwin predict` wrote."""
     parts = Path(path).name.lower().rsplit(".", 2)
-    return len(parts) == 3 and (parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif") or parts[1:] == ["probability", "npy"])
+    return len(parts) == 3 and ((parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif")) or parts[1:] == ["probability", "npy"])
