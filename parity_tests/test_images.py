@@ -1,6 +1,8 @@
 """Images of more than 8 bits, of several pages, of other channels; labels of two values. The right values come from numpy and OpenCV."""
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -203,3 +205,61 @@ def test_binary_labels(here: Path) -> None:
 def test_own_outputs_are_known_by_name() -> None:
     own = ["a.mask.png", "b/a.overlay.png", "a.mask.tif", "a.jpg.overlay.tif", "a.probability.npy", "classes.legend.png"]
     assert [name for name in [*own, "mask.png", "a.png", "my.masks.png", "a.mask.jpg"] if own_output(name)] == own
+
+
+def write_tiff(name: str, values: np.ndarray, planar: bool = False, deflate: bool = False, order: str = "<") -> None:
+    """H×W×C as strips of two rows, as section 2 of the TIFF specification says, with struct."""
+    height, width, bands = values.shape
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    planes = [values[..., at : at + 1] for at in range(bands)] if planar else [values]
+    strips = [plane[y : y + 2].astype(values.dtype.newbyteorder(order)).tobytes() for plane in planes for y in range(0, height, 2)]
+    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
+    data, offsets = b"", []
+    for strip in strips:
+        offsets.append(8 + len(data))
+        data += strip
+    bits = values.dtype.itemsize * 8
+    fields = {256: [width], 257: [height], 258: [bits] * bands, 259: [8 if deflate else 1], 262: [1], 273: offsets, 277: [bands], 278: [2]}
+    fields |= {279: list(map(len, strips)), 284: [2 if planar else 1], 338: [0] * (bands - 1), 339: [kind] * bands}
+    directory, after = struct.pack(order + "H", len(fields)), b""
+    end = 8 + len(data) + 2 + 12 * len(fields) + 4
+    for tag, numbers in fields.items():
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        place = packed if len(packed) == 4 else struct.pack(order + "I", end + len(after))
+        after += packed if len(packed) > 4 else b""
+        directory += struct.pack(order + "HHI", tag, 4, len(numbers)) + place
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(data))
+    Path(name).write_bytes(head + data + directory + bytes(4) + after)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("planar", [False, True])
+def test_tiffs_of_several_bands(here: Path, planar: bool, deflate: bool, order: str) -> None:
+    values = RANDOM.randint(0, 4096, (5, 4, 6)).astype(np.uint16)
+    write_tiff("six.tif", values, planar, deflate, order)
+    got = segtwin.preprocess("six.tif", segtwin.Preprocessing(bits=12), in_channels=6)
+    np.testing.assert_allclose(got[0], values.transpose(2, 0, 1) * 255.0 / 4095, rtol=1e-6)
+    write_tiff("five.tif", (values[..., :5] >> 4).astype(np.uint8), planar, deflate, order)
+    got = segtwin.preprocess("five.tif", segtwin.Preprocessing(), in_channels=5)
+    np.testing.assert_array_equal(got[0], (values[..., :5] >> 4).transpose(2, 0, 1))
+    colours = RANDOM.rand(5, 4, 3).astype(np.float32)
+    write_tiff("float.tif", colours, planar, deflate, order)
+    np.testing.assert_allclose(segtwin.read_image("float.tif", value_range=(0, 1)), colours * 255, rtol=1e-5)
+    with pytest.raises(segtwin.ImageError, match=r"float\.tif: holds float values"):
+        segtwin.read_image("float.tif")
+    with pytest.raises(segtwin.ImageError, match=r"six\.tif: .*H×W×3"):
+        segtwin.read_image("six.tif")
+    whole = Path("six.tif").read_bytes()
+    for length in (6, 40, len(whole) // 2, len(whole) - 4):
+        Path("six.tif").write_bytes(whole[:length])
+        with pytest.raises(segtwin.ImageError, match=r"six\.tif: "):
+            segtwin.preprocess("six.tif", segtwin.Preprocessing(bits=12), in_channels=6)
+
+
+def test_tiffs_of_opencv_with_four_bands(here: Path) -> None:
+    """Four 16-bit bands, by another writer."""
+    values = RANDOM.randint(0, 65536, (20, 30, 4)).astype(np.uint16)
+    assert cv2.imwrite("four.tif", values[..., [2, 1, 0, 3]])
+    got = segtwin.preprocess("four.tif", segtwin.Preprocessing(bits=16), in_channels=4)
+    np.testing.assert_allclose(got[0], values.transpose(2, 0, 1) * 255.0 / 65535, rtol=1e-6)

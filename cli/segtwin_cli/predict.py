@@ -23,7 +23,8 @@ from segtwin.palette import read_palette
 
 from segtwin_cli import running
 from segtwin_cli.convert import read_names
-from segtwin_cli.engines import available_engines
+from segtwin_cli.engines import ENGINES, available_engines
+from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, legend, picture_of_page
 from segtwin_cli.preprocessing_options import Numbers, preprocessing_options
 from segtwin_cli.running import Running, choose_engine, colours_of, is_onnx, names_of
@@ -39,7 +40,7 @@ LEGEND = "classes.legend.png"
 @click.argument("images", type=click.Path(), nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="The folder to write to.")
 @click.option(
-    "--engine", type=click.Choice(["auto", *available_engines()]), default="auto", show_default=True,
+    "--engine", type=click.Choice(["auto", *ENGINES]), metavar=f"[{'|'.join(['auto', *available_engines()])}]", default="auto", show_default=True,
     help="What computes the network; auto: ONNX Runtime for an ONNX file, else PyTorch, Keras or numpy, what is installed.",
 )  # fmt: skip
 @click.option("--network", "row", type=click.Choice(list(segtwin.architectures.ROWS)), help="The network, where the file does not say it.")
@@ -80,6 +81,7 @@ def predict(
     """Segment IMAGES (files, or folders of them) with the network of WEIGHTS: a file of weights, or an ONNX file, which is run as it is."""
     if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
         raise click.ClickException("--range is LOW,HIGH, the smaller number first")
+    require(engine, purpose=f"--engine {engine}")
     folder = Path(output)
     found = collect(images, recursive)
     targets = plan(found, folder, probability, overwrite)
@@ -93,6 +95,7 @@ def predict(
     console = errors()
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
     reports: list[dict[str, Any]] = []
+    facts: Any = reports
     with ExitStack() as stack, steps(2 + len(found), quiet) as step:
         if onnx:
             step(f"reading {weights}")
@@ -122,7 +125,7 @@ def predict(
     failures = [report["reason"] for report in reports if report["status"] == "failed"]
     if network.facts.get("synthetic"):
         click.secho(f"{weights}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
-    if write_json(reports, json_file) and not quiet:
+    if write_json(facts, json_file) and not quiet:
         for report in reports:
             if report["status"] == "ok" and len(reports) > 1:
                 click.echo(f"{report['image']}: {report['ms']:.0f} ms")

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from segtwin import tiff
+
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "MPO", "TGA", "PCX", "SGI", "AVIF")
@@ -234,6 +236,9 @@ def page_count(image: ImageLike) -> int:
     if isinstance(image, np.ndarray) or _is_array(image):
         array = _load_array(image)
         return len(array) if array.ndim == 4 else 1
+    if _is_of_bands(os.fspath(image)):
+        with _decoding(os.fspath(image)):
+            return len(tiff.directories(os.fspath(image)))
     with _decoding(os.fspath(image)), _open(os.fspath(image)) as opened:
         return len(_page_numbers(opened))
 
@@ -256,6 +261,14 @@ def pages(image: ImageLike) -> Iterator[Page]:
         yield Page("image", image, deep=deep)
         return
     name = os.fspath(image)
+    if _is_of_bands(name):
+        banded = tiff.pages(name)
+        banded_told: set[str] = set()
+        for _ in range(page_count(name)):
+            with _decoding(name):
+                page = next(banded)
+            yield Page(name, page, told=banded_told)
+        return
     with _decoding(name):
         opened = _open(name)
     with opened:
@@ -281,17 +294,32 @@ def _low_bytes(name: str, number: int) -> np.ndarray | None:
     """The low bytes of 16-bit colours: the file decoded again, with the order of the two bytes turned around."""
     with _open(name) as again:
         again.seek(number)
+        opened: Any = again
         tiles = []
-        for tile in again.tile:
+        for tile in opened.tile:
             mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
             colours, _, order = str(mode).partition(";")
             if order not in OTHER_BYTE or colours not in ("RGB", "RGBA", "RGBX"):
                 return None
             turned = f"{colours};{OTHER_BYTE[order]}"
             tiles.append(tile._replace(args=(turned, *others) if isinstance(tile.args, tuple) else turned))
-        again.tile = tiles
+        opened.tile = tiles
         again.load()
         return np.array(again)
+
+
+def _is_of_bands(name: str) -> bool:
+    """Whether a file is a TIFF of a kind that Pillow does not know."""
+    with _decoding(name):
+        if not tiff.is_tiff(name):
+            return False
+        if tiff.beyond_pillow(name):
+            return True
+        try:
+            _open(name).close()
+        except UnidentifiedImageError:
+            return True
+        return False
 
 
 def _is_array(image: Any) -> bool:
