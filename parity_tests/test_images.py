@@ -263,3 +263,24 @@ def test_tiffs_of_opencv_with_four_bands(here: Path) -> None:
     assert cv2.imwrite("four.tif", values[..., [2, 1, 0, 3]])
     got = segtwin.preprocess("four.tif", segtwin.Preprocessing(bits=16), in_channels=4)
     np.testing.assert_allclose(got[0], values.transpose(2, 0, 1) * 255.0 / 65535, rtol=1e-6)
+
+
+def test_a_pgm_states_its_range(here: Path) -> None:
+    values = np.array([[0, 4095, 2000]], ">u2")
+    Path("p.pgm").write_bytes(b"P5 3 1 4095\n" + values.tobytes())
+    for bits in (None, 12):
+        got = segtwin.read_image("p.pgm", grey=True, bits=bits)
+        np.testing.assert_allclose(got[..., 0], values * 255.0 / 4095, atol=0.004)  # Pillow rounds to 16 bits
+    with pytest.raises(segtwin.ImageError, match=r"p\.pgm: the file's header states its range"):
+        segtwin.read_image("p.pgm", grey=True, value_range=(0, 100))
+
+
+def test_deep_colours_with_alpha(here: Path) -> None:
+    values = RANDOM.randint(0, 65536, (7, 5, 4)).astype(np.uint16)
+    assert cv2.imwrite("rgba.png", values[..., [2, 1, 0, 3]])
+    with pytest.warns(segtwin.Converted, match="the alpha channel is dropped"):
+        got = segtwin.read_image("rgba.png", bits=16)
+    np.testing.assert_allclose(got, values[..., :3] * 255.0 / 65535, rtol=1e-6)
+    with pytest.warns(segtwin.Converted, match=r"became grey, 0\.299 R"):
+        grey = segtwin.read_image("rgba.png", grey=True, bits=16)
+    np.testing.assert_allclose(grey[..., 0], values[..., :3] @ [0.299, 0.587, 0.114] * 255 / 65535, rtol=1e-5)

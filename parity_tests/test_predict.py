@@ -416,3 +416,14 @@ def test_numpy_computes_it_too(work: Path) -> None:
     for engine in ("torch", "oracle"):
         assert run("predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet") == 0
     np.testing.assert_allclose(np.load("oracle/a.probability.npy"), np.load("torch/a.probability.npy"), atol=1e-6)
+
+
+def test_a_stack_that_does_not_fit_leaves_nothing(work: Path, capsys) -> None:
+    first, second = Image.fromarray(random_grey(32, 48)), Image.fromarray(random_grey(30, 48))
+    first.save("late.tif", save_all=True, append_images=[second])
+    second.save("early.tif", save_all=True, append_images=[first])
+    assert run("predict", "small.safetensors", "late.tif", "early.tif", "-o", "out", "--engine", "torch") == 1
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")]
+    assert len(failed) == 2
+    assert all("30×48 pixels do not fit" in line for line in failed)
+    assert not list(Path("out").iterdir())

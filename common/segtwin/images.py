@@ -79,6 +79,10 @@ class Page:
         """
         said: list[str] = []
         array = self._array(channels, said)
+        if array.dtype == np.int32 and getattr(self.raw, "format", None) == "PPM":  # its header states the largest value, which Pillow makes 65535
+            if value_range is not None:
+                raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
+            array, bits = array.astype(np.uint16), 16
         array = _scaled(array, self.name, None if bits == 8 else bits, value_range, said)
         if channels == 1 and array.shape[2] == 3:
             array = _grey(array)

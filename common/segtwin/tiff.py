@@ -52,8 +52,11 @@ def directories(path: str) -> list[dict[int, tuple[int, ...]]]:
 
 
 def beyond_pillow(path: str) -> bool:
-    """Whether the first page has bands that Pillow refuses or takes for one band: more than four, of 32 bits or floats, or deep ones one after another."""
-    fields = next(iter(directories(path)), {})
+    """Whether the first page has bands that Pillow refuses or takes for one band: more than four, 32 bits, floats, deep planes."""
+    try:
+        fields = next(iter(directories(path)), {})
+    except ValueError:  # it is Pillow's to say what is wrong
+        return False
     bands, bits = fields.get(BANDS, (1,))[0], fields.get(BITS, (1,))[0]
     return bands > 4 or (bands > 1 and (bits > 16 or fields.get(FORMAT, (1,))[0] == 3 or (bits > 8 and fields.get(PLANAR, (1,))[0] == 2)))
 
