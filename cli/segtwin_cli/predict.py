@@ -1,56 +1,62 @@
 """`segtwin predict`: masks and overlays of images and folders.
 
-For each image NAME it writes NAME.mask.png and NAME.overlay.png, and on request NAME.probability.npy. A mask is a palette PNG whose indices are the
-classes, as PASCAL VOC's; networks of one or two classes write 0 and 255. Nothing is resized: a mask has the rows and columns of its image.
+For each image NAME it writes NAME.mask.png and NAME.overlay.png, and on request NAME.probability.npy; for a file of several pages NAME.mask.tif and
+NAME.overlay.tif, a page each. A mask is a palette image whose indices are the classes, as PASCAL VOC's; that of one class, or of two, holds 0 and 1,
+shown black and white. Nothing is resized: a mask has the rows and columns of its image.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from importlib.util import find_spec
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import segtwin
-import segtwin_weights
-from PIL import Image
-from segtwin import Row
+from PIL import Image, TiffImagePlugin
 from segtwin.files import whole
-from segtwin.palette import voc_palette
-from segtwin_weights import Dimensions, Weights
+from segtwin.images import ENDINGS, ImageError, own_output, page_count, pages
+from segtwin.palette import read_palette
 
-from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli import running
+from segtwin_cli.convert import read_names
+from segtwin_cli.engines import ENGINES, available_engines
 from segtwin_cli.extras import require
-from segtwin_cli.pictures import best_class, picture_of
-from segtwin_cli.terminal import overwrite_option, quiet_option, steps
+from segtwin_cli.pictures import best_class, legend, picture_of_page
+from segtwin_cli.preprocessing_options import Numbers, preprocessing_options
+from segtwin_cli.running import Running, choose_engine, colours_of, is_onnx, names_of
+from segtwin_cli.terminal import errors, json_option, quiet_option, refuse_to_replace, refuse_to_replace_json, steps, write_json
 
-ENGINES = ("onnxruntime", "torch", "keras")
-LATER = ("opencv", "openvino")
-FOREGROUND = (255, 40, 40)
-"""Colour of the one class in an overlay of 0 and 255."""
 TINT = 0.5
 """Share of the class's colour in an overlay."""
-
-Network = Callable[[np.ndarray], np.ndarray]
-"""N×C×H×W → N×classes×H×W."""
+LEGEND = "classes.legend.png"
 
 
 @click.command()
 @click.argument("weights", type=click.Path())
 @click.argument("images", type=click.Path(), nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="The folder to write to.")
-@click.option("--engine", type=click.Choice([*ENGINES, *LATER]), default="onnxruntime", show_default=True, help="What computes the network.")
+@click.option(
+    "--engine", type=click.Choice(["auto", *ENGINES]), metavar=f"[{'|'.join(['auto', *available_engines()])}]", default="auto", show_default=True,
+    help="What computes the network; auto: ONNX Runtime for an ONNX file, else PyTorch, Keras or numpy, what is installed.",
+)  # fmt: skip
 @click.option("--network", "row", type=click.Choice(list(segtwin.architectures.ROWS)), help="The network, where the file does not say it.")
 @click.option(
     "--pad", type=click.Choice(["reflect"]), help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result."
 )
 @click.option("--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Probability from which on a single class is there.")
-@click.option("--probability", is_flag=True, help="Write the probabilities of all classes too, C×H×W float32.")
-@overwrite_option
+@click.option("--probability", is_flag=True, help="Write the probabilities of all classes too, C×H×W float32 (N×C×H×W of a stack).")
+@preprocessing_options
+@click.option("--range", "value_range", type=Numbers(), help="LOW,HIGH: the values that become 0 and 255, of float and 32-bit images.")
+@click.option("--classes", "class_file", type=click.Path(), help="Text file of the classes' names, one a line.")
+@click.option("--palette", help="Colours of the classes: voc, or a file of a colour (#rrggbb or r g b) a line.")
+@click.option("--legend", "with_legend", is_flag=True, help=f"Write {LEGEND}: names and colours of the classes found.")
+@click.option("--recursive", is_flag=True, help="Take the images in the folders' folders too; the output has the same folders.")
+@json_option
 @quiet_option
 def predict(
     weights: str,
@@ -62,41 +68,68 @@ def predict(
     tile: int,
     threshold: float,
     probability: bool,
+    stated: dict[str, Any],
+    value_range: tuple[float, ...] | None,
+    class_file: str | None,
+    palette: str | None,
+    with_legend: bool,
+    recursive: bool,
+    json_file: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Segment IMAGES (files, or folders of them) with the network whose WEIGHTS are given."""
-    if engine in LATER:
-        raise click.ClickException(f"{engine} is not an engine of this version; use {', '.join(ENGINES)}")
+    """Segment IMAGES (files, or folders of them) with the network of WEIGHTS: a file of weights, or an ONNX file, which is run as it is."""
+    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+        raise click.ClickException("--range is LOW,HIGH, the smaller number first")
     require(engine, purpose=f"--engine {engine}")
-    paths = collect(images)
-    targets = plan(paths, Path(output), probability, overwrite)
-    failures: list[str] = []
-    with steps(2 + len(paths), quiet) as step:
-        step(f"reading {weights}")
-        loaded, found = read_network(weights, row)
-        network_row = segtwin.get_architecture(found)
-        size = segtwin_weights.dimensions(loaded, network_row)
-        if size.num_classes > 256:
-            raise click.ClickException(f"{weights}: has {size.num_classes} classes; a mask is an image of at most 256")
-        step(f"starting {engine}")
-        with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
-            network = start(engine, network_row, size, loaded, Path(folder))
-            colours = np.array(loaded.metadata.get("palette", voc_palette()), np.uint8)
-            synthetic = loaded.metadata.get("synthetic")
-            del loaded
-            for path in paths:
-                step(str(path))
-                try:
-                    data = segtwin.preprocess(path, network_row, size.in_channels)
-                    result = probabilities(network, network_row, data, pad, tile, always=probability)
-                    write(result, path, targets[path], size.num_classes, threshold, colours, probability)
-                except Exception as error:  # the engines' own, out of memory among them, have no class in common; the other images are worth doing
-                    failures.append(describe(path, error))
-    if synthetic:
+    folder = Path(output)
+    found = collect(images, recursive)
+    targets = plan(found, folder, probability, overwrite)
+    if with_legend:
+        refuse_to_replace(str(folder / LEGEND), overwrite)
+    refuse_to_replace_json(json_file, overwrite)
+    onnx = is_onnx(weights)
+    engine = choose_engine(engine, onnx, weights)
+    given_names = None if class_file is None else read_names(class_file)
+    given_palette = None if palette is None else read_palette(palette)
+    console = errors()
+    say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
+    reports: list[dict[str, Any]] = []
+    facts: Any = reports
+    with ExitStack() as stack, steps(2 + len(found), quiet) as step:
+        if onnx:
+            step(f"reading {weights}")
+            step(f"starting {engine}")
+            network = running.start_onnx(weights, row, stated, say)
+        else:
+            network = running.start_weights(weights, engine, row, stated, say, step, stack)
+        colours = colours_of(network.facts, given_palette, network.num_classes)
+        names = names_of(network.facts, given_names, network.num_classes)
+        for path in found:
+            step(str(path))
+            begun = time.perf_counter()
+            report: dict[str, Any] = {"image": str(path), "status": "ok", "reason": None}
+            try:
+                bits = stated.get("bits", network.preprocessing.bits)
+                shares = segment(network, path, targets[path], bits, value_range, pad, tile, threshold, colours, probability)
+                counts = shares.pop("counts")
+                report |= shares | {"classes": {names[at]: float(count / counts.sum()) for at, count in enumerate(counts) if count}}
+                report["outputs"] = {kind: str(file) for kind, file in targets[path].items()}
+            except Exception as error:  # the engines' own, out of memory among them, have no class in common; the other images are worth doing
+                report |= {"status": "failed", "reason": describe(path, error)}
+            reports.append(report | {"ms": round(1000 * (time.perf_counter() - begun), 1)})
+    present = {name for report in reports for name in report.get("classes", {})}
+    if with_legend and present:
+        with whole(folder / LEGEND) as draft:
+            legend([(name, tuple(colours[1][at])) for at, name in enumerate(names) if name in present]).save(draft)
+    failures = [report["reason"] for report in reports if report["status"] == "failed"]
+    if network.facts.get("synthetic"):
         click.secho(f"{weights}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
-    if not quiet:
-        click.echo(f"{output}: {len(paths) - len(failures)} of {len(paths)} images segmented by {network_row.name} in {engine}")
+    if write_json(facts, json_file) and not quiet:
+        for report in reports:
+            if report["status"] == "ok" and len(reports) > 1:
+                click.echo(f"{report['image']}: {report['ms']:.0f} ms")
+        click.echo(f"{output}: {len(found) - len(failures)} of {len(found)} images segmented by {network.name} in {network.engine}")
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
@@ -113,122 +146,144 @@ def describe(path: Path, error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------------------------- files in and out
 
 
-def collect(images: tuple[str, ...]) -> list[Path]:
-    """The files given, and those in the folders given that have an image's ending.
+def collect(images: tuple[str, ...], recursive: bool = False) -> dict[Path, Path]:
+    """Image → the folder of its output, seen from the output's: the files given, and those in the folders given that have an image's ending and are
+    no masks or overlays that were written here.
 
     Raises:
         click.ClickException: there is no such file, or no image in a folder.
     """
-    paths: list[Path] = []
-    endings = set(Image.registered_extensions())
+    found: dict[Path, Path] = {}
     for name in images:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in endings and one.is_file())
+            candidates = path.rglob("*") if recursive else path.iterdir()
+            inside = sorted(one for one in candidates if one.suffix.lower() in ENDINGS and one.is_file() and not own_output(one))
             if not inside:
                 raise click.ClickException(f"{name}: the folder holds no image")
-            paths += inside
+            for one in inside:
+                found.setdefault(one, one.parent.relative_to(path))
         elif path.exists():
-            paths.append(path)
+            found.setdefault(path, Path())
         else:
             raise click.ClickException(f"{name}: there is no such file or folder")
-    return list(dict.fromkeys(paths))
+    return found
 
 
-def plan(paths: list[Path], folder: Path, probability: bool, overwrite: bool) -> dict[Path, dict[str, Path]]:
-    """Image → {"mask": …, "overlay": …, "probability": …}, what is written for it.
+def plan(found: dict[Path, Path], folder: Path, probability: bool, overwrite: bool) -> dict[Path, dict[str, Path]]:
+    """Image → {"mask": …, "overlay": …, "probability": …}, what is written for it. Names that differ in the ending alone keep it: a.jpg.mask.png.
 
     Raises:
         click.ClickException: two images would be written to one file, or a file is there already.
     """
-    endings = {"mask": ".mask.png", "overlay": ".overlay.png"} | ({"probability": ".probability.npy"} if probability else {})
-    targets = {path: {kind: folder / (path.stem + ending) for kind, ending in endings.items()} for path in paths}
+    together: dict[Path, set[str]] = {}
+    for path, place in found.items():
+        together.setdefault(folder / place / path.stem, set()).add(path.name)
+    targets: dict[Path, dict[str, Path]] = {}
     owners: dict[Path, Path] = {}
-    for path, files in targets.items():
-        other = owners.setdefault(files["mask"], path)
+    for path, place in found.items():
+        stem = path.stem if len(together[folder / place / path.stem]) == 1 else path.name
+        ending = "tif" if is_stack(path) else "png"
+        files = {"mask": f"{stem}.mask.{ending}", "overlay": f"{stem}.overlay.{ending}"}
+        if probability:
+            files["probability"] = f"{stem}.probability.npy"
+        targets[path] = {kind: folder / place / name for kind, name in files.items()}
+        other = owners.setdefault(folder / place / stem, path)
         if other != path:
-            raise click.ClickException(f"{other} and {path}: both would be written to {files['mask']}; segment them into two folders")
+            raise click.ClickException(f"{other} and {path}: both would be written to {targets[path]['mask']}; segment them into two folders")
+    inputs = {path.resolve() for path in found}
     for file in (file for files in targets.values() for file in files.values()):
+        if file.exists() and file.resolve() in inputs:
+            raise click.ClickException(f"{file}: is one of the images; choose another folder")
         if file.exists() and not overwrite:
             raise click.ClickException(f"{file}: exists already; choose another folder or add --overwrite")
     return targets
 
 
-def write(result: np.ndarray, image: Path, files: dict[str, Path], classes: int, threshold: float, colours: np.ndarray, probability: bool) -> None:
-    """Mask and overlay of one image, and its probabilities; each file appears whole or not at all.
-
-    Args:
-        result: classes×H×W, probabilities, or scores where nobody asked for probabilities.
-        image: the file it was made of.
-        files: of `plan`.
-        classes: of the network.
-        threshold: for a single class.
-        colours: of the classes, n×3 uint8.
-        probability: write them.
-    """
-    (labels,) = best_class(result[np.newaxis], threshold)
-    if classes <= 2:
-        mask, paint = Image.fromarray(labels * 255), np.array([(0, 0, 0), FOREGROUND], np.uint8)
-    else:
-        mask, paint = Image.fromarray(labels), colours
-        mask.putpalette(colours.tobytes())
-    pixels = picture_of(image)
-    tinted = np.rint((1 - TINT) * pixels + TINT * paint[labels]).astype(np.uint8)
-    overlay = Image.fromarray(np.where((labels != 0)[..., np.newaxis], tinted, pixels))
-    with whole(files["mask"]) as draft:
-        mask.save(draft)
-    with whole(files["overlay"]) as draft:
-        overlay.save(draft)
-    if probability:
-        with whole(files["probability"]) as draft:
-            np.save(draft, result.astype(np.float32))
+def is_stack(path: Path) -> bool:
+    """Whether a file holds more than one image; one that cannot be read is told of when it is its turn."""
+    try:
+        return page_count(path) > 1
+    except (ImageError, OSError):
+        return False
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- computing
+def segment(
+    network: Running,
+    path: Path,
+    files: dict[str, Path],
+    bits: int,
+    value_range: tuple[float, ...] | None,
+    pad: str | None,
+    tile: int,
+    threshold: float,
+    colours: tuple[np.ndarray, np.ndarray],
+    probability: bool,
+) -> dict[str, Any]:
+    """Segment the pages of a file, one at a time, and write what `plan` says. Returns pages, width, height and the classes' counts of pixels."""
+    span = None if value_range is None else (value_range[0], value_range[1])
+    counts = np.zeros(256, np.int64)
+    number = 0
+    with writing(files, page_count(path)) as put:
+        for page in pages(path):
+            values = page.values(network.in_channels, bits, span)
+            data = network.preprocessing.for_channels(network.in_channels).apply(values[np.newaxis])
+            result = network.probabilities(data, pad, tile, always=probability)
+            if len(result) > 256:
+                raise ValueError(f"{network.file}: gives {len(result)} classes; a mask is an image of at most 256")
+            picture = picture_of_page(page, network.in_channels, bits, span)
+            counts += put(result, picture, threshold, colours, probability)
+            number += 1
+            height, width = result.shape[1:]
+    return {"width": width, "height": height, "pages": number, "counts": counts}
 
 
-def probabilities(network: Network, row: Row, data: np.ndarray, pad: str | None, tile: int, always: bool) -> np.ndarray:
-    """classes×H×W of one image: what the network gives, scores made probabilities (softmax) if `always`.
+@contextmanager
+def writing(files: dict[str, Path], count: int) -> Iterator[Callable[..., np.ndarray]]:
+    """A function that writes mask, overlay and probabilities of the next page. The files appear whole, all of them, or not at all."""
+    with ExitStack() as stack:
+        drafts = {kind: stack.enter_context(whole(file)) for kind, file in files.items()}
+        stacks: dict[str, Any] = {}
+        if count > 1:
+            inner = stack.enter_context(ExitStack())
+            stacks = {kind: inner.enter_context(TiffImagePlugin.AppendingTiffWriter(str(drafts[kind]), new=True)) for kind in ("mask", "overlay")}
+        kept: dict[str, np.ndarray] = {}
+        number = 0
 
-    Raises:
-        ValueError: the image does not fit the network.
-    """
-    height, width = data.shape[2:]
-    if row.name == "unet-paper":
-        result = segtwin.overlap_tile(network, data, tile)
-    elif pad is None:
-        try:
-            row.check_size(height, width)
-        except ValueError as error:
-            raise ValueError(f"{error} (or add --pad reflect)") from None
-        result = network(data)
-    else:
-        rows, columns = (segtwin.tiles.mirrored(0, row.legal_size(size), size) for size in (height, width))
-        result = network(np.ascontiguousarray(data[:, :, rows[:, np.newaxis], columns]))[:, :, :height, :width]
-    if always and row.output != "probability":
-        powers = np.exp(result - result.max(axis=1, keepdims=True))
-        result = powers / powers.sum(axis=1, keepdims=True)
-    return result[0]
+        def put(result: np.ndarray, picture: np.ndarray, threshold: float, colours: tuple[np.ndarray, np.ndarray], probability: bool) -> np.ndarray:
+            nonlocal number
+            (labels,) = best_class(result[np.newaxis], threshold)
+            for kind, image in (("mask", mask_of(labels, colours[0])), ("overlay", overlay_of(labels, picture, colours[1]))):
+                if stacks:
+                    image.save(stacks[kind], format="TIFF")
+                    stacks[kind].newFrame()
+                else:
+                    image.save(drafts[kind])
+            if probability and count == 1:
+                np.save(drafts["probability"], result.astype(np.float32))
+            elif probability:
+                if not kept:
+                    shape = (count, *result.shape)
+                    kept["all"] = np.lib.format.open_memmap(drafts["probability"], mode="w+", dtype=np.float32, shape=shape)
+                if kept["all"].shape[1:] != result.shape:
+                    raise ValueError("the pages differ in size; probabilities are written of equally large ones")
+                kept["all"][number] = result
+                kept["all"].flush()  # type: ignore[attr-defined]
+            number += 1
+            return np.bincount(labels.ravel(), minlength=256)
+
+        yield put
+        kept.clear()
 
 
-def start(engine: str, row: Row, size: Dimensions, weights: Weights, folder: Path) -> Network:
-    """The network in an engine. ONNX Runtime gets the export of whichever framework is installed, kept in `folder`."""
-    if engine == "onnxruntime":
-        import onnxruntime
+def mask_of(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """A palette image whose indices are the classes."""
+    mask = Image.fromarray(labels)
+    mask.putpalette(colours.tobytes())
+    return mask
 
-        twin = framework_twin("torch" if find_spec("torch") else "keras")
-        twin.export_onnx(twin.build(row.name, **size._asdict(), weights=weights), folder / "network.onnx")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
-        return lambda data: session.run(None, {row.input: data})[0]
-    model: Any = framework_twin(engine).build(row.name, **size._asdict(), weights=weights)
-    if engine == "keras":
-        return lambda data: np.ascontiguousarray(model(data.transpose(0, 2, 3, 1), training=False).numpy().transpose(0, 3, 1, 2))
-    import torch
 
-    def run(data: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return model(torch.from_numpy(data)).numpy()
-
-    return run
+def overlay_of(labels: np.ndarray, picture: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """The image, tinted where there is a class other than 0."""
+    tinted = np.rint((1 - TINT) * picture + TINT * colours[labels]).astype(np.uint8)
+    return Image.fromarray(np.where((labels != 0)[..., np.newaxis], tinted, picture))

@@ -7,13 +7,42 @@ reads colour JPEGs only. What other files hold is converted, and said.
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from typing import TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from segtwin import tiff
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
+
+FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "MPO", "TGA", "PCX", "SGI", "AVIF")
+"""What is read, by Pillow's names. Formats that run another program (PostScript) or hold no picture are not among them."""
+ENDINGS = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".gif", ".webp", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+    ".j2k", ".mpo", ".tga", ".pcx", ".sgi", ".avif", ".npy",
+)  # fmt: skip
+"""Endings of files that a folder's images have; .npy holds an array H×W×C."""
+STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose further pages are images of their own; those of a phone's JPEG (MPO) are previews."""
+ORIENTATION = 0x0112
+REDUCED = 254
+"""TIFF tag NewSubfileType; bit 0: a smaller copy of another page."""
+CONVERSIONS = {
+    "1": "black and white became grey in three channels",
+    "L": "grey became three equal channels",
+    "LA": "grey became three equal channels, the alpha channel is dropped",
+    "P": "palette colours were looked up",
+    "RGBA": "the alpha channel is dropped",
+}
+OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
+"""Pillow's name of the order of two bytes → the order under which it takes the other one. It keeps one byte of each value of a colour image."""
 
 
 class ImageError(ValueError):
@@ -24,91 +53,364 @@ class Converted(UserWarning):
     """Something was converted on the way in; the message says what and how."""
 
 
-def read_image(image: ImageLike, grey: bool = False) -> np.ndarray:
-    """An image as H×W×3 RGB uint8, the way a viewer shows it, or as H×W×1. Every conversion on the way is said in a `Converted` warning.
+@dataclass
+class Page:
+    """One image of a file, not yet converted; it has to be used before the next page is asked for."""
 
-    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha
-    channel is dropped (the colours under it stay as they are stored), of 16 bits the high byte is taken, and an EXIF rotation is carried out.
+    name: str
+    raw: Image.Image | np.ndarray
+    low: np.ndarray | None = None
+    """Low bytes of 16-bit colours, of which `raw` has the high ones."""
+    deep: bool = False
+    """The values have 16 bits, of which `raw` has the high bytes."""
+    told: set[str] = field(default_factory=set)
+    """What was said of earlier pages of the file: a stack says it once."""
 
-    Raises:
-        ImageError: the file is empty, no image, or damaged; the array is not H×W×3 (or, with `grey`, H×W) of uint8.
-    """
-    if isinstance(image, np.ndarray):
-        if grey:
-            if image.dtype == np.uint8 and image.ndim == 2 and image.size:
-                return image[..., np.newaxis]
-            raise ImageError(f"a grey image array is H×W of uint8, not {'×'.join(map(str, image.shape))} of {image.dtype}")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ImageError(f"an image array is H×W×3 of uint8 (RGB), not {'×'.join(map(str, image.shape))} of {image.dtype}")
-        return image
-    if isinstance(image, Image.Image):
-        return _pixels(image, "image", grey)
-    name = os.fspath(image)
+    def values(self, channels: int = 3, bits: int | None = None, value_range: tuple[float, float] | None = None) -> np.ndarray:
+        """H×W×channels, values 0..255: uint8 as the file has them, or float32 where they had more bits or another range.
+
+        Args:
+            channels: 3 is RGB, 1 grey; for other numbers the file must have as many, and they are kept as they are.
+            bits: of the values; None (or 8): not stated.
+            value_range: values that become 0 and 255.
+
+        Raises:
+            ImageError: the image has other channels, or values of an unknown range.
+        """
+        said: list[str] = []
+        array = self._array(channels, said)
+        if array.dtype == np.int32 and getattr(self.raw, "format", None) == "PPM":  # its header states the largest value, which Pillow makes 65535
+            if value_range is not None:
+                raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
+            array, bits = array.astype(np.uint16), 16
+        array = _scaled(array, self.name, None if bits == 8 else bits, value_range, said)
+        if channels == 1 and array.shape[2] == 3:
+            array = _grey(array)
+        elif channels == 3 and array.shape[2] == 1:
+            array = np.repeat(array, 3, axis=2)
+        kind = re.sub(r"\d+", "", "; ".join(said))
+        if said and kind not in self.told:
+            self.told.add(kind)
+            warnings.warn(f"{self.name}: {'; '.join(said)}", Converted, stacklevel=3)
+        return array
+
+    def _array(self, channels: int, said: list[str]) -> np.ndarray:
+        """H×W×1, H×W×3 or H×W×channels in the file's own values."""
+        image = self.raw
+        if isinstance(image, np.ndarray):
+            return self._of_array(image, channels)
+        with _decoding(self.name):
+            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+                said.append("rotated as its EXIF orientation asks")
+                image = ImageOps.exif_transpose(image)
+        if channels not in (1, 3):
+            array = np.asarray(image)
+            if array.ndim != 3 or array.shape[2] != channels:
+                found = array.shape[2] if array.ndim == 3 else 1
+                raise ImageError(f"{self.name}: has {found} channels, the network takes {channels}; give an array H×W×{channels} (.npy)")
+            return self._with_low(array, said)
+        if image.mode.startswith("I") or image.mode == "F":
+            if channels == 3:
+                said.append(CONVERSIONS["L"])
+            return np.asarray(image)[..., np.newaxis]
+        if self.deep:
+            array = self._with_low(np.asarray(image), said)
+            if array.shape[2] in (2, 4):
+                said.append("the alpha channel is dropped")
+                array = array[..., :-1]
+            if channels == 1 and array.shape[2] == 3:
+                said.append("colours became grey, 0.299 R + 0.587 G + 0.114 B")
+            elif channels == 3 and array.shape[2] == 1:
+                said.append(CONVERSIONS["L"])
+            return array
+        if channels == 1:
+            if image.mode not in ("L", "1"):
+                said.append("the alpha channel is dropped" if image.mode == "LA" else "colours became grey, 0.299 R + 0.587 G + 0.114 B")
+            return np.asarray(image.convert("RGB" if image.mode == "P" else image.mode).convert("L"))[..., np.newaxis]
+        if image.mode != "RGB":
+            said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
+            image = image.convert("RGBA") if "transparency" in image.info else image
+            image = image.convert("RGB")
+        return np.asarray(image)
+
+    def _with_low(self, high: np.ndarray, said: list[str]) -> np.ndarray:
+        if self.low is not None and self.low.shape == high.shape:
+            return (high.astype(np.uint16) << 8) | self.low
+        if self.deep:
+            said.append("16 bits a value became 8, the high byte")
+        return high
+
+    def _of_array(self, array: np.ndarray, channels: int) -> np.ndarray:
+        shape = "×".join(map(str, array.shape))
+        if channels == 1 and array.ndim == 2:
+            array = array[..., np.newaxis]
+        name = "" if self.name == "image" else f"{self.name}: "
+        if array.dtype.kind not in "uif" or (array.dtype == np.int64 and not array.size):
+            raise ImageError(f"{name}an array of {array.dtype} is no image; give one of uint8, uint16 or float32")
+        if array.ndim != 3 or array.shape[2] != channels or not array.size:
+            what = "a grey image array is H×W" if channels == 1 else f"an image array is H×W×{channels}"
+            raise ImageError(f"{name}{what} of uint8{' (RGB)' if channels == 3 else ''}, not {shape} of {array.dtype}")
+        return array
+
+
+def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[float, float] | None, said: list[str]) -> np.ndarray:
+    """Values 0..255 of values of so many bits or of such a range; 8-bit values stay as they are."""
+    if array.dtype == np.uint8 and value_range is None and (bits is None or bits >= 8):
+        return array
+    smallest, largest = array.min(), array.max()
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        raise ImageError(f"{name}: holds values that are no numbers (NaN or infinity)")
+    if value_range is not None:
+        low, high = value_range
+        if not low < high:
+            raise ImageError(f"{name}: the range {low:g},{high:g} is empty; the first number is the one that becomes 0")
+        outside = int(np.count_nonzero((array < low) | (array > high)))
+        if outside:
+            said.append(
+                f"{outside} of {array.size} values lie outside {low:g}..{high:g} and were cut off; they reach from {smallest:g} to {largest:g}"
+            )
+        return ((np.clip(array.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.float32)
+    if bits is None:
+        if array.dtype != np.uint16:
+            kind = "float" if array.dtype.kind == "f" else f"{array.dtype.itemsize * 8}-bit"
+            raise ImageError(
+                f"{name}: holds {kind} values from {smallest:g} to {largest:g}, whose range is not known; say which become 0 and 255: "
+                f"--range {smallest:g},{largest:g} (value_range=), or --bits N"
+            )
+        bits = 16
+        looks = max(int(largest).bit_length(), 1)
+        advice = f"; it looks like {looks} bits: say --bits {looks}" if looks < 16 else ""
+        said.append(f"16-bit values, the largest {largest}, are taken as 0..65535{advice}")
+    top = 2**bits - 1
+    if smallest < 0 or largest > top:
+        raise ImageError(f"{name}: holds values from {smallest:g} to {largest:g}; values of {bits} bits are 0..{top}")
+    return (array.astype(np.float64) * (255 / top)).astype(np.float32) if bits > 24 else array.astype(np.float32) * np.float32(255) / np.float32(top)
+
+
+def _grey(array: np.ndarray) -> np.ndarray:
+    """Of RGB values, H×W×1."""
+    return array @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Around calls of Pillow: what its decoders raise is the image's fault, but for the file system's errors. Nothing of ours is raised inside."""
     try:
-        with Image.open(name) as opened:
-            return _pixels(opened, name, grey)
+        yield
     except UnidentifiedImageError:
-        size = os.path.getsize(name)
+        size = os.path.getsize(name) if os.path.exists(name) else 1
         raise ImageError(f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # not the image's fault: missing, a folder, not readable
-        raise ImageError(f"{name}: the image is damaged ({error}); copy it again") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: the image is damaged ({reason}); copy it again") from None
 
 
-def _pixels(image: Image.Image, name: str, grey: bool) -> np.ndarray:
-    said = []
-    deep = ";16" in str(getattr(image, "tile", None))  # Pillow shows a 16-bit RGB file as RGB, of the high bytes
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        said.append("rotated as its EXIF orientation asks")
-        image = ImageOps.exif_transpose(image)
-    if deep or image.mode.startswith("I;16"):
-        said.append("16 bits a value became 8, the high byte")
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ImageError(f"{name}: holds 32-bit values, whose range is not known; save it as an 8-bit image")
-    if grey:
-        if image.mode not in ("L", "1"):
-            said.append("the alpha channel is dropped" if image.mode == "LA" else "colours became grey, 0.299 R + 0.587 G + 0.114 B")
-        image = image.convert("RGB" if image.mode == "P" else image.mode).convert("L")
-    elif image.mode != "RGB":
-        said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
-        image = image.convert("RGBA") if "transparency" in image.info else image
-        image = image.convert("RGB")
-    if said:
-        warnings.warn(f"{name}: {'; '.join(said)}", Converted, stacklevel=3)
-    pixels = np.asarray(image)
-    return pixels[..., np.newaxis] if grey else pixels
+def _open(name: str) -> Image.Image:
+    Image.init()
+    return Image.open(name, formats=[one for one in FORMATS if one in Image.OPEN])
 
 
-ORIENTATION = 0x0112
-CONVERSIONS = {
-    "1": "black and white became grey in three channels",
-    "L": "grey became three equal channels",
-    "LA": "grey became three equal channels, the alpha channel is dropped",
-    "P": "palette colours were looked up",
-    "RGBA": "the alpha channel is dropped",
-}
+def _page_numbers(opened: Image.Image) -> list[int]:
+    """The pages that are images of their own."""
+    count = getattr(opened, "n_frames", 1) if opened.format in STACKS else 1
+    if count == 1 or not isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return list(range(count))
+    full = []
+    for number in range(count):
+        opened.seek(number)
+        if not int(opened.tag_v2.get(REDUCED, 0)) & 1:
+            full.append(number)
+    return full or [0]
 
 
-def preprocess_label(path: str | os.PathLike[str]) -> np.ndarray:
-    """A label image as 1×1×H×W uint8 class indices; 255 is void. The index of a palette image is the class, its colours mean nothing.
+def page_count(image: ImageLike) -> int:
+    """How many images a file holds: the pages of a TIFF, the frames of an animation, the first axis of an array N×H×W×C.
 
     Raises:
-        ImageError: the file is no image, or holds colours in place of indices.
+        ImageError: the file is no image.
     """
-    name = os.fspath(path)
+    if isinstance(image, Image.Image):
+        return 1
+    if isinstance(image, np.ndarray) or _is_array(image):
+        array = _load_array(image)
+        return len(array) if array.ndim == 4 else 1
+    if _is_of_bands(os.fspath(image)):
+        with _decoding(os.fspath(image)):
+            return len(tiff.directories(os.fspath(image)))
+    with _decoding(os.fspath(image)), _open(os.fspath(image)) as opened:
+        return len(_page_numbers(opened))
+
+
+def pages(image: ImageLike) -> Iterator[Page]:
+    """The images of a file, one after the other: one at a time is in memory.
+
+    Raises:
+        ImageError: the file is empty, no image, or damaged.
+    """
+    if isinstance(image, np.ndarray) or (not isinstance(image, Image.Image) and _is_array(image)):
+        array = _load_array(image)
+        name = "image" if isinstance(image, np.ndarray) else os.fspath(image)
+        yield from (Page(name, np.asarray(one)) for one in (array if array.ndim == 4 else [array]))
+        return
+    if isinstance(image, Image.Image):
+        with _decoding("image"):
+            deep = _two_bytes(image)
+            image.load()
+        yield Page("image", image, deep=deep)
+        return
+    name = os.fspath(image)
+    if _is_of_bands(name):
+        banded = tiff.pages(name)
+        banded_told: set[str] = set()
+        for _ in range(page_count(name)):
+            with _decoding(name):
+                page = next(banded)
+            yield Page(name, page, told=banded_told)
+        return
+    with _decoding(name):
+        opened = _open(name)
+    with opened:
+        with _decoding(name):
+            numbers = _page_numbers(opened)
+        told: set[str] = set()
+        for number in numbers:
+            title = name if len(numbers) == 1 else f"{name}, page {numbers.index(number) + 1}"
+            with _decoding(title if len(numbers) > 1 else name):
+                opened.seek(number)
+                deep = _two_bytes(opened)
+                opened.load()
+                low = _low_bytes(name, number) if deep else None
+            yield Page(title, opened, low, deep, told)
+
+
+def _two_bytes(image: Image.Image) -> bool:
+    """Whether Pillow will take the high bytes of 16-bit colours, which it does without a word. Asked before the image is loaded."""
+    return not image.mode.startswith("I") and ";16" in str(getattr(image, "tile", None))
+
+
+def _low_bytes(name: str, number: int) -> np.ndarray | None:
+    """The low bytes of 16-bit colours: the file decoded again, with the order of the two bytes turned around."""
+    with _open(name) as again:
+        again.seek(number)
+        opened: Any = again
+        tiles = []
+        for tile in opened.tile:
+            mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+            colours, _, order = str(mode).partition(";")
+            if order not in OTHER_BYTE or colours not in ("RGB", "RGBA", "RGBX"):
+                return None
+            turned = f"{colours};{OTHER_BYTE[order]}"
+            tiles.append(tile._replace(args=(turned, *others) if isinstance(tile.args, tuple) else turned))
+        opened.tile = tiles
+        again.load()
+        return np.array(again)
+
+
+def _is_of_bands(name: str) -> bool:
+    """Whether a file is a TIFF of a kind that Pillow does not know."""
+    with _decoding(name):
+        if not tiff.is_tiff(name):
+            return False
+        if tiff.beyond_pillow(name):
+            return True
+        try:
+            _open(name).close()
+        except UnidentifiedImageError:
+            return True
+        return False
+
+
+def _is_array(image: Any) -> bool:
+    return str(os.fspath(image)).lower().endswith(".npy")
+
+
+def _load_array(image: Any) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
     try:
-        with Image.open(name) as image:
-            if image.mode not in ("P", "L"):
-                raise ImageError(f"{name}: a label is a palette or grey PNG whose values are classes; this one holds {image.mode} colours")
-            return np.asarray(image)[np.newaxis, np.newaxis]
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not an image; give a PNG of class indices") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ImageError(f"{name}: the image is damaged ({error}); copy it again") from None
+        return np.load(image, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ImageError(f"{os.fspath(image)}: is no .npy file of numbers ({' '.join(str(error).split())})") from None
+
+
+def read_image(
+    image: ImageLike,
+    grey: bool = False,
+    bits: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    channels: int | None = None,
+) -> np.ndarray:
+    """An image as H×W×3 RGB, the way a viewer shows it, or as H×W×1. Every conversion on the way is said in a `Converted` warning.
+
+    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha
+    channel is dropped (the colours under it stay as they are stored), and an EXIF rotation is carried out. Of several pages the first is read.
+
+    Args:
+        image: a file, a PIL image, or an array H×W×3 (with `grey` H×W).
+        grey: one channel.
+        bits: of values with more than 8: 0 … 2^bits − 1 become 0..255, unrounded. Where it is not stated, 16-bit values are taken as 16 bits.
+        value_range: the values that become 0 and 255, for float and 32-bit images.
+        channels: 1 is `grey`; other numbers than 1 and 3 are kept in the file's order.
+
+    Returns:
+        uint8 of 8-bit images, else float32; values 0..255.
+
+    Raises:
+        ImageError: the file is empty, no image, or damaged; the array has other channels; float or 32-bit values, and no range.
+    """
+    wanted = channels or (1 if grey else 3)
+    count = page_count(image)
+    if count > 1:
+        warnings.warn(f"{image if not isinstance(image, np.ndarray) else 'array'}: holds {count} images, the first is read", Converted, stacklevel=2)
+    reader = pages(image)
+    try:
+        return next(reader).values(wanted, bits, value_range)
+    finally:
+        reader.close()  # type: ignore[attr-defined]
+
+
+def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.ndarray:
+    """A label image as N×1×H×W uint8 class indices, a page each; 255 is void. The index of a palette image is the class, its colours mean nothing.
+
+    Args:
+        path: a palette, grey or 1-bit image.
+        binary: 255 is the foreground, class 1, as 1 is; there are no other values.
+
+    Raises:
+        ImageError: the file is no image, holds colours in place of indices, or with `binary` other values than 0 and 255, or 0 and 1.
+    """
+    labels = []
+    for page in pages(path):
+        image = page.raw
+        mode = image.mode if isinstance(image, Image.Image) else ""
+        if mode == "1":
+            labels.append(np.asarray(image).astype(np.uint8))
+            continue
+        if mode not in ("P", "L") and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2):
+            what = f"{mode} colours" if mode else f"{image.dtype} values"  # type: ignore[union-attr]
+            raise ImageError(f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}")
+        indices = np.array(image)
+        found = np.unique(indices)
+        if binary:
+            if not (set(found.tolist()) <= {0, 255} or set(found.tolist()) <= {0, 1}):
+                raise ImageError(f"{page.name}: a binary label holds 0 and 255, or 0 and 1; this one holds {', '.join(map(str, found[:8]))}")
+            indices = (indices != 0).astype(np.uint8)
+        elif 255 in found and set(found.tolist()) <= {0, 255}:
+            words = "holds 0 and 255 alone; 255 is read as void, not as a class. If it is the foreground, say binary=True"
+            warnings.warn(f"{page.name}: {words}", Converted, stacklevel=2)
+        labels.append(indices)
+    if len({one.shape for one in labels}) != 1:
+        raise ImageError(f"{os.fspath(path)}: the pages differ in size")
+    return np.stack(labels)[:, np.newaxis]
+
+
+def own_output(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the name of a mask, an overlay or probabilities that `segtwin predict` wrote."""
+    parts = Path(path).name.lower().rsplit(".", 2)
+    return len(parts) == 3 and ((parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif")) or parts[1:] == ["probability", "npy"])

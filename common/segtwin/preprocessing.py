@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segtwin.images import Converted, ImageError, ImageLike, read_image
+from segtwin.images import Converted, ImageError, ImageLike, pages
 
 if TYPE_CHECKING:
     from segtwin.architectures import Row
@@ -165,13 +165,20 @@ def _listed(values: Sequence[float]) -> str:
     return f"({', '.join(f'{value:g}' for value in values)})" if len(values) > 1 else f"{values[0]:g}"
 
 
-def preprocess(image: ImageLike | Sequence[ImageLike], network: str | Row | Preprocessing | Any, in_channels: int | None = None) -> np.ndarray:
+def preprocess(
+    image: ImageLike | Sequence[ImageLike],
+    network: str | Row | Preprocessing | Any,
+    in_channels: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
     """An image as a network takes it.
 
     Args:
-        image: a file, a PIL image, or an array H×W×3 of uint8 RGB (for one channel H×W); a list of equally large ones makes a batch.
+        image: a file, a PIL image, or an array H×W×3 of RGB (for one channel H×W); a list of equally large ones makes a batch, and so do the pages
+            of a stack.
         network: a `Preprocessing`; a model, whose weights' `preprocessing` is taken; or a network's name, for the architecture's default.
         in_channels: of the network, where they are not its own: 1 takes grey values.
+        value_range: of float and 32-bit images, the values that become 0 and 255.
 
     Returns:
         float32, N×C×H×W. By default, for the Caffe nets: BGR, 0..255 minus the mean; for fcn8-vgg RGB 0..255; for the U-Nets 0..1; for vggfcn* and
@@ -184,7 +191,7 @@ def preprocess(image: ImageLike | Sequence[ImageLike], network: str | Row | Prep
     preprocessing, own = _of(network)
     channels = own if in_channels is None else in_channels
     images = [image] if isinstance(image, str | os.PathLike | Image.Image | np.ndarray) else image
-    pixels = [read_image(one, grey=channels == 1) for one in images]
+    pixels = [page.values(channels, preprocessing.bits, value_range) for one in images for page in pages(one)]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
     return preprocessing.for_channels(channels).apply(np.stack(pixels))

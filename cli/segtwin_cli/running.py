@@ -1,0 +1,299 @@
+"""Networks that can be run on images: weights in a framework or in numpy, ONNX files in ONNX Runtime as they are."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import segtwin
+import segtwin_weights
+from segtwin import Preprocessing, Row
+from segtwin.architectures import ROWS
+from segtwin.palette import voc_palette
+from segtwin_weights import Weights, metadata
+from segtwin_weights.hub import file_kind
+
+from segtwin_cli.engines import ENGINES, available_engines
+from segtwin_cli.export import framework_twin, read_network
+from segtwin_cli.extras import advice, require
+from segtwin_cli.preprocessing_options import chosen
+
+Network = Callable[[np.ndarray], np.ndarray]
+"""N×C×H×W → N×classes×H×W."""
+OF_A_NETWORK = {"colour", "mean", "std", "scale"}
+"""Options that say how the inputs of a network were made; bits is of the images."""
+
+
+@dataclass
+class Running:
+    """A network in an engine, with what is known of it."""
+
+    network: Network
+    file: str
+    engine: str
+    row: Row | None
+    num_classes: int
+    in_channels: int
+    preprocessing: Preprocessing
+    output: str
+    """"probability", "logits" (of a sigmoid), or "score" (of a softmax)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Its metadata."""
+    size: tuple[int | None, int | None] = (None, None)
+    """Rows and columns where the file fixes them."""
+
+    @property
+    def name(self) -> str:
+        """Of the network, or of its file."""
+        return self.row.name if self.row else Path(self.file).name
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image that the network does not take.
+
+        Raises:
+            ValueError: the message names the sizes that it takes.
+        """
+        if any(fixed not in (None, size) for fixed, size in zip(self.size, (height, width), strict=True)):
+            wanted = "×".join("any" if size is None else str(size) for size in self.size)
+            raise ValueError(f"{self.file}: takes images of {wanted} pixels alone, not {height}×{width}")
+        if self.row and self.row.name != "unet-paper":
+            self.row.check_size(height, width)
+
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns to which an image is mirrored."""
+        legal = [fixed or (self.row.legal_size(size) if self.row else size) for fixed, size in zip(self.size, (height, width), strict=True)]
+        return legal[0], legal[1]
+
+    def probabilities(self, data: np.ndarray, pad: str | None, tile: int, always: bool) -> np.ndarray:
+        """classes×H×W of one image: what the network gives, scores made probabilities if `always`, or where a single class needs a threshold.
+
+        Raises:
+            ValueError: the image does not fit the network.
+        """
+        height, width = data.shape[2:]
+        if self.row and self.row.name == "unet-paper":
+            result = segtwin.overlap_tile(self.network, data, self.size[0] or tile)
+        elif pad is None:
+            try:
+                self.check_size(height, width)
+            except ValueError as error:
+                raise ValueError(f"{error} (or add --pad reflect)") from None
+            result = self.network(data)
+        else:
+            legal = self.legal_size(height, width)
+            if legal[0] < height or legal[1] < width:
+                self.check_size(height, width)
+            rows, columns = (segtwin.tiles.mirrored(0, new, size) for new, size in zip(legal, (height, width), strict=True))
+            padded = np.ascontiguousarray(data[:, :, rows[:, np.newaxis], columns])
+            result = self.network(padded)
+            if result.ndim != 4 or result.shape[2:] != padded.shape[2:]:
+                raise ValueError(f"{self.file}: gives {'×'.join(map(str, result.shape))} for {legal[0]}×{legal[1]} pixels, no class a pixel")
+            result = result[:, :, :height, :width]
+        if result.ndim != 4 or result.shape[2:] != (height, width):
+            raise ValueError(f"{self.file}: gives {'×'.join(map(str, result.shape))} for {height}×{width} pixels, no class a pixel (N×classes×H×W)")
+        single = result.shape[1] == 1
+        if self.output == "logits" and (always or single):
+            result = 1 / (1 + np.exp(-result.astype(np.float64)))
+        elif self.output == "score" and always and not single:
+            powers = np.exp(result - result.max(axis=1, keepdims=True))
+            result = powers / powers.sum(axis=1, keepdims=True)
+        return result[0]
+
+
+def choose_engine(engine: str, onnx: bool, path: str) -> str:
+    """The engine that runs a file; found and checked before any long work.
+
+    Raises:
+        click.ClickException: it is not installed, or cannot run such a file.
+    """
+    if onnx:
+        if engine not in ("auto", "onnxruntime"):
+            raise click.ClickException(f"{path}: is an ONNX file, which --engine onnxruntime runs; {engine} takes weights")
+        require("onnxruntime", purpose="running an ONNX file")
+        return "onnxruntime"
+    there = available_engines()
+    if engine == "auto":
+        return next(one for one in ("torch", "keras", "oracle") if one in there)
+    require(engine, purpose=f"--engine {engine}")
+    if engine == "onnxruntime" and not {"torch", "keras"} & set(there):
+        raise click.ClickException(f"--engine onnxruntime needs torch or keras to export {path}; {advice('torch')}, or use --engine oracle")
+    return engine
+
+
+def is_onnx(path: str) -> bool:
+    """Whether a file is an ONNX graph, by content.
+
+    Raises:
+        WeightsError: it is no file of weights.
+        OSError: it cannot be read.
+    """
+    return file_kind(path) == "onnx"
+
+
+def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Callable[[str], None]) -> Running:
+    """An ONNX file in ONNX Runtime.
+
+    Args:
+        path: the file, run as it is.
+        network: its name, where the file does not say it.
+        stated: options of preprocessing.
+        say: takes a line that the user should read.
+
+    Raises:
+        ValueError: the file cannot be run, takes no N×C×H×W, or nothing says how its inputs are made.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no class in common but this
+        raise ValueError(f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())}") from None
+    facts = _properties(session.get_modelmeta().custom_metadata_map)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
+        found = ", ".join(f"{one.name} {one.type} {'×'.join(map(str, one.shape))}" for one in inputs)
+        raise ValueError(f"{path}: takes {found}; predict runs networks of one input N×C×H×W of floats")
+    source, dtype = inputs[0], TYPES[inputs[0].type]
+    _, channels, *size = (one if isinstance(one, int) and one > 0 else None for one in source.shape)
+    told = network or facts.get("architecture")
+    row = ROWS.get(told) if isinstance(told, str) else None
+    if network and facts.get("architecture") not in (None, network):
+        raise ValueError(f"{path}: is {facts['architecture']}, not {network}")
+    if channels is None:
+        channels = 1 if stated.get("colour") == "grey" else row.in_channels if row else 3
+    if channels not in (1, 3) and size[1] in (1, 3):
+        raise ValueError(f"{path}: takes {'×'.join(map(str, source.shape))}, channels last; predict runs networks of one input N×C×H×W")
+    own = metadata.stated(facts, row)
+    base = own or (row.preprocessing if row else None)
+    if base is None and not OF_A_NETWORK & stated.keys():
+        raise ValueError(f"{path}: says neither its network nor how its inputs are made; add --network NAME, or --colour, --mean, --std, --scale")
+    preprocessing = prepared(base or Preprocessing(), channels, own is not None or base is None, stated, say)
+    result = next((one for one in outputs if len(one.shape) == 4), outputs[0])
+    classes = result.shape[1] if len(result.shape) == 4 and isinstance(result.shape[1], int) else int(facts.get("num_classes", 0))
+    output = result.name if result.name in ("probability", "logits") else "probability" if row and row.output == "probability" else "score"
+    if not row and classes == 1 and output == "score":
+        output = "probability"
+        say(f"{path}: its one output {result.name!r} is taken for a probability 0..1")
+
+    def run(data: np.ndarray) -> np.ndarray:
+        return session.run([result.name], {source.name: data.astype(dtype, copy=False)})[0].astype(np.float32, copy=False)
+
+    return Running(run, path, "onnxruntime", row, classes, channels, preprocessing, output, facts, (size[0], size[1]))
+
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def _properties(texts: dict[str, str]) -> dict[str, Any]:
+    """An ONNX file's metadata: JSON, or a text as it is."""
+    facts: dict[str, Any] = {}
+    for key, text in texts.items():
+        try:
+            facts[key] = json.loads(text)
+        except ValueError:
+            facts[key] = text
+    return facts
+
+
+def start_weights(
+    path: str, engine: str, network: str | None, stated: dict[str, Any], say: Callable[[str], None], step: Callable[[str], None], stack: ExitStack
+) -> Running:
+    """Weights in an engine.
+
+    Args:
+        path: of the weights.
+        engine: of ENGINES.
+        network: its name, where the file does not say it.
+        stated: options of preprocessing.
+        say: takes a line that the user should read.
+        step: is told what begins.
+        stack: keeps the folder of an export until the end.
+
+    Raises:
+        ValueError: the file holds no network that is known here.
+    """
+    step(f"reading {path}")
+    loaded, found = read_network(path, network)
+    row = segtwin.get_architecture(found)
+    size = segtwin_weights.dimensions(loaded, row)
+    if size.num_classes > 256:
+        raise click.ClickException(f"{path}: has {size.num_classes} classes; a mask is an image of at most 256")
+    own = metadata.stated(loaded, row)
+    preprocessing = prepared(own or row.preprocessing, size.in_channels, own is not None, stated, say)
+    step(f"starting {engine}")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segtwin-")))
+    output = "probability" if row.output == "probability" else "score"
+    facts = dict(loaded.metadata)
+    return Running(start(engine, row, size, loaded, folder), path, engine, row, size.num_classes, size.in_channels, preprocessing, output, facts)
+
+
+def prepared(base: Preprocessing, channels: int, known: bool, stated: dict[str, Any], say: Callable[[str], None]) -> Preprocessing:
+    """The preprocessing that is used: the file's or the architecture's, as the options change it. What is only assumed is said."""
+    preprocessing = chosen(base.for_channels(channels), stated, say)
+    if not known and not OF_A_NETWORK & stated.keys():
+        say(f"preprocessing assumed from the network's names: {preprocessing.describe()}; say --colour, --mean, --std, --scale where it was another")
+    return preprocessing
+
+
+def start(engine: str, row: Row, size: segtwin_weights.Dimensions, weights: Weights, folder: Path) -> Network:
+    """The network in an engine. ONNX Runtime gets the export of whichever framework is installed, kept in `folder`."""
+    if engine == "oracle":
+        from segtwin import oracle
+
+        if not row.layers:
+            raise ValueError(f"{row.name}: --engine oracle has no table of its layers; use {', '.join(ENGINES[:3])}")
+        return lambda data: oracle.run(row, weights, data, "float32")[row.output]
+    if engine == "onnxruntime":
+        import onnxruntime
+
+        twin = framework_twin("torch" if "torch" in available_engines() else "keras")
+        twin.export_onnx(twin.build(row.name, **size._asdict(), weights=weights), folder / "network.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
+        return lambda data: session.run(None, {row.input: data})[0]
+    model: Any = framework_twin(engine).build(row.name, **size._asdict(), weights=weights)
+    if engine == "keras":
+        return lambda data: np.ascontiguousarray(model(data.transpose(0, 2, 3, 1), training=False).numpy().transpose(0, 3, 1, 2))
+    import torch
+
+    def run(data: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(data)).numpy()
+
+    return run
+
+
+def colours_of(facts: dict[str, Any], palette: list[list[int]] | None, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """n×3 uint8: colours of a mask's classes, and of an overlay's. One or two classes without a palette are black and white, in an overlay red."""
+    colours = palette or facts.get("palette")
+    if colours is None and classes <= 2:
+        return np.array([(0, 0, 0), (255, 255, 255)], np.uint8), np.array([(0, 0, 0), FOREGROUND], np.uint8)
+    chosen_colours = np.array(colours if colours is not None else voc_palette(), np.uint8).reshape(-1, 3)
+    if len(chosen_colours) < max(classes, 2):
+        raise click.ClickException(f"the palette has {len(chosen_colours)} colours, the network {max(classes, 2)} classes")
+    return chosen_colours, chosen_colours
+
+
+FOREGROUND = (255, 40, 40)
+"""Colour of the one class in an overlay."""
+
+
+def names_of(facts: dict[str, Any], names: list[str] | None, classes: int) -> list[str]:
+    """Names of a mask's indices; numbers where nobody names them. A single class stands beside the background."""
+    found = list(map(str, names or facts.get("classes") or []))
+    indices = max(classes, 2)
+    if classes == 1 and len(found) == 1:
+        found = ["background", *found]
+    if names is not None and len(found) != indices:
+        raise click.ClickException(f"--classes names {len(found)} classes, the network has {classes}")
+    return found if len(found) >= indices else [str(number) for number in range(indices)]
