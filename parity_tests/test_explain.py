@@ -38,7 +38,7 @@ def test_the_numbers_of_vgg16_and_fcn8s() -> None:
 @pytest.mark.parametrize(("row", "size"), [("fcn16s", (40, 33)), ("fcn8-vgg", (75, 90)), ("vggfcn8", (64, 96))])
 def test_a_pixel_sees_what_its_gradient_reaches(row: str, size: tuple[int, int]) -> None:
     """With all weights positive the gradient of one output pixel is above zero exactly on the image pixels it sees."""
-    model = segtwin_torch.build(row, 2, widths=(1,) * 7, dtype="float64", seed=1)
+    model = segtwin_torch.build(row, num_classes=2, widths=(1,) * 7, dtype="float64", seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(0.1 if parameter.requires_grad and "upscore" not in name else 1.0) if parameter.ndim == 4 else parameter.zero_()

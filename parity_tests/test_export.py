@@ -37,7 +37,7 @@ def test_the_file_is_valid_and_says_what_it_is(files: dict[str, Path], framework
     stated = {"colour": "BGR", "mean": [104.00699, 116.66877, 122.67892], "std": [1.0], "scale": 1.0, "bits": 8}
     assert json.loads(properties["preprocessing"]) == stated
     assert properties["preprocessing_assumed"] == "true"
-    assert "minus mean" in properties["preprocessing"]
+    assert properties["input"] == "float32 N×3×H×W; BGR, values 0..255, minus (104.007, 116.669, 122.679)"
     assert properties["source"] == "recipe.py"
     text = str(model)
     assert "/root" not in text, "a path of the exporting machine is in the file"

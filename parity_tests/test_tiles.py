@@ -160,7 +160,7 @@ def test_images_become_what_the_unets_take() -> None:
     grey = colours[..., 0]
     for name, channels in (("unet-paper", None), ("unet-small", None), ("unet", 1)):
         np.testing.assert_array_equal(preprocess(grey, name, channels), (grey.astype(np.float32) / np.float32(255))[None, None])
-    with pytest.raises(ValueError, match="unet with 4 channels: images have 1 or 3"):
+    with pytest.raises(ValueError, match="an image array is H×W×4 of uint8, not 5×4×3"):
         preprocess(colours, "unet", 4)
     with pytest.raises(ValueError, match="resnet34-unet with 1 channels"):
         preprocess(grey, "resnet34-unet", 1)

@@ -150,9 +150,9 @@ def parity(
         row = segtwin.get_architecture(found)
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
+        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture_of(name)) for name in images]
         if not known and not quiet:
             click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
-        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture_of(name)) for name in images]
         for name, data, _ in inputs:
             try:
                 row.check_size(*data.shape[2:])

@@ -186,10 +186,12 @@ def preprocess(
 
     Raises:
         ImageError: the file is no image; images of a batch differ in size.
-        ValueError: there is no such network; the mean is for another number of channels.
+        ValueError: there is no such network, or it takes other numbers of channels; the mean is for another number.
     """
-    preprocessing, own = _of(network)
+    preprocessing, own, any_channels = _of(network)
     channels = own if in_channels is None else in_channels
+    if channels != own and not any_channels:
+        raise ValueError(f"{getattr(network, 'name', network)} with {channels} channels: its original takes {own}")
     images = [image] if isinstance(image, str | os.PathLike | Image.Image | np.ndarray) else image
     pixels = [page.values(channels, preprocessing.bits, value_range) for one in images for page in pages(one)]
     if len({one.shape for one in pixels}) != 1:
@@ -197,13 +199,13 @@ def preprocess(
     return preprocessing.for_channels(channels).apply(np.stack(pixels))
 
 
-def _of(network: Any) -> tuple[Preprocessing, int]:
-    """A network's preprocessing and its number of channels."""
+def _of(network: Any) -> tuple[Preprocessing, int, bool]:
+    """A network's preprocessing, its number of channels, and whether it can be built for others."""
     from segtwin import architectures  # its rows hold a Preprocessing each
 
     if isinstance(network, Preprocessing):
-        return network, 1 if network.colour == "grey" else max(3, len(network.mean), len(network.std))
+        return network, 1 if network.colour == "grey" else max(3, len(network.mean), len(network.std)), True
     if isinstance(own := getattr(network, "preprocessing", None), Preprocessing) and not isinstance(network, architectures.Row):
-        return own, getattr(network, "in_channels", None) or (1 if own.colour == "grey" else 3)
+        return own, getattr(network, "in_channels", None) or (1 if own.colour == "grey" else 3), True
     row = architectures.get(network)
-    return row.preprocessing, row.in_channels
+    return row.preprocessing, row.in_channels, row.any_channels
