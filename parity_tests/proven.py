@@ -1,8 +1,9 @@
 """Measure what the tests assert, and print it as the README's table: `python parity_tests/proven.py`.
 
 For every golden of a network (of real Caffe, or of the original TensorFlow 1 or torch code) and every engine: the largest distance of any blob
-from the original, in noise floors (the tests allow 4); the largest relative error; and how far the float64 twins are apart. At full width the
-latter is left out (for vggfcn*, whose goldens have no other, it is that of narrow networks).
+from the original, in noise floors (the tests allow 4); the largest distance of both twins with their vendors' default kernels, and what these are
+allowed (`segtwin.noise`); the largest relative error; and how far the float64 twins are apart. At full width the latter is left out (for vggfcn*,
+whose goldens have no other, it is that of narrow networks).
 """
 
 import gc
@@ -11,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import conftest  # noqa: F401 - torch before TensorFlow
-from engines import ENGINES, exported, keras_engine, model, torch_engine
+from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 from goldens import FULL, TINY, Golden, caffe_goldens, fcn8vgg_golden, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
-from segtwin import oracle
+from segtwin import noise, oracle
+from segtwin_cli.parity import machine
 from segtwin_weights import dimensions, initialize
 from test_fcn_caffe import ROWS
 from test_referee import GOLDENS as OPENCV
 from test_referee import opencv
 
-NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)"]
+NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)", "PyTorch, default kernels", "Keras, default kernels", "these are allowed"]
 CAFFE, TF1, TORCH = "real Caffe", "the original TF1 code", "the original torch code"
 
 
@@ -41,24 +43,31 @@ def goldens() -> Iterator[tuple[str, str, Sequence[Golden]]]:
 def measure(goldens: Sequence[Golden]) -> str:
     """The numbers of a line."""
     ratios = dict.fromkeys(ENGINES, 0.0)
-    worst = apart = 0.0
+    defaults = dict.fromkeys(TWINS, 0.0)
+    worst = apart = allowed = 0.0
     for golden in goldens:
         name, weights = golden.row.name, golden.weights
         for engine in ENGINES:
             errors = golden.errors(engine(name, weights, golden.data))
             ratios[engine] = max(ratios[engine], *errors.values())
             worst = max(worst, *(error * golden.floors[blob] for blob, error in errors.items()))
+        bounds = noise.default_bounds(golden.row, weights)
+        allowed = max(allowed, *(bounds[name] for name in golden.row.blobs))
+        for framework, twin in TWINS.items():
+            blobs = twin.blobs(model(framework, name, weights), golden.data, caffe=False)
+            defaults[framework] = max(defaults[framework], *golden.errors(blobs).values())
         if (full := dimensions(weights, golden.row).widths == FULL) and name.startswith("vggfcn"):
             weights, full = initialize(golden.row, widths=TINY, seed=1), False
         if not full:
             twins = [engine(name, weights, golden.data, "float64") for engine in (torch_engine, keras_engine)]
             apart = max(apart, *(oracle.relative_error(twins[0][blob], twins[1][blob]) for blob in twins[0]))
     blobs = sum(len(golden.blobs) for golden in goldens)
-    engines = " | ".join(f"{ratio:.2f}" for ratio in ratios.values())
+    engines = " | ".join(f"{ratio:.2f}" for ratio in (*ratios.values(), *defaults.values())) + f" | {allowed:.1f}"
     return f"{blobs} | {engines} | {worst:.1e} | {f'{apart:.1e}' if apart else '–'} |"
 
 
 def main() -> None:
+    print(f"Measured on {machine()['processor']}.\n")
     print(f"| network | compared with | input sizes | blobs | {' | '.join(NAMES)} | largest error | float64 twins |")
     print("|---|---|---|---:|" + "---:|" * len(NAMES) + "---:|---:|")
     for name, original, those in goldens():

@@ -178,8 +178,8 @@ ONE_AT_A_TIME = threading.RLock()
 def caffe_arithmetic() -> Iterator[None]:
     """Inside, torch computes a convolution on the CPU as Caffe does: im2col and one matrix product.
 
-    By default torch takes oneDNN's direct convolutions, which are faster and add up all products of an output in one float32 number. In fc6 these
-    are 25,088, and the rounding grows to 8 times Caffe's. The switch is torch's own and holds for the whole process while the block runs.
+    By default torch takes its vendor's kernels (oneDNN on x86), which are faster and may add up all products of an output in one float32 number:
+    25,088 in fc6. What that may cost is `segtwin.noise.growth`. The switch is torch's own and holds for the whole process while the block runs.
     """
     with ONE_AT_A_TIME:
         before = torch.backends.mkldnn.enabled
