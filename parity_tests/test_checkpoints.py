@@ -183,7 +183,7 @@ class Numbers(list):
         slice(1, 2), complex(1, 2), range(3), np.random.RandomState(1), torch.float16,
         torch.device("cpu"), collections.deque([1]),
     ],
-    ids=repr,
+    ids=lambda bystander: repr(bystander).split(" at 0x")[0],
 )  # fmt: skip
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_bystanders_do_not_hide_the_network(bystander, protocol: int, zipped: bool, tmp_path) -> None:
