@@ -172,21 +172,21 @@ def unet_paper_goldens() -> list[CaffeGolden]:
     return [CaffeGolden(path) for path in paths]
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the seed's torch U-Nets
+# --------------------------------------------------------------------------------------------------------------------------- the U-Nets from torch
 
 SEED_NETS = {"Unet": "unet", "UnetSmall": "unet-small", "resnet34_unet": "resnet34-unet"}
-"""First word of the model's name in the files of the seed's code → row."""
+"""First word of the model's name in the files of the originals → row."""
 STATE_DICTS = json.loads((FOLDER / "seed" / "torch_state_dict_keys.json").read_text())
 
 
 @cache
 def seed_weights(table: str, seed: int) -> Weights:
-    """The state_dict behind the goldens of the seed's torch code, its names and shapes as the original has them."""
+    """The state_dict behind the goldens of the original torch code, its names and shapes as the original has them."""
     return Weights(recipe.torch_state(STATE_DICTS[table], seed))
 
 
 class UNetGolden(Golden):
-    """One file of the seed's torch U-Nets: the output `out` and the logits before its sigmoid."""
+    """One file of the U-Nets from torch: the output `out` and the logits before its sigmoid."""
 
     most_noise = TORCH_NOISE
 
@@ -229,7 +229,7 @@ def unet_goldens(pattern: str) -> list[UNetGolden]:
     return [UNetGolden(path) for path in paths]
 
 
-# ----------------------------------------------------------------------------------------------------------- the seed's FCNs: TensorFlow 1 and torch
+# --------------------------------------------------------------------------------------------------------- FCN8VGG and VGGFCN: TensorFlow 1 and torch
 
 WIDTHS = MappingProxyType({"tiny": recipe.TINY_VGG, "full": recipe.FULL_VGG})
 

@@ -171,7 +171,7 @@ PAGES = [
     ("unet", ["unetpaper"]),
     ("resnet34_unet", []),
 ]
-"""Page, and those of its networks whose layers have the names of blobs in both twins (in Keras the seed's U-Nets have those of torch's modules)."""
+"""Page, and those of its networks whose layers have the names of blobs in both twins (in Keras the U-Nets from torch have torch's modules')."""
 
 
 @pytest.mark.parametrize(("page", "networks"), PAGES, ids=[page for page, _ in PAGES])

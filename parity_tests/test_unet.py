@@ -1,4 +1,4 @@
-"""The U-Nets against real Caffe and the seed's own torch code, in four engines."""
+"""The U-Nets against real Caffe and the original torch code, in four engines."""
 
 import math
 

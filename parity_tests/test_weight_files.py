@@ -245,7 +245,7 @@ def test_written_state_dict_is_torchs(tmp_path) -> None:
 
 @pytest.mark.parametrize("model", ["Unet_3_2", "UnetSmall", "resnet34_unet_n1", "VGGFCN32_n21", "VGGFCN16_n21", "VGGFCN8_n21"])
 def test_checkpoints_of_the_seeds_classes(model: str, tmp_path) -> None:
-    """The keys are those of the seed's state_dicts; widths are cut to a quarter of a quarter, the tied classifier of VGGFCN stays tied."""
+    """The keys are those of the original state_dicts; widths are cut to a quarter of a quarter, the tied classifier of VGGFCN stays tied."""
     shapes = json.loads((FOLDER / "seed" / "torch_state_dict_keys.json").read_text())[model]
     small = {key: [size if size < 16 else size // 16 for size in shape] for key, shape in shapes.items()}
     state = {key: torch.from_numpy(np.asarray(value)) for key, value in recipe.torch_state(small, 1).items()}

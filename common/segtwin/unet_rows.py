@@ -1,16 +1,18 @@
-"""The rows of the U-Net family: the network of the paper, and the three that the seed's torch code defines.
+"""The rows of the U-Net family: the network of the paper, and three that torch code defines.
 
 Sources: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015 (arXiv:1505.04597),
-section 2 and figure 1, with the layer names of the authors' Caffe release; `seed.txt` (UNET-ZOO), classes `Unet` (two of that name: the first is
-`unet`, the second `unet-small`), `DoubleConv`, `DecoderBlock` and `resnet34_unet`; torchvision's `resnet.py` for ResNet-34 (He, Zhang, Ren and
-Sun, "Deep Residual Learning for Image Recognition", CVPR 2016).
+section 2 and figure 1, with the layer names of the authors' Caffe release; Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, classes `Unet` (`unet`),
+`DoubleConv`, `DecoderBlock` and `resnet34_unet`; for `unet-small` the class `Unet` of 8 to 128 channels over `double_conv2d_bn` and
+`deconv2d_bn` (tutorials of 2021); torchvision's `resnet.py` for ResNet-34 (He, Zhang, Ren and Sun, "Deep Residual Learning for Image
+Recognition", CVPR 2016).
 
 Rows from torch list their layers under the names of their torch modules; a layer whose top has a name in the original's forward pass has that
 name, and says in `module` where its weights are. Only the named tops are the row's blobs. As in Caffe, `relu` stands for a ReLU in place.
 
-How images are prepared. The seed's code shows no data pipeline. unet-paper, unet and unet-small take values 0..1 (torchvision's `ToTensor`: 0..255
-divided by 255), grey where there is one channel, as the microscopy images are that they were made for. resnet34-unet starts from torchvision's
-ImageNet weights (`pretrained=True`), so it takes what those were trained on: 0..1, minus torchvision's mean, divided by its standard deviation.
+How images are prepared. unet-paper, unet and unet-small take values 0..1 (torchvision's `ToTensor`: 0..255 divided by 255; UNET-ZOO's own script
+goes on to −1..1, which weights have to state), grey where there is one channel, as the microscopy images are that they were made for.
+resnet34-unet starts from torchvision's ImageNet weights (`pretrained=True`), so it takes what those were trained on: 0..1, minus torchvision's
+mean, divided by its standard deviation.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ UNET_PAPER = Row(
     size_step=16,
 )
 
-# ------------------------------------------------------------------------------------------------------------------------ the seed's U-Nets
+# ------------------------------------------------------------------------------------------------------------------------ the U-Nets from torch
 
 SEED_NETS = "UNET-ZOO's torch code of Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (arXiv:1505.04597)"
 
@@ -171,7 +173,7 @@ UNET = Row(
     divisor=255.0,
     widths=MappingProxyType({"c1": 32, "c2": 64, "c3": 128, "c4": 256, "c5": 512}),
     citation=SEED_NETS,
-    source="seed.txt, first class Unet",
+    source="Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, class Unet",
     naming="torch",
     dropout=None,
     options=("pad",),
@@ -236,7 +238,7 @@ UNET_SMALL = Row(
     in_channels=1,
     widths=MappingProxyType({"c1": 8, "c2": 16, "c3": 32, "c4": 64, "c5": 128}),
     citation=SEED_NETS,
-    source="seed.txt, second class Unet",
+    source="class Unet of 8 to 128 channels over double_conv2d_bn, deconv2d_bn",
     naming="torch",
     dropout=None,
     options=("pad",),
@@ -330,7 +332,7 @@ RESNET34_UNET = Row(
     divisor=255.0,
     widths=MappingProxyType({}),
     citation=f"{SEED_NETS}, on ResNet-34 (He, Zhang, Ren, Sun, CVPR 2016) with the sums of LinkNet (Chaurasia, Culurciello, VCIP 2017)",
-    source="seed.txt, class resnet34_unet; torchvision models/resnet.py",
+    source="Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, class resnet34_unet; torchvision models/resnet.py",
     naming="torch",
     dropout=None,
     options=("pad",),

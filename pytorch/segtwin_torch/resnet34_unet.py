@@ -1,8 +1,8 @@
 """resnet34-unet in PyTorch: ResNet-34 as the encoder, LinkNet's decoder with sums in place of concatenations.
 
-Class `resnet34_unet` of seed.txt (UNET-ZOO); its parameters have the names of its state_dict. The encoder is torchvision's `resnet34` (He, Zhang,
-Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016), written out here, so that torchvision is not imported; the decoder is that of
-Chaurasia and Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718).
+Class `resnet34_unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py; its parameters have the names of its state_dict. The encoder is torchvision's
+`resnet34` (He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016), written out here, so that torchvision is not
+imported; the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718).
 Its twin is `segtwin_keras/resnet34_unet.py`.
 
 Departures from the original: none in what is computed. Without weights the encoder starts as torchvision's untrained one; the original downloads

@@ -1,12 +1,13 @@
-"""The U-Nets in PyTorch: the network of the paper, and the two that the seed's code defines.
+"""The U-Nets in PyTorch: the network of the paper, and two from torch code.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015, arXiv:1505.04597), section 2 and
-figure 1; layers have the names of the authors' Caffe release. `unet` and `unet-small` are the first and the second class `Unet` of seed.txt
-(UNET-ZOO); their parameters have the names of its state_dict. Blobs have the names of the variables of its forward passes.
+figure 1; layers have the names of the authors' Caffe release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-
+small` the one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); their parameters have the names of its
+state_dict. Blobs have the names of the variables of its forward passes.
 Its twin is `segtwin_keras/unet.py`.
 
 Departures from the originals: none in what is computed. The paper shows no place and no rate for its dropout; the authors' release drops half of
-d3c and d4c, as here. The seed's nets fail on sizes that do not fit with an error of torch.cat; here they are refused with the sizes that do, or, with
+d3c and d4c, as here. The originals fail on sizes that do not fit with an error of torch.cat; here they are refused with the sizes that do, or, with
 `pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be left off (`logits`).
 """
 
@@ -151,7 +152,7 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """The seed's U-Net. Input `image` N×3×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
+    """UNET-ZOO's U-Net. Input `image` N×3×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> None:
         super().__init__()
@@ -236,7 +237,7 @@ class Deconv2dBN(nn.Module):
 
 
 class UNetSmall(nn.Module):
-    """The seed's small U-Net. Input `image` N×1×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
+    """The small U-Net. Input `image` N×1×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> None:
         super().__init__()

@@ -89,12 +89,12 @@ def build(
             the widths of the five levels for the U-Nets; resnet34-unet has none.
         weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.initialize`: the
             Caffe nets at zero, the U-Nets at random).
-        logits: leave the sigmoid at the end of the seed's U-Nets off. It changes nothing in the other nets, whose scores are logits.
+        logits: leave the sigmoid at the end of the U-Nets from torch off. It changes nothing in the other nets, whose scores are logits.
         dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path; 0.5 by default. The others have none.
         dtype: "float32" or "float64", of all weights and blobs.
         seed: of what starts at random: nothing in the Caffe nets, the skips' score layers in fcn8-vgg, everything in vggfcn* and the U-Nets
             (None: another start each time).
-        **row_options: pad="reflect" for the seed's U-Nets: images whose sizes do not fit are mirrored at the bottom and right, and the output
+        **row_options: pad="reflect" for the U-Nets from torch: images whose sizes do not fit are mirrored at the bottom and right, and the output
             cut. fcn8-vgg has `random_init_fc8` (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the resolution of
             pool3; the output is `fc7`).
 

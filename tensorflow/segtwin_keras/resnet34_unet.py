@@ -1,8 +1,8 @@
 """resnet34-unet in Keras: ResNet-34 as the encoder, LinkNet's decoder with sums in place of concatenations.
 
-Class `resnet34_unet` of seed.txt (UNET-ZOO); layers with weights have the names of its state_dict. The encoder is torchvision's `resnet34` (He,
-Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016); the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017,
-arXiv:1707.03718).
+Class `resnet34_unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py; layers with weights have the names of its state_dict. The encoder is
+torchvision's `resnet34` (He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016); the decoder is that of Chaurasia and
+Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718).
 Its twin is `segtwin_torch/resnet34_unet.py`.
 
 Departures from the original: none in what is computed; blobs are N×H×W×C. Without weights the encoder starts as torchvision's untrained one; the

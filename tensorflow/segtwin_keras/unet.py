@@ -1,12 +1,13 @@
-"""The U-Nets in Keras: the network of the paper, and the two that the seed's code defines.
+"""The U-Nets in Keras: the network of the paper, and two from torch code.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015, arXiv:1505.04597), section 2 and
-figure 1; layers have the names of the authors' Caffe release. `unet` and `unet-small` are the first and the second class `Unet` of seed.txt
-(UNET-ZOO); layers with weights have the names of its state_dict. Blobs have the names of the variables of its forward passes.
+figure 1; layers have the names of the authors' Caffe release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-
+small` the one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); layers with weights have the names of its
+state_dict. Blobs have the names of the variables of its forward passes.
 Its twin is `segtwin_torch/unet.py`.
 
 Departures from the originals: none in what is computed; blobs are N×H×W×C. The paper shows no place and no rate for its dropout; the authors'
-release drops half of d3c and d4c, as here. The seed's nets fail on sizes that do not fit with an error of torch.cat; here they are refused with the
+release drops half of d3c and d4c, as here. The originals fail on sizes that do not fit with an error of torch.cat; here they are refused with the
 sizes that do, or, with `pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be left off (`logits`).
 """
 
@@ -249,7 +250,7 @@ def double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
 
 
 def unet(num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> keras.Model:
-    """The seed's U-Net. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
+    """UNET-ZOO's U-Net. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
     w1, w2, w3, w4, w5 = widths
     image = image_input(in_channels, "image")
     x = Fit("unet", pad, name="fit")(image)
@@ -301,7 +302,7 @@ def deconv2d_bn(x: KerasTensor, filters: int, name: str) -> KerasTensor:
 
 
 def unet_small(num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> keras.Model:
-    """The seed's small U-Net. Input `image` N×H×W×1, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
+    """The small U-Net. Input `image` N×H×W×1, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
     c1, c2, c3, c4, c5 = widths
     image = image_input(in_channels, "image")
     x = Fit("unet-small", pad, name="fit")(image)

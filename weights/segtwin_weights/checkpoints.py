@@ -166,7 +166,7 @@ def complete(entries: list[Entry]) -> list[Candidate]:
 
 
 def _larger(network: Network, prefix: str, others: list[Entry]) -> bool:
-    """Whether tensors beside a network are layers of the same kind: named as its own but for a number, as VGG-19's conv3_4 is beside VGG-16's names."""
+    """Whether tensors beside a network are layers of the same kind: named as its own but for a number, as VGG-19's conv3_4 beside VGG-16's."""
     kinds = {NUMBER.sub("#", name) for name in network.required if name.endswith("weight")}
     names = [entry.name.removeprefix(prefix) for entry in others if entry.name.startswith(prefix) and len(entry.tensor.shape) > 1]
     return any(NUMBER.sub("#", name) in kinds for name in names)
