@@ -284,3 +284,17 @@ def test_deep_colours_with_alpha(here: Path) -> None:
     with pytest.warns(segtwin.Converted, match=r"became grey, 0\.299 R"):
         grey = segtwin.read_image("rgba.png", grey=True, bits=16)
     np.testing.assert_allclose(grey[..., 0], values[..., :3] @ [0.299, 0.587, 0.114] * 255 / 65535, rtol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [65535, 4095, 1000])
+@pytest.mark.parametrize("plain", [False, True], ids=["P6", "P3"])
+def test_a_colour_ppm_keeps_its_bits(largest: int, plain: bool, tmp_path) -> None:
+    """Pillow keeps 8 of them without a word; the header states the range."""
+    values = np.random.default_rng(1).integers(0, largest + 1, (5, 7, 3))
+    body = " ".join(map(str, values.ravel())).encode() if plain else values.astype(">u2").tobytes()
+    (tmp_path / "a.ppm").write_bytes(b"P%d\n# a comment\n7 5\n%d\n" % (3 if plain else 6, largest) + body)
+    found = segtwin.preprocess(tmp_path / "a.ppm", segtwin.Preprocessing())[0].transpose(1, 2, 0)
+    np.testing.assert_allclose(found, values * 255 / largest, atol=255 / 65535)
+    (tmp_path / "short.ppm").write_bytes((tmp_path / "a.ppm").read_bytes()[:-9])
+    with pytest.raises(segtwin.ImageError, match=r"short\.ppm"):
+        segtwin.preprocess(tmp_path / "short.ppm", segtwin.Preprocessing())

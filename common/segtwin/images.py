@@ -63,6 +63,8 @@ class Page:
     """Low bytes of 16-bit colours, of which `raw` has the high ones."""
     deep: bool = False
     """The values have 16 bits, of which `raw` has the high bytes."""
+    ranged: bool = False
+    """The file's header states the largest value, which here is 65535 (PGM and PPM)."""
     told: set[str] = field(default_factory=set)
     """What was said of earlier pages of the file: a stack says it once."""
 
@@ -79,7 +81,7 @@ class Page:
         """
         said: list[str] = []
         array = self._array(channels, said)
-        if array.dtype == np.int32 and getattr(self.raw, "format", None) == "PPM":  # its header states the largest value, which Pillow makes 65535
+        if self.ranged and array.dtype != np.uint8:
             if value_range is not None:
                 raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
             array, bits = array.astype(np.uint16), 16
@@ -283,15 +285,39 @@ def pages(image: ImageLike) -> Iterator[Page]:
             title = name if len(numbers) == 1 else f"{name}, page {numbers.index(number) + 1}"
             with _decoding(title if len(numbers) > 1 else name):
                 opened.seek(number)
-                deep = _two_bytes(opened)
-                opened.load()
-                low = _low_bytes(name, number) if deep else None
-            yield Page(title, opened, low, deep, told)
+                colours, raw, low = _deep_ppm(name, opened), opened, None
+                if colours is not None:
+                    raw, low, deep = Image.fromarray((colours >> 8).astype(np.uint8)), (colours & 255).astype(np.uint8), True
+                else:
+                    deep = _two_bytes(opened)
+                    opened.load()
+                    low = _low_bytes(name, number) if deep else None
+            yield Page(title, raw, low, deep, opened.format == "PPM", told)
 
 
 def _two_bytes(image: Image.Image) -> bool:
     """Whether Pillow will take the high bytes of 16-bit colours, which it does without a word. Asked before the image is loaded."""
     return not image.mode.startswith("I") and ";16" in str(getattr(image, "tile", None))
+
+
+def _deep_ppm(name: str, opened: Image.Image) -> np.ndarray | None:
+    """H×W×3 uint16 of a colour PPM of more than 8 bits, of which Pillow keeps 8: 0..65535, whatever the header states as the largest value."""
+    if opened.format != "PPM" or opened.mode != "RGB" or not (tiles := getattr(opened, "tile", None)):
+        return None
+    (tile,) = tiles
+    largest = tile.args[-1] if isinstance(tile.args, tuple) else tile.args
+    if not isinstance(largest, int) or largest < 256:
+        return None
+    count = 3 * opened.width * opened.height
+    with open(name, "rb") as file:
+        file.seek(tile.offset)
+        if tile.codec_name == "ppm_plain":
+            values = np.array(re.sub(rb"#[^\n\r]*", b" ", file.read()).split()[:count], np.int64)
+        else:
+            values = np.frombuffer(file.read(2 * count), ">u2").astype(np.int64)
+    if len(values) != count or values.min() < 0 or values.max() > largest:
+        raise ValueError(f"holds {len(values)} of {count} values of 0..{largest}" if len(values) != count else f"holds values outside 0..{largest}")
+    return np.rint(values * (65535 / largest)).astype(np.uint16).reshape(opened.height, opened.width, 3)
 
 
 def _low_bytes(name: str, number: int) -> np.ndarray | None:
