@@ -257,6 +257,29 @@ def test_tiffs_of_several_bands(here: Path, planar: bool, deflate: bool, order: 
             segtwin.preprocess("six.tif", segtwin.Preprocessing(bits=12), in_channels=6)
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "u1", "<f4"])
+def test_big_tiffs_of_several_bands(kind: str, here: Path) -> None:
+    """Offsets of 64 bits, as files above 4 GB have them."""
+    values = (RANDOM.rand(5, 4, 6) * 250).astype(kind)
+    order, bits, bands = (">" if kind[0] == ">" else "<"), values.dtype.itemsize * 8, 6
+    data, integer = values.tobytes(), 3 if values.dtype.kind == "f" else 1
+    at = 16 + len(data)
+    fields = {256: (3, [4]), 257: (3, [5]), 258: (3, [bits] * bands), 259: (3, [1]), 262: (3, [1]), 273: (16, [16]), 277: (3, [bands]), 278: (3, [5])}
+    fields |= {279: (16, [len(data)]), 284: (3, [1]), 339: (3, [integer] * bands)}
+    directory, after, end = struct.pack(order + "Q", len(fields)), b"", at + 8 + 20 * len(fields) + 8
+    for tag, (kind_of_field, numbers) in fields.items():
+        packed = struct.pack(f"{order}{len(numbers)}{'H' if kind_of_field == 3 else 'Q'}", *numbers)
+        place = packed.ljust(8, b"\0") if len(packed) <= 8 else struct.pack(order + "Q", end + len(after))
+        after += packed if len(packed) > 8 else b""
+        directory += struct.pack(order + "HHQ", tag, kind_of_field, len(numbers)) + place
+    head = (b"II+\0" if order == "<" else b"MM\0+") + struct.pack(order + "HHQ", 8, 0, at)
+    Path("big.tif").write_bytes(head + data + directory + bytes(8) + after)
+    span = (0, 255) if kind == "<f4" else None
+    got = segtwin.preprocess("big.tif", segtwin.Preprocessing(bits=values.dtype.itemsize * 8), in_channels=6, value_range=span)
+    want = values.astype(float) * (255 / 65535 if kind.endswith("u2") else 1)
+    np.testing.assert_allclose(got[0], want.transpose(2, 0, 1), rtol=1e-5)
+
+
 def test_tiffs_of_opencv_with_four_bands(here: Path) -> None:
     """Four 16-bit bands, by another writer."""
     values = RANDOM.randint(0, 65536, (20, 30, 4)).astype(np.uint16)

@@ -244,7 +244,7 @@ def page_count(image: ImageLike) -> int:
         return len(array) if array.ndim == 4 else 1
     if _is_of_bands(os.fspath(image)):
         with _decoding(os.fspath(image)):
-            return len(tiff.directories(os.fspath(image)))
+            return tiff.count(os.fspath(image))
     with _decoding(os.fspath(image)), _open(os.fspath(image)) as opened:
         return len(_page_numbers(opened))
 
