@@ -31,8 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "out").mkdir()
     (tmp_path / "folder/inner").mkdir(parents=True)
     with Image.open(ROOT / "docs/images/chelsea.jpg") as photo:
-        for place in ("", "folder", "folder/inner"):
-            photo.resize((90, 60)).save(tmp_path / place / "photo.jpg")
+        for place in ("photo", "folder/a", "folder/inner/b"):
+            photo.resize((90, 60)).save(tmp_path / f"{place}.jpg")
     classes = ["background", *(f"class{number}" for number in range(1, 21))]
     (tmp_path / "names.txt").write_text("\n".join(classes) + "\n")
 
