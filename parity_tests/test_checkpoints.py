@@ -269,3 +269,18 @@ def test_an_exported_program_is_named(tmp_path) -> None:
     torch.export.save(program, tmp_path / "m.pt2")
     with pytest.raises(WeightsError, match=r"m\.pt2: is a program of torch\.export; save model\.state_dict"):
         segtwin_weights.read(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize("wrapper", [lambda state: state, lambda state: {"state_dict": state}])
+def test_a_deeper_network_is_not_taken_for_the_one_whose_names_it_has(wrapper, tmp_path) -> None:
+    """VGG-19 has every name of VGG-16, and four layers more."""
+    names = [p.name.replace("/", ".") for p in architectures.get("vgg16").parameters()]
+    state = {name: torch.ones(2, 2, 3, 3) if name.endswith("weight") else torch.ones(2) for name in names}
+    deeper = {
+        f"conv{stage}_4.{kind}": torch.ones(2, 2, 3, 3) if kind == "weight" else torch.ones(2) for stage in (3, 4, 5) for kind in ("weight", "bias")
+    }
+    torch.save(wrapper(state | deeper), tmp_path / "vgg19.pth")
+    read = segtwin_weights.read(tmp_path / "vgg19.pth")
+    assert {"conv3_4.weight", "conv5_4.bias"} <= read.keys(), "it is read as it is"
+    with pytest.raises((WeightsError, KeyError), match="conv3_4"):
+        segtwin_weights.convert(read, to="fcn8s", num_classes=5)

@@ -29,6 +29,7 @@ MOST_ITEMS = 4_000_000
 TRANSPARENT = ("module", "_orig_mod")
 """Parts of names that DataParallel and torch.compile put in, wherever they stand."""
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa)(?![a-z])")
+NUMBER = re.compile(r"\d+")
 SHOWN = 5
 
 
@@ -155,12 +156,20 @@ def complete(entries: list[Entry]) -> list[Candidate]:
             prefix = name.removesuffix(anchor)
             if not all(prefix + one in named for one in network.required):
                 continue
-            if all(named[prefix + one].tensor.shape == shape for one, shape in network.shapes.items()):
-                own = {prefix + one for one in (*network.required, *network.optional)}
+            own = {prefix + one for one in (*network.required, *network.optional)}
+            shaped = all(named[prefix + one].tensor.shape == shape for one, shape in network.shapes.items())
+            if shaped and not _larger(network, prefix, [entry for entry in named.values() if entry.name not in own]):
                 candidates.append(Candidate(network, prefix, tuple(entry for entry in named.values() if entry.name in own)))
         if candidates:
             return candidates
     return []
+
+
+def _larger(network: Network, prefix: str, others: list[Entry]) -> bool:
+    """Whether tensors beside a network are layers of the same kind: named as its own but for a number, as VGG-19's conv3_4 is beside VGG-16's names."""
+    kinds = {NUMBER.sub("#", name) for name in network.required if name.endswith("weight")}
+    names = [entry.name.removeprefix(prefix) for entry in others if entry.name.startswith(prefix) and len(entry.tensor.shape) > 1]
+    return any(NUMBER.sub("#", name) in kinds for name in names)
 
 
 def find(path: object, loaded: Any, kind: type, nested: bool = False) -> list[dict[str, Any]]:
