@@ -17,6 +17,7 @@ import segtwin_torch
 import segtwin_weights
 import torch
 import torchvision
+from segtwin import architectures
 from segtwin_weights import WeightsError, checkpoints
 
 NARROW = (2, 3, 4, 5, 6)
