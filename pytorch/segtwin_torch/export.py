@@ -30,8 +30,7 @@ from torch.func import functional_call
 
 from segtwin_torch.weights import blob_names, table, used_weights
 
-OPSET = 18
-LAST_OPSET = 23
+OPSET = onnx_file.OPSETS["torch"][0]
 
 
 def export_onnx(
@@ -69,7 +68,7 @@ def export_onnx(
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
+    onnx_file.check_opset(path, opset, "torch")
     shape = onnx_file.fixed_shape(path, row, size, batch)
 
     def weights() -> Iterable[tuple[str, np.ndarray]]:
@@ -78,12 +77,13 @@ def export_onnx(
     graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
     channels = next(iter(used_weights(model).values())).shape[1]
-    source = onnx_check.Source(row, opset, graph.graph.output[0].name, channels, weights, partial(run, model), shape)
+    blobs = [name for name in blob_names(model) if name in row.exported]
+    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights()), row)
-        source, metadata["batchnorm"] = replace(source, weights=folded.items, folded=True), "folded"
+        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.weights(), path, row, metadata, external_data, check, fixed=shape is not None)
+    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -25,8 +25,10 @@ from segtwin_keras import onnx_graph
 from segtwin_keras.unet import Fit
 from segtwin_keras.weights import blob_names, blob_tensors, hub_array, table, used_weights
 
-OPSET = 18
-LAST_OPSET = 18
+OPSET = onnx_file.OPSETS["keras"][0]
+
+NOT_IN_DOUBLE = {"BatchNorm", "Resize"}
+"""Layers that TensorFlow computes in float64 in pieces, of which tf2onnx makes no graph of blobs."""
 
 
 def export_onnx(
@@ -56,7 +58,7 @@ def export_onnx(
         verify: False: write the file without checking, comparing and running it.
 
     Raises:
-        ValueError: another opset, or one that the graph cannot be written in.
+        ValueError: another opset, or one that the graph cannot be written in; float64 of a network with BatchNorm or resizing.
         ValueError: the model was built with `pad`; the size does not fit the network; `batch` without `size`; folding moves the output.
         ValueError: the weights are above 2 GB and `external_data` is False; the file differs from the model. Nothing is left of it then.
         OSError: a file cannot be written.
@@ -64,8 +66,10 @@ def export_onnx(
     row = architectures.get(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
+    onnx_file.check_opset(path, opset, "keras")
     shape = onnx_file.fixed_shape(path, row, size, batch)
+    if model.input.dtype == "float64" and {layer.kind for layer in row.layers} & NOT_IN_DOUBLE:
+        raise ValueError(f"{path}: {row.name} cannot be exported in float64 from Keras; build it in float32, or export it with segtwin_torch")
 
     def weights() -> Iterable[tuple[str, np.ndarray]]:
         return ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
@@ -73,12 +77,13 @@ def export_onnx(
     graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
     channels = model.input.shape[-1]
-    source = onnx_check.Source(row, opset, graph.graph.output[0].name, channels, weights, partial(run, model), shape)
+    blobs = [name for name in blob_names(model) if name in row.exported]
+    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(weights()), row)
-        source, metadata["batchnorm"] = replace(source, weights=folded.items, folded=True), "folded"
+        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.weights(), path, row, metadata, external_data, check, fixed=shape is not None)
+    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -104,7 +109,7 @@ def run(model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray],
     changed = [(slots[name][0], tf.constant(np.transpose(array, slots[name][1]))) for name, array in instead.items()]
     with tf.device("CPU:0"), keras.StatelessScope(state_mapping=changed):
         x = tf.constant(data.transpose(0, 2, 3, 1), model.input.dtype)
-        values = keras.Model(model.input, [tensors[name] for name in blobs])(x, training=False)
+        values = keras.tree.flatten(keras.Model(model.input, [tensors[name] for name in blobs])(x, training=False))
     return {name: np.ascontiguousarray(value.numpy().transpose(0, 3, 1, 2)) for name, value in zip(blobs, values, strict=True)}
 
 

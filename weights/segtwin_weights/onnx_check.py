@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from segtwin import Converted, noise, oracle
 from segtwin.architectures import Row
@@ -30,17 +31,26 @@ class Source:
 
     row: Row
     opset: int
-    output: str
-    """The blob that is the graph's output."""
+    blobs: Sequence[str]
+    """Those that the graph may hold, its output the last."""
     in_channels: int
-    weights: Callable[[], Iterable[tuple[str, np.ndarray]]]
-    """Hub name and array of every weight that the file has to hold."""
+    model_weights: Callable[[], Iterable[tuple[str, np.ndarray]]]
+    """Hub name and array of every weight of the model that the graph computes with."""
     run: Callable[[np.ndarray, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
     """(N×C×H×W data, weights to compute with in place of the model's, names of blobs) → those blobs, by the framework's own kernels."""
     shape: tuple[int, int, int] | None = None
     """(N, H, W) of a graph of one size."""
-    folded: bool = False
-    """BatchNorm is in the convolutions of the file, not in those of the model."""
+    folded: Mapping[str, np.ndarray] | None = None
+    """The weights of the file where BatchNorm is in its convolutions: others than the model's."""
+
+    @property
+    def output(self) -> str:
+        """The blob that is the graph's output."""
+        return self.blobs[-1]
+
+    def file_weights(self) -> Iterable[tuple[str, np.ndarray]]:
+        """Hub name and array of every weight that the file has to hold, in order."""
+        return self.model_weights() if self.folded is None else self.folded.items()
 
 
 def verify(file: Path, path: str | os.PathLike[str], source: Source) -> None:
@@ -54,15 +64,23 @@ def verify(file: Path, path: str | os.PathLike[str], source: Source) -> None:
     Raises:
         ValueError: the checker refuses it, or its signature, a weight or the result of a run differs; the message says what.
     """
-    model = onnx.load(file, load_external_data=False)
     try:
+        model = onnx.load(file, load_external_data=False)
         size = file.stat().st_size
         onnx.checker.check_model(file, full_check=size < onnx.checker.MAXIMUM_PROTOBUF)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         raise ValueError(f"{path}: {differs(f'the ONNX checker refuses it: {first_line(error)}')}") from error
     zero = compare_weights(model, file, path, source)
     check_signature(model, path, source)
-    check_run(model, file, path, source, {} if source.folded else probes(zero))
+    untouched = {name: array for name, array in zero.items() if source.folded is None or name not in batchnorm_convolutions(source)}
+    check_run(model, file, path, source, probes(untouched))
+
+
+def batchnorm_convolutions(source: Source) -> set[str]:
+    """Weights of the convolutions that BatchNorm was folded into."""
+    layers = {layer.name: layer for layer in source.row.layers}
+    folded = {bottom for layer in layers.values() if layer.kind == "BatchNorm" for bottom in layer.bottoms}
+    return {source.row.parameter_name(layers[name], kind) for name in folded for kind in ("weight", "bias")}
 
 
 def differs(what: str) -> str:
@@ -79,10 +97,13 @@ def compare_weights(model: onnx.ModelProto, file: Path, path: str | os.PathLike[
     """Every weight of the model is in the file under its hub name, bit by bit. Returns those that are zero everywhere."""
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     zero = {}
-    for name, array in source.weights():
+    for name, array in source.file_weights():
         if name not in held:
             raise ValueError(f"{path}: {differs(f'the weight {name} is missing')}")
-        stored = read_tensor(held[name], file)
+        try:
+            stored = read_tensor(held[name], file)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(f"{path}: {differs(f'the weight {name} cannot be read back: {first_line(error)}')}") from error
         if stored.dtype != array.dtype or stored.shape != array.shape or not same_bits(stored, array):
             raise ValueError(f"{path}: {differs(f'the weight {name} is not that of the model')}")
         if array.size and not array.any():
@@ -158,20 +179,19 @@ def probe_sizes(row: Row) -> list[tuple[int, int]]:
 
 
 def check_run(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], source: Source, instead: Mapping[str, np.ndarray]) -> None:
-    """One image through both; ranks, channels and sizes of the output agree with the file's signature, and its values with the model's."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    maker = makers[source.output]
-    scores = maker.input[0] if maker.op_type == "Sigmoid" else source.output
+    """One image through both; the output's shape is the file's declared one, and every blob that the graph has is the model's.
+
+    Every blob, not the output alone: a wrong crop of a branch that adds little, or before ReLUs that pass nothing on, hardly shows there.
+    """
+    computed = {name for node in model.graph.node for name in node.output}
+    names = [name for name in source.blobs if name in computed]
     data = probe_image(source)
-    want = source.run(data, instead, list(dict.fromkeys([scores, source.output])))
+    want = source.run(data, instead, names)
     declared, shape = dimensions(model.graph.output[0]), want[source.output].shape
     if len(declared) != len(shape) or declared[1] != shape[1] or any(size not in (None, real) for size, real in zip(declared, shape, strict=True)):
         raise ValueError(f"{path}: {differs(f'its output is declared as {declared}, and the model makes {list(shape)}')}")
-    if any(array.dtype != np.float32 for array in want.values()):
-        warnings.warn(f"{path}: checked and read back, but not run: ONNX Runtime convolves in float32 only", Converted, stacklevel=4)
-        return
     try:
-        got = onnx_values(file, data, list(want), instead, model)
+        got = onnx_values(file, data, names, instead, model, plain=True)
     except ImportError:
         words = "checked and read back, but not run: ONNX Runtime is not installed; pip install 'segtwin[parity]'"
         warnings.warn(f"{path}: {words}", Converted, stacklevel=4)
@@ -181,26 +201,32 @@ def check_run(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], 
             raise
         raise ValueError(f"{path}: {differs(f'ONNX Runtime cannot run it: {first_line(error)}')}") from error
     if not all(np.isfinite(array).all() for array in want.values()):
-        warnings.warn(f"{path}: not compared with the model, whose output is not finite", Converted, stacklevel=4)
+        warnings.warn(f"{path}: not compared with the model, whose values are not finite", Converted, stacklevel=4)
         return
     bound = rounding(model)
-    error = oracle.relative_error(got[scores], want[scores])
-    if not error <= bound and error < 1e-2:  # the network may magnify roundings: ask it how much
-        bound = max(bound, own_rounding(source, instead, data, scores))
-    if not error <= bound:
-        raise ValueError(f"{path}: {differs(f'ONNX Runtime computes {scores} {error:.1e} of its maximum away from the model (allowed: {bound:.1e})')}")
-    if scores != source.output:  # a sigmoid is nowhere steeper than 1/4
-        error = float(np.abs(got[source.output] - want[source.output]).max())
-        if not error <= bound * float(np.abs(want[scores]).max()) / 4 + PROBABILITY_ROUNDING:
-            raise ValueError(f"{path}: {differs(f'ONNX Runtime computes {source.output} {error:.1e} away from the model')}")
+    probability = source.output if source.row.layer(source.output).kind == "Sigmoid" else None
+    errors = {name: oracle.relative_error(got[name], want[name]) for name in names if name != probability}
+    bounds = dict.fromkeys(errors, bound)
+    if any(not errors[name] <= bound for name in errors) and all(off < 1e-2 for off in errors.values()):
+        measured = own_rounding(source, instead, data)  # the network may magnify roundings: ask it how much
+        bounds = {name: max(bound, measured.get(name, 0.0)) for name in errors}
+    for name, off in errors.items():
+        if not off <= bounds[name]:
+            words = f"ONNX Runtime computes {name} {off:.1e} of its maximum away from the model ({bounds[name]:.1e} allowed)"
+            raise ValueError(f"{path}: {differs(words)}")
+    if probability is not None:  # a sigmoid is nowhere steeper than 1/4
+        (scores,) = source.row.layer(probability).bottoms
+        off = float(np.abs(got[probability] - want[probability].astype(np.float64)).max())
+        if not off <= bounds[scores] * float(np.abs(want[scores]).max()) / 4 + PROBABILITY_ROUNDING:
+            raise ValueError(f"{path}: {differs(f'ONNX Runtime computes {probability} {off:.1e} away from the model')}")
 
 
 def rounding(model: onnx.ModelProto) -> float:
-    """How far two correct float32 runs of a graph may differ, relative to the largest number of the output.
+    """How far two correct float32 runs of a graph may differ, relative to the largest number of a blob.
 
-    A running sum of n products is off by about u·√(n/6) of its size (u = 2⁻²⁴; see `segtwin.noise`). Roundings of different layers are independent, so
-    their squares add up; two runs differ by √2 more; and `noise.BOUND` is what is left to chance. fcn8s: 4e-5, 1e-5 at least; a wrong crop, bias or
-    kernel moves the output by 1e-3 and more.
+    A running sum of n products is off by about u·√(n/6) of its size (u = 2⁻²⁴; see `segtwin.noise`). Roundings of different layers are
+    independent, so their squares add up; two runs differ by √2 more; and `noise.BOUND` is what is left to chance. fcn8s: 4e-5, 1e-5 at least; a
+    wrong crop, bias or kernel moves a blob by 1e-3 and more.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     products = 0
@@ -211,13 +237,13 @@ def rounding(model: onnx.ModelProto) -> float:
     return max(1e-5, noise.BOUND * math.sqrt(2 * products / 6) * 2.0**-24)
 
 
-def own_rounding(source: Source, instead: Mapping[str, np.ndarray], data: np.ndarray, blob: str) -> float:
-    """The same, measured: float32 runs of the oracle against its float64 run. Slow, so only for networks that magnify roundings."""
-    weights = {**dict(source.weights()), **instead}
-    if source.folded:
-        return 0.0  # these are not the network's
+def own_rounding(source: Source, instead: Mapping[str, np.ndarray], data: np.ndarray) -> dict[str, float]:
+    """The same of every blob, measured: float32 runs of the oracle against its float64 run. Slow, so only for networks that magnify roundings."""
+    weights = {**dict(source.model_weights()), **instead}
     truth = oracle.run(source.row, weights, data)
-    return noise.floors(source.row, weights, data, truth)[blob] * noise.default_bounds(source.row, weights)[blob] * math.sqrt(2)
+    floors, growths = noise.floors(source.row, weights, data, truth), noise.default_bounds(source.row, weights)
+    folded = 2 if source.folded else 1  # products of two roundings in place of one
+    return {name: floors[name] * growths[name] * math.sqrt(2) * folded for name in truth}
 
 
 def onnx_values(
@@ -226,6 +252,7 @@ def onnx_values(
     names: Sequence[str],
     instead: Mapping[str, np.ndarray] | None = None,
     model: onnx.ModelProto | None = None,
+    plain: bool = False,
 ) -> dict[str, np.ndarray]:
     """Values of a graph by ONNX Runtime on the CPU.
 
@@ -235,6 +262,8 @@ def onnx_values(
         names: of its values; the input may be among them.
         instead: weights to compute with in place of the file's, name → array.
         model: the graph, if it was read already; changed in place.
+        plain: run the operators as they stand, without making others of them: slower, and without second copies of the weights. A graph of
+            float64, whose convolutions ONNX Runtime has not, is run in float32.
 
     Raises:
         ValueError: the graph has no such value.
@@ -249,17 +278,42 @@ def onnx_values(
     if missing := [name for name in wanted if name not in computed]:
         raise ValueError(f"{file}: the graph has no blob {missing[0]!r} ({len(missing)} missing)")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4 if plain else 3
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    double = plain and graph.input[0].type.tensor_type.elem_type == TensorProto.DOUBLE
+    if double:
+        in_single(model, Path(file), instead or {})
     present = {output.name for output in graph.output}
-    if not instead and present.issuperset(wanted):
+    if not (instead or double) and present.issuperset(wanted):
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
     else:
         # The session gets a copy of the graph with the changes; the other weights stay in the file.
         for initializer in graph.initializer:
-            if instead and initializer.name in instead:
+            if instead and initializer.name in instead and not double:
                 initializer.CopyFrom(numpy_helper.from_array(instead[initializer.name], initializer.name))
         graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in present)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(file).resolve().parent))
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {graph.input[0].name: data})
     return {graph.input[0].name: data, **dict(zip(wanted, values, strict=True))}
+
+
+def in_single(model: onnx.ModelProto, file: Path, instead: Mapping[str, np.ndarray]) -> None:
+    """A float64 graph made one of float32, its weights, those in the place of some among them, inside it."""
+    graph = model.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.DOUBLE:
+            array = instead[tensor.name] if tensor.name in instead else read_tensor(tensor, file)
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.DOUBLE:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
+                attribute.i = TensorProto.FLOAT
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    del graph.value_info[:]

@@ -29,8 +29,11 @@ ALIGNMENT = 4096
 """A tensor in the data file begins on a page, so that runtimes can map it."""
 
 
-def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
-    """What an ONNX file says of itself: the row, and how an image has to be prepared."""
+def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueInfoProto, shape: tuple[int, int, int] | None = None) -> dict[str, Any]:
+    """What an ONNX file says of itself: the row, and how an image has to be prepared; `data` is its input, of one size where `shape` says so."""
+    in_channels = data.type.tensor_type.shape.dim[1].dim_value
+    n, height, width = shape or ("N", "H", "W")
+    dtype = helper.tensor_dtype_to_np_dtype(data.type.tensor_type.elem_type)
     preprocessing, known = preprocessing_of(weights_metadata, row, in_channels)
     kept = {
         key: weights_metadata[key]
@@ -43,18 +46,23 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) 
         "version": __version__,
         "preprocessing": preprocessing.asdict(),
         **({} if known else {"preprocessing_assumed": True}),
-        "input": f"float32 N×{in_channels}×H×W; {preprocessing.describe()}",
+        "input": f"{dtype} {n}×{in_channels}×{height}×{width}; {preprocessing.describe()}",
         "citation": row.citation,
         **kept,
     }
 
 
-def check_opset(path: str | os.PathLike[str], opset: int, first: int, last: int) -> None:
+OPSETS = {"torch": (18, 23), "keras": (18, 18)}
+"""Framework → the first and last version of the ONNX operators that its exporter writes; the first is the default."""
+
+
+def check_opset(path: str | os.PathLike[str], opset: int, framework: str) -> None:
     """Refuse a version of the ONNX operators that a framework's exporter does not write.
 
     Raises:
-        ValueError: it is outside first … last.
+        ValueError: it is none of `OPSETS`.
     """
+    first, last = OPSETS[framework]
     if not first <= opset <= last:
         known = f"opset {first}" if first == last else f"opsets {first} to {last}"
         raise ValueError(f"{path}: opset {opset} cannot be written; this framework's exporter writes {known}")
@@ -96,7 +104,7 @@ def write(
     metadata: Mapping[str, Any],
     external_data: bool | None = None,
     verify: Callable[[Path], None] | None = None,
-    fixed: bool = False,
+    shape: tuple[int, int, int] | None = None,
 ) -> None:
     """Write a skeleton with its weights, and verify the file before it takes its name.
 
@@ -108,7 +116,7 @@ def write(
         metadata: of the weights; goes into metadata_props with the row's, values that are no strings as JSON.
         external_data: weights in a file of their own (True), in the .onnx (False), or as their size asks (None: above 100 MB).
         verify: called with the file as it was written, in a folder of its own; when it raises, nothing is left and what was there before stays.
-        fixed: the skeleton is of one size; else N, H and W are named, and free.
+        shape: (N, H, W) of a skeleton of one size; else they are named, and free.
 
     Raises:
         ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB; what `verify` raises.
@@ -123,9 +131,9 @@ def write(
     if not external_data and size >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ValueError(f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on")
     del graph.input[1:]
-    free = ("", "", "", "") if fixed else ("N", "", "H", "W")
+    free = ("", "", "", "") if shape else ("N", "", "H", "W")
     _name_axes(graph.input[0], free)
-    _name_axes(graph.output[0], free if fixed or row.keeps_size else ("N", "", "output rows", "output columns"))
+    _name_axes(graph.output[0], free if shape or row.keeps_size else ("N", "", "output rows", "output columns"))
     for node in graph.node:
         node.name = node.output[0]
     del graph.value_info[:]
@@ -142,10 +150,11 @@ def write(
         if wanted:
             raise ValueError(f"{path}: no weights for {', '.join(wanted)}")
         del skeleton.metadata_props[:]
-        facts = properties(row, metadata, graph.input[0].type.tensor_type.shape.dim[1].dim_value)
+        facts = properties(row, metadata, graph.input[0], shape)
         helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
+        skeleton.Clear()  # its weights are in the file now, once
         if verify is not None:
             verify(draft)
 
