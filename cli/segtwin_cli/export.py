@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import click
 import segtwin_weights
-from segtwin_weights import Weights, names
+from safetensors import SafetensorError, safe_open
+from segtwin.architectures import ROWS
+from segtwin_weights import Weights, metadata, names, onnx_file
 
+from segtwin_cli.explain import Size
 from segtwin_cli.extras import require
-from segtwin_cli.terminal import overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.preprocessing_options import chosen, preprocessing_options
+from segtwin_cli.terminal import errors, overwrite_option, quiet_option, refuse_to_replace, steps
 
-CHECKPOINTS = {"torch": ".pth", "keras": ".weights.h5"}
+CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
+"""Framework → endings of its own files of weights."""
 
 
 @click.command()
@@ -24,9 +31,13 @@ CHECKPOINTS = {"torch": ".pth", "keras": ".weights.h5"}
 @click.argument("outputs", type=click.Path(), nargs=-1, required=True)
 @click.option("--framework", type=click.Choice(["torch", "keras"]), required=True, help="Whose model is exported.")
 @click.option("--opset", type=int, help="Version of the ONNX operators; by default 18.")
+@click.option("--size", type=Size(), help="Rows x columns of every image, as in 384x512: the graph is of this one size; by default it takes any.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images at a time in a graph of one size; by default 1.  [with --size]")
 @click.option("--logits", is_flag=True, help="End in the logits where a U-Net ends in a sigmoid.")
 @click.option("--fold-batchnorm", is_flag=True, help="Make BatchNorm part of the convolutions before it, and check that the graph computes the same.")
 @click.option("--one-file", is_flag=True, help="Keep the weights inside the .onnx file even above 100 MB.")
+@click.option("--no-verify", is_flag=True, help="Write the ONNX file without checking it and running it against the model.")
+@preprocessing_options
 @overwrite_option
 @quiet_option
 def export(
@@ -34,22 +45,46 @@ def export(
     outputs: tuple[str, ...],
     framework: str,
     opset: int | None,
+    size: tuple[int, int] | None,
+    batch: int | None,
     logits: bool,
     fold_batchnorm: bool,
     one_file: bool,
+    no_verify: bool,
     overwrite: bool,
     quiet: bool,
+    stated: dict[str, Any],
 ) -> None:
-    """Write WEIGHTS to OUTPUTS: .onnx, and .pth (a torch state_dict) or .weights.h5 (Keras)."""
-    endings = (".onnx", CHECKPOINTS[framework])
+    """Write WEIGHTS to OUTPUTS: .onnx, and .pth or .pt (a torch state_dict) or .weights.h5 (Keras).
+
+    An ONNX file is read back and checked, its weights are compared with those of the model, and ONNX Runtime and the model compute a small random
+    image, before it takes its name. --colour, --mean, --std, --scale and --bits say how the network's inputs are made, where WEIGHTS do not; the ONNX
+    file carries it.
+    """
+    endings = (".onnx", *CHECKPOINTS[framework])
     for output in outputs:
         if not output.endswith(endings):
             raise click.ClickException(f"{output}: {framework} writes files that end in {' or '.join(endings)}")
-        refuse_to_replace(output, overwrite)
+        for file in (output, *([output + ".data"] if output.endswith(".onnx") else [])):
+            refuse_to_replace(file, overwrite)
+    files = [output for output in outputs if output.endswith(".onnx")]
+    if batch is not None and size is None:
+        raise click.ClickException("--batch goes with --size: it fixes the number of images of a graph of one size")
+    options: dict[str, Any] = {"size": size, "batch": batch, "fold_batchnorm": fold_batchnorm, "verify": not no_verify}
+    if opset is not None:
+        options["opset"] = opset
+        onnx_file.check_opset(files[0] if files else outputs[0], opset, framework)
+    check_size(weights, network_in_header(weights), size)
     require(framework, purpose=f"--framework {framework}")
+    console = errors()
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
         loaded, row = read_network(weights)
+        check_size(weights, row, size)
+        if stated:
+            base, _ = metadata.preprocessing_of(loaded, ROWS[row])
+            say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
+            loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say)))
         dimensions = segtwin_weights.dimensions(loaded, row)
         step(f"starting {framework}")
         twin = framework_twin(framework)
@@ -59,13 +94,37 @@ def export(
         for output in outputs:
             step(f"writing {output}")
             if output.endswith(".onnx"):
-                options = {} if opset is None else {"opset": opset}
-                twin.export_onnx(model, output, **options, external_data=False if one_file else None, fold_batchnorm=fold_batchnorm)
+                twin.export_onnx(model, output, external_data=False if one_file else None, **options)
             else:
                 twin.save_checkpoint(model, output)
     if not quiet:
         for output in outputs:
             click.echo(f"{output}: {row} from {framework}")
+
+
+def network_in_header(path: str) -> str | None:
+    """The network that a safetensors file states in its header, found without reading its numbers; None where it states none, or is another file."""
+    try:
+        if segtwin_weights.file_kind(path) != "safetensors":
+            return None
+        with safe_open(path, framework="numpy") as file:
+            stated = json.loads((file.metadata() or {}).get("architecture", "null"))
+    except (OSError, ValueError, SafetensorError):  # the reader says what is wrong with it
+        return None
+    return stated if isinstance(stated, str) else None
+
+
+def check_size(path: str, network: str | None, size: tuple[int, int] | None) -> None:
+    """Refuse a size that a network does not take.
+
+    Raises:
+        ValueError: the message names the nearest that it takes.
+    """
+    if size is not None and network in ROWS:
+        try:
+            ROWS[network].check_size(*size)
+        except ValueError as error:
+            raise ValueError(f"--size {size[0]}x{size[1]} for {path}: {error}") from None
 
 
 def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:

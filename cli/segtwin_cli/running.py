@@ -79,7 +79,8 @@ class Running:
         """
         height, width = data.shape[2:]
         if self.row and self.row.name == "unet-paper":
-            result = segtwin.overlap_tile(self.network, data, self.size[0] or tile)
+            shape = self.size[0] or tile, self.size[1] or tile
+            result = segtwin.overlap_tile(self.network, data, shape, fixed=self.size != (None, None))
         elif pad is None:
             try:
                 self.check_size(height, width)
@@ -163,7 +164,7 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
         found = ", ".join(f"{one.name} {one.type} {'×'.join(map(str, one.shape))}" for one in inputs)
         raise ValueError(f"{path}: takes {found}; predict runs networks of one input N×C×H×W of floats")
     source, dtype = inputs[0], TYPES[inputs[0].type]
-    _, channels, *size = (one if isinstance(one, int) and one > 0 else None for one in source.shape)
+    batch, channels, *size = (one if isinstance(one, int) and one > 0 else None for one in source.shape)
     told = network or facts.get("architecture")
     row = ROWS.get(told) if isinstance(told, str) else None
     if network and facts.get("architecture") not in (None, network):
@@ -185,7 +186,11 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
         say(f"{path}: its one output {result.name!r} is taken for a probability 0..1")
 
     def run(data: np.ndarray) -> np.ndarray:
-        return session.run([result.name], {source.name: data.astype(dtype, copy=False)})[0].astype(np.float32, copy=False)
+        data = data.astype(dtype, copy=False)
+        full = np.concatenate([data, *[data[-1:]] * (-len(data) % batch)]) if batch else data  # a fixed number of images at a time
+        parts = np.split(full, len(full) // batch) if batch else [full]
+        results = [session.run([result.name], {source.name: part})[0] for part in parts]
+        return np.concatenate(results)[: len(data)].astype(np.float32, copy=False)
 
     return Running(run, path, "onnxruntime", row, classes, channels, preprocessing, output, facts, (size[0], size[1]))
 

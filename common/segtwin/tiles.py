@@ -36,9 +36,10 @@ class Tile(NamedTuple):
 def overlap_tile(
     network: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
-    tile: int = TILE,
+    tile: int | tuple[int, int] = TILE,
     out: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fixed: bool = False,
 ) -> np.ndarray:
     """Run unet-paper over an image, tile by tile.
 
@@ -47,9 +48,10 @@ def overlap_tile(
     Args:
         network: takes N×C×h×w (float32) and returns N×classes×(h−184)×(w−184): any engine.
         image: N×C×H×W, as `preprocess` gives it; H and W from 1 up.
-        tile: rows and columns of the input tiles, a legal size of the network (16k + 60) from 204 up. Small images take smaller tiles.
+        tile: rows and columns of the input tiles, legal sizes of the network (16k + 60) from 204 up. Small images take smaller tiles.
         out: where to put the result; by default a new array.
         progress: called after each tile with (tiles done, tiles in all).
+        fixed: the network takes this one size: small images are mirrored further.
 
     Returns:
         N×classes×H×W.
@@ -58,8 +60,10 @@ def overlap_tile(
         ValueError: the tile size is not legal.
     """
     height, width = image.shape[2:]
-    todo = len(cuts(height, tile)) * len(cuts(width, tile))
-    for done, one in enumerate(tiles(height, width, tile), start=1):
+    every = tiles(height, width, tile, fixed)
+    high, wide = (tile, tile) if isinstance(tile, int) else tile
+    todo = len(cuts(height, high, fixed)) * len(cuts(width, wide, fixed))
+    for done, one in enumerate(every, start=1):
         scores = network(np.ascontiguousarray(image[:, :, one.rows[:, np.newaxis], one.columns]))
         if out is None:
             out = np.empty((*scores.shape[:2], height, width), scores.dtype)
@@ -71,14 +75,15 @@ def overlap_tile(
     return out
 
 
-def tiles(height: int, width: int, tile: int = TILE) -> Iterator[Tile]:
+def tiles(height: int, width: int, tile: int | tuple[int, int] = TILE, fixed: bool = False) -> Iterator[Tile]:
     """The tiles of an image, row by row."""
-    for top, rows in cuts(height, tile):
-        for left, columns in cuts(width, tile):
+    high, wide = (tile, tile) if isinstance(tile, int) else tile
+    for top, rows in cuts(height, high, fixed):
+        for left, columns in cuts(width, wide, fixed):
             yield Tile(top, left, looked_at(top, rows, height), looked_at(left, columns, width))
 
 
-def cuts(size: int, tile: int) -> list[tuple[int, int]]:
+def cuts(size: int, tile: int, fixed: bool = False) -> list[tuple[int, int]]:
     """(first output pixel, input pixels) of the tiles along an axis of `size` pixels.
 
     Raises:
@@ -89,6 +94,8 @@ def cuts(size: int, tile: int) -> list[tuple[int, int]]:
     if tile < least or UNET_PAPER.legal_size(tile) != tile:
         raise ValueError(f"a tile of {tile} pixels does not fit {UNET_PAPER.name}: tiles are {least}, {least + step}, {least + 2 * step} … pixels")
     output = tile - 2 * border
+    if size <= output and fixed:
+        return [(0, tile)]
     if size <= output:
         return [(0, UNET_PAPER.legal_size(size + 2 * border))]
     apart = output // step * step

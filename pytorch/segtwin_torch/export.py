@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,49 +23,67 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin import architectures
 from segtwin.files import whole
-from segtwin_weights import batchnorm, onnx_file
+from segtwin_weights import batchnorm, onnx_check, onnx_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
 
 from segtwin_torch.weights import blob_names, table, used_weights
 
-OPSET = 18
-LAST_OPSET = 23
+OPSET = onnx_file.OPSETS["torch"][0]
 
 
 def export_onnx(
-    model: nn.Module, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None, fold_batchnorm: bool = False
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    opset: int = OPSET,
+    external_data: bool | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    fold_batchnorm: bool = False,
+    verify: bool = True,
 ) -> None:
     """Write a model as ONNX.
 
     The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
-    N, H and W are free, as far as they fit the network. Row, colour order and mean stand in its metadata.
+    N, H and W are free, as far as they fit the network, unless `size` is given. Row and preprocessing stand in its metadata. Before the file takes
+    its name it is checked, its weights are compared with the model's, and ONNX Runtime and the model compute one small random image.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
         opset: version of the ONNX operators, 18 to 23; the file has this one.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
+        size: rows and columns of every image: the graph is of this one size, and computes no sizes.
+        batch: number of images, with `size`; by default 1.
         fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
+        verify: False: write the file without checking, comparing and running it.
 
     Raises:
         ValueError: another opset, or one that the graph cannot be written in.
-        ValueError: the model was built with `pad`; folding moves the output.
-        ValueError: the weights are above 2 GB and `external_data` is False.
+        ValueError: the model was built with `pad`; the size does not fit the network; `batch` without `size`; folding moves the output.
+        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
-    weights: Iterable[tuple[str, np.ndarray]] = ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
-    graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
+    onnx_file.check_opset(path, opset, "torch")
+    shape = onnx_file.fixed_shape(path, row, size, batch)
+
+    def weights() -> Iterable[tuple[str, np.ndarray]]:
+        return ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
+
+    graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
+    channels = next(iter(used_weights(model).values())).shape[1]
+    blobs = [name for name in blob_names(model) if name in row.exported]
+    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights), row)
-        weights, metadata["batchnorm"] = folded.items(), "folded"
-    onnx_file.write(graph, weights, path, row, metadata, external_data)
+        graph, folded = batchnorm.fold(graph, dict(weights()), row)
+        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
+    check = partial(onnx_check.verify, path=path, source=source) if verify else None
+    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -74,6 +94,30 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     with whole(path) as draft:
         torch.save(model.state_dict(), draft)
+
+
+def run(model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some blobs of an inference pass on the CPU by torch's default kernels, with other weights in the place of some.
+
+    Args:
+        model: left as it is.
+        data: N×C×H×W.
+        instead: hub name → array.
+        blobs: their names.
+    """
+    slots = table(model)
+    keys = dict(zip(slots, model.state_dict(), strict=True))
+    tensors = {key: tensor.detach().cpu() for key, tensor in (*model.named_parameters(), *model.named_buffers())}
+    tensors |= {keys[name]: torch.from_numpy(array) for name, array in instead.items()}
+    notebook: dict[str, torch.Tensor] = {}
+    training = model.training
+    try:
+        with torch.inference_mode():
+            first = next(iter(tensors.values()))
+            functional_call(model.eval(), tensors, (torch.from_numpy(data).to(first.dtype), notebook))
+    finally:
+        model.train(training)
+    return {name: notebook[name].numpy() for name in blobs}
 
 
 class EveryBlob(nn.Module):
@@ -90,15 +134,17 @@ class EveryBlob(nn.Module):
         return tuple(notebook[name] for name in self.blobs)
 
 
-def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
-    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
+def skeleton(model: nn.Module, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
+    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs; of any N, H and W, or of one."""
     row = architectures.get(str(model.name))
     blobs = [name for name in blob_names(model)[1:] if name in row.exported]
     slots = used_weights(model)
     keys = dict(zip(table(model), model.state_dict(), strict=True))
     weights = {keys[name]: tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
-    data = torch.zeros(2, first.shape[1], *row.example_size, dtype=first.dtype, device=first.device)
+    n, *size = shape or (2, *row.example_size)
+    data = torch.zeros(n, first.shape[1], *size, dtype=first.dtype, device=first.device)
+    free = None if shape else {"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)}
 
     training = model.training
     try:
@@ -109,7 +155,7 @@ def skeleton(model: nn.Module, opset: int) -> onnx.ModelProto:
                 kwargs={"weights": weights},
                 input_names=[row.input, *slots],
                 output_names=blobs,
-                dynamic_shapes={"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)},
+                dynamic_shapes=free,
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

@@ -8,7 +8,9 @@ exporter take more than 24 GB.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,49 +18,72 @@ import onnx
 import onnx_ir as ir
 from segtwin import architectures
 from segtwin.files import whole
-from segtwin_weights import batchnorm, onnx_file
+from segtwin_weights import batchnorm, onnx_check, onnx_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph
 from segtwin_keras.unet import Fit
-from segtwin_keras.weights import blob_names, blob_tensors, hub_array, used_weights
+from segtwin_keras.weights import blob_names, blob_tensors, hub_array, table, used_weights
 
-OPSET = 18
-LAST_OPSET = 18
+OPSET = onnx_file.OPSETS["keras"][0]
+
+NOT_IN_DOUBLE = {"BatchNorm", "Resize"}
+"""Layers that TensorFlow computes in float64 in pieces, of which tf2onnx makes no graph of blobs."""
 
 
 def export_onnx(
-    model: keras.Model, path: str | os.PathLike[str], opset: int = OPSET, external_data: bool | None = None, fold_batchnorm: bool = False
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    opset: int = OPSET,
+    external_data: bool | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    fold_batchnorm: bool = False,
+    verify: bool = True,
 ) -> None:
     """Write a model as ONNX.
 
     The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
-    N, H and W are free, as far as they fit the network. Row, colour order and mean stand in its metadata.
+    N, H and W are free, as far as they fit the network, unless `size` is given. Row and preprocessing stand in its metadata. Before the file takes
+    its name it is checked, its weights are compared with the model's, and ONNX Runtime and the model compute one small random image.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
         opset: version of the ONNX operators, 18, the last that tf2onnx knows; the file has this one.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
+        size: rows and columns of every image: the graph is of this one size, and computes no sizes.
+        batch: number of images, with `size`; by default 1.
         fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
+        verify: False: write the file without checking, comparing and running it.
 
     Raises:
-        ValueError: another opset, or one that the graph cannot be written in.
-        ValueError: the model was built with `pad`; folding moves the output.
-        ValueError: the weights are above 2 GB and `external_data` is False.
+        ValueError: another opset, or one that the graph cannot be written in; float64 of a network with BatchNorm or resizing.
+        ValueError: the model was built with `pad`; the size does not fit the network; `batch` without `size`; folding moves the output.
+        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
     row = architectures.get(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
-    onnx_file.check_opset(path, opset, OPSET, LAST_OPSET)
-    weights: Iterable[tuple[str, np.ndarray]] = ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
-    graph, metadata = skeleton(model, opset), dict(getattr(model, "metadata", {}))
+    onnx_file.check_opset(path, opset, "keras")
+    shape = onnx_file.fixed_shape(path, row, size, batch)
+    if model.input.dtype == "float64" and {layer.kind for layer in row.layers} & NOT_IN_DOUBLE:
+        raise ValueError(f"{path}: {row.name} cannot be exported in float64 from Keras; build it in float32, or export it with segtwin_torch")
+
+    def weights() -> Iterable[tuple[str, np.ndarray]]:
+        return ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
+
+    graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
+    channels = model.input.shape[-1]
+    blobs = [name for name in blob_names(model) if name in row.exported]
+    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights), row)
-        weights, metadata["batchnorm"] = folded.items(), "folded"
-    onnx_file.write(graph, weights, path, row, metadata, external_data)
+        graph, folded = batchnorm.fold(graph, dict(weights()), row)
+        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
+    check = partial(onnx_check.verify, path=path, source=source) if verify else None
+    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -71,8 +96,25 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
         model.save_weights(draft)
 
 
-def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
-    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs."""
+def run(model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some blobs of an inference pass on the CPU by TensorFlow's default kernels, with other weights in the place of some.
+
+    Args:
+        model: left as it is.
+        data: N×C×H×W.
+        instead: hub name → array.
+        blobs: their names.
+    """
+    slots, tensors = table(model), blob_tensors(model)
+    changed = [(slots[name][0], tf.constant(np.transpose(array, slots[name][1]))) for name, array in instead.items()]
+    with tf.device("CPU:0"), keras.StatelessScope(state_mapping=changed):
+        x = tf.constant(data.transpose(0, 2, 3, 1), model.input.dtype)
+        values = keras.tree.flatten(keras.Model(model.input, [tensors[name] for name in blobs])(x, training=False))
+    return {name: np.ascontiguousarray(value.numpy().transpose(0, 3, 1, 2)) for name, value in zip(blobs, values, strict=True)}
+
+
+def skeleton(model: keras.Model, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
+    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs; of any N, H and W, or of one."""
     row = architectures.get(model.name)
     blobs = [name for name in blob_names(model)[1:] if name in row.exported]
     tensors, dtype = blob_tensors(model), model.input.dtype
@@ -84,7 +126,8 @@ def skeleton(model: keras.Model, opset: int) -> onnx.ModelProto:
         with keras.StatelessScope(state_mapping=list(zip(slots.values(), weights, strict=True))):
             return every_blob(data, training=False)
 
-    signature = [tf.TensorSpec((None, None, None, model.input.shape[-1]), dtype, name=row.input)]
+    n, *size = shape or (None, None, None)
+    signature = [tf.TensorSpec((n, *size, model.input.shape[-1]), dtype, name=row.input)]
     signature += [tf.TensorSpec(variable.shape, dtype, name=name.replace("/", ".")) for name, variable in slots.items()]
     graph = onnx_graph.convert(tf.function(forward, input_signature=signature, autograph=False), signature, opset, row.input, blobs)
     onnx_graph.tidy(graph, list(slots), blobs[-1])

@@ -122,8 +122,11 @@ def resize(ctx: Any, node: Any, name: str, args: Any) -> None:
         raise NotImplementedError(f"{name}: only resizing with aligned corners is exported")
     shapes, dtypes = node.output_shapes, node.output_dtypes
     image = ctx.make_node("Transpose", [node.input[0]], attr={"perm": TO_CHANNELS_FIRST}).output[0]
-    size = ctx.make_node("Cast", [node.input[1]], attr={"to": ir.DataType.INT64.value}).output[0]
-    how = {"mode": "linear", "coordinate_transformation_mode": "align_corners", "axes": [2, 3]}
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    if -1 in shapes[0]:
+        size, how["axes"] = ctx.make_node("Cast", [node.input[1]], attr={"to": ir.DataType.INT64.value}).output[0], [2, 3]
+    else:  # of one size: all four sizes, as OpenCV asks for
+        size = ctx.make_const(tf2onnx.utils.make_name(name), np.array([shapes[0][axis] for axis in TO_CHANNELS_FIRST], np.int64)).output[0]
     ctx.remove_node(node.name)
     resized = ctx.make_node("Resize", [image, "", "", size], attr=how).output
     ctx.make_node("Transpose", resized, attr={"perm": TO_CHANNELS_LAST}, name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes)
@@ -270,8 +273,13 @@ def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
         counted_inwards = min(starts) >= 0 and all(one < 0 or one >= open_end for one in ends)
         if not counted_inwards or any(begin.get(axis, 0) or end.get(axis, open_end) < 0 for axis in (0, 1)):
             continue
-        pads = [begin.get(2, 0), begin.get(3, 0), max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
-        deconvolution.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        first, last = [begin.get(2, 0), begin.get(3, 0)], [max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
+        more = [one - other for one, other in zip(first, last, strict=True)]
+        strides = deconvolution.attributes["strides"].as_ints()
+        if any(more) and all(0 <= one < stride for one, stride in zip(more, strides, strict=True)):  # as torch says it; OpenCV knows no other way
+            deconvolution.attributes["output_padding"] = ir.AttrInt64s("output_padding", more)
+            last = first
+        deconvolution.attributes["pads"] = ir.AttrInt64s("pads", [*first, *last])
         cut.outputs[0].replace_all_uses_with(deconvolution.outputs[0])
 
 

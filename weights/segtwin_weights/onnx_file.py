@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper
 from segtwin import __version__
 from segtwin.architectures import Row
-from segtwin.files import whole
+from segtwin.files import whole_together
 
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
 
@@ -29,8 +29,11 @@ ALIGNMENT = 4096
 """A tensor in the data file begins on a page, so that runtimes can map it."""
 
 
-def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
-    """What an ONNX file says of itself: the row, and how an image has to be prepared."""
+def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueInfoProto, shape: tuple[int, int, int] | None = None) -> dict[str, Any]:
+    """What an ONNX file says of itself: the row, and how an image has to be prepared; `data` is its input, of one size where `shape` says so."""
+    in_channels = data.type.tensor_type.shape.dim[1].dim_value
+    n, height, width = shape or ("N", "H", "W")
+    dtype = helper.tensor_dtype_to_np_dtype(data.type.tensor_type.elem_type)
     preprocessing, known = preprocessing_of(weights_metadata, row, in_channels)
     kept = {
         key: weights_metadata[key]
@@ -43,18 +46,23 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], in_channels: int) 
         "version": __version__,
         "preprocessing": preprocessing.asdict(),
         **({} if known else {"preprocessing_assumed": True}),
-        "input": f"float32 N×{in_channels}×H×W; {preprocessing.describe()}",
+        "input": f"{dtype} {n}×{in_channels}×{height}×{width}; {preprocessing.describe()}",
         "citation": row.citation,
         **kept,
     }
 
 
-def check_opset(path: str | os.PathLike[str], opset: int, first: int, last: int) -> None:
+OPSETS = {"torch": (18, 23), "keras": (18, 18)}
+"""Framework → the first and last version of the ONNX operators that its exporter writes; the first is the default."""
+
+
+def check_opset(path: str | os.PathLike[str], opset: int, framework: str) -> None:
     """Refuse a version of the ONNX operators that a framework's exporter does not write.
 
     Raises:
-        ValueError: it is outside first … last.
+        ValueError: it is none of `OPSETS`.
     """
+    first, last = OPSETS[framework]
     if not first <= opset <= last:
         known = f"opset {first}" if first == last else f"opsets {first} to {last}"
         raise ValueError(f"{path}: opset {opset} cannot be written; this framework's exporter writes {known}")
@@ -71,6 +79,23 @@ def check_written(path: str | os.PathLike[str], skeleton: onnx.ModelProto, opset
         raise ValueError(f"{path}: opset {opset} was asked for, and the exporter made opset {', '.join(map(str, found))}; nothing was written")
 
 
+def fixed_shape(path: str | os.PathLike[str], row: Row, size: tuple[int, int] | None, batch: int | None) -> tuple[int, int, int] | None:
+    """(N, H, W) of a graph of one size; None: they are free.
+
+    Raises:
+        ValueError: the network does not take this size; no image; a batch without a size.
+    """
+    if size is None:
+        if batch is not None:
+            raise ValueError(f"{path}: batch {batch} fixes the number of images of a graph of one size; give the size too")
+        return None
+    batch = 1 if batch is None else batch
+    if len(size) != 2 or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in (batch, *size)):
+        raise ValueError(f"{path}: size is (rows, columns) and batch a number of images, whole numbers from 1 on, not {size!r} and {batch!r}")
+    row.check_size(*size)
+    return batch, *size
+
+
 def write(
     skeleton: onnx.ModelProto,
     weights: Iterable[tuple[str, np.ndarray]],
@@ -78,8 +103,10 @@ def write(
     row: Row,
     metadata: Mapping[str, Any],
     external_data: bool | None = None,
+    verify: Callable[[Path], None] | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> None:
-    """Write a skeleton with its weights.
+    """Write a skeleton with its weights, and verify the file before it takes its name.
 
     Args:
         skeleton: its inputs are the data and every weight under its hub name; changed in place.
@@ -88,9 +115,11 @@ def write(
         row: what the graph computes.
         metadata: of the weights; goes into metadata_props with the row's, values that are no strings as JSON.
         external_data: weights in a file of their own (True), in the .onnx (False), or as their size asks (None: above 100 MB).
+        verify: called with the file as it was written, in a folder of its own; when it raises, nothing is left and what was there before stays.
+        shape: (N, H, W) of a skeleton of one size; else they are named, and free.
 
     Raises:
-        ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB.
+        ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB; what `verify` raises.
         OSError: a file cannot be written.
     """
     graph = skeleton.graph
@@ -102,31 +131,32 @@ def write(
     if not external_data and size >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ValueError(f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on")
     del graph.input[1:]
-    _name_axes(graph.input[0], ("N", "", "H", "W"))
-    _name_axes(graph.output[0], ("N", "", *(("H", "W") if row.keeps_size else ("output rows", "output columns"))))
+    free = ("", "", "", "") if shape else ("N", "", "H", "W")
+    _name_axes(graph.input[0], free)
+    _name_axes(graph.output[0], free if shape or row.keeps_size else ("N", "", "output rows", "output columns"))
     for node in graph.node:
         node.name = node.output[0]
     del graph.value_info[:]
 
     path = Path(path)
-    beside = path.with_name(path.name + ".data")
-    with ExitStack() as stack:
-        draft = stack.enter_context(whole(path))  # takes its name last: a graph never appears before its data
-        file = stack.enter_context(open(stack.enter_context(whole(beside)), "wb")) if external_data else None
-        for name, array in weights:
-            if wanted.pop(name, None) != array.shape:
-                raise ValueError(f"{path}: the graph has no weight {name} of shape {array.shape}")
-            graph.initializer.append(_initializer(name, array, file, beside.name))
-            del array
+    with whole_together(path.with_name(path.name + ".data"), path) as (beside, draft):  # a graph never appears before its data
+        with ExitStack() as stack:
+            file = stack.enter_context(open(beside, "wb")) if external_data else None
+            for name, array in weights:
+                if wanted.pop(name, None) != array.shape:
+                    raise ValueError(f"{path}: the graph has no weight {name} of shape {array.shape}")
+                graph.initializer.append(_initializer(name, array, file, beside.name))
+                del array
         if wanted:
             raise ValueError(f"{path}: no weights for {', '.join(wanted)}")
-        if file is not None:
-            file.flush()
         del skeleton.metadata_props[:]
-        facts = properties(row, metadata, graph.input[0].type.tensor_type.shape.dim[1].dim_value)
+        facts = properties(row, metadata, graph.input[0], shape)
         helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
+        skeleton.Clear()  # its weights are in the file now, once
+        if verify is not None:
+            verify(draft)
 
 
 def _name_axes(value: onnx.ValueInfoProto, names: tuple[str, ...]) -> None:
