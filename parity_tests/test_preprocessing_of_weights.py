@@ -252,3 +252,28 @@ def test_the_convolutional_vgg16_is_a_classifier() -> None:
         segtwin_weights.convert(headless, to="fcn32s", num_classes=5)
     zeros = segtwin_weights.convert(headless, to="fcn32s", num_classes=5, score_init="zeros")
     np.testing.assert_array_equal(zeros["fc7/weight"], convolutional["fc7/weight"])
+
+
+def test_parity_is_measured_on_inputs_as_stated(tmp_path, capsys) -> None:
+    """--mean, --std and --scale reach the engines: the largest input is that of numpy's own arithmetic, and of a four-channel array likewise."""
+    segtwin_weights.write(segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 48), np.uint8)).save(tmp_path / "a.png")
+    report = tmp_path / "p.json"
+    assert run("parity", tmp_path / "u.safetensors", tmp_path / "a.png", "--report", report.with_suffix(".html"), "--quiet") == 0
+    assert "assumed" in json.loads(report.read_text())["preprocessing"]
+    options = ("--report", report.with_suffix(".html"), "--overwrite", "--mean", "0.5", "--std", "0.25")
+    assert run("parity", tmp_path / "u.safetensors", tmp_path / "a.png", *options) == 0
+    assert "does not state" not in capsys.readouterr().err
+    facts = json.loads(report.read_text())
+    assert facts["weights"]["preprocessing"] == {"colour": "grey", "mean": [0.5], "std": [0.25], "scale": 1 / 255, "bits": 8}
+    assert "assumed" not in facts["preprocessing"]
+    assert "0.25" in facts["preprocessing"]
+
+
+def test_parity_takes_arrays_of_any_channels(tmp_path) -> None:
+    """RGB and depth as the user's own array, for a network of four channels."""
+    weights = segtwin_weights.initialize("fcn32s", widths=TINY, in_channels=4, num_classes=3, seed=1)
+    segtwin_weights.write(weights, tmp_path / "d.safetensors")
+    np.save(tmp_path / "a.npy", np.random.default_rng(1).integers(0, 256, (33, 41, 4), np.uint8))
+    assert run("parity", tmp_path / "d.safetensors", tmp_path / "a.npy", "--report", tmp_path / "p.html", "--mean", "1,2,3,4") == 0
+    assert json.loads((tmp_path / "p.json").read_text())["comparisons"][0]["size"] == [33, 41]

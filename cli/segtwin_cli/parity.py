@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ import segtwin
 import segtwin_weights
 from segtwin import noise, oracle
 from segtwin.files import whole
+from segtwin.images import pages
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
@@ -34,7 +36,8 @@ from segtwin_weights import metadata
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.extras import require
-from segtwin_cli.pictures import best_class, picture_of
+from segtwin_cli.pictures import best_class, picture_of_page
+from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
@@ -131,12 +134,23 @@ class Comparison:
 @click.option("--report", type=click.Path(), help="Write an HTML page here, and .json and .png beside it.")
 @click.option("--torch-onnx", type=click.Path(), help="Test this export of the torch model, not a fresh one.")
 @click.option("--keras-onnx", type=click.Path(), help="Test this export of the Keras model, not a fresh one.")
+@preprocessing_options
 @overwrite_option
 @quiet_option
 def parity(
-    weights: str, images: tuple[str, ...], report: str | None, torch_onnx: str | None, keras_onnx: str | None, overwrite: bool, quiet: bool
+    weights: str,
+    images: tuple[str, ...],
+    report: str | None,
+    torch_onnx: str | None,
+    keras_onnx: str | None,
+    stated: dict[str, Any],
+    overwrite: bool,
+    quiet: bool,
 ) -> int:
-    """Compare every blob of WEIGHTS' network on IMAGES in PyTorch, Keras and ONNX Runtime with a float64 run. Status 1 when a bound is missed."""
+    """Compare every blob of WEIGHTS' network on IMAGES in PyTorch, Keras and ONNX Runtime with a float64 run. Status 1 when a bound is missed.
+
+    --colour, --mean, --std, --scale and --bits say how the images become inputs; they overrule what WEIGHTS says.
+    """
     if report is not None:
         if Path(report).suffix != ".html":
             raise click.ClickException(f"{report}: the report is an .html file")
@@ -150,7 +164,11 @@ def parity(
         row = segtwin.get_architecture(found)
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
-        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture_of(name)) for name in images]
+        if stated:
+            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else click.echo(f"note: {line}", err=True))
+            loaded.metadata = metadata.state(loaded, preprocessing)
+            known = True
+        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), first_page(name, channels, preprocessing)) for name in images]
         if not known and not quiet:
             click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
         for name, data, _ in inputs:
@@ -167,7 +185,8 @@ def parity(
     comparisons = [comparison for comparison, _ in compared]
     passed = not any(blob.missed(engine) for comparison in comparisons for blob in comparison.blobs for engine in blob.errors)
     if report is not None:
-        write_report(Path(report), row, loaded, comparisons, [picture for _, picture in compared], passed, probed)
+        origin = preprocessing.describe() + ("" if known else ", assumed from the network's name")
+        write_report(Path(report), row, loaded, comparisons, [picture for _, picture in compared], passed, probed, origin)
     if not quiet:
         for comparison in comparisons:
             click.echo(comparison.verdict)
@@ -177,6 +196,13 @@ def parity(
             "The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True
         )
     return 0 if passed else 1
+
+
+def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing) -> np.ndarray:
+    """The image as it is shown, H×W×3 uint8. What is converted on the way was said when it was prepared for the network."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", segtwin.Converted)
+        return picture_of_page(next(pages(name)), channels, preprocessing.bits)
 
 
 def with_probes(weights: segtwin_weights.Weights, aliases: Mapping[str, str]) -> tuple[segtwin_weights.Weights, list[str]]:
@@ -285,24 +311,25 @@ def draw(image: np.ndarray, outputs: dict[str, np.ndarray], floor: float, synthe
     truth = outputs[TRUTH]
     varied = int(truth[0].std(axis=(1, 2)).argmax())
     low, high = float(truth[0, varied].min()), float(truth[0, varied].max())
-    figure, axes = plt.subplots(3, len(outputs), figsize=(3 * len(outputs), 6.6), layout="constrained", dpi=110)
-    for column, (engine, output) in enumerate(outputs.items()):
-        axes[0, column].imshow(palette[best_class(output)[0]])
-        axes[0, column].set_title(engine, fontsize=9)
-        logits = axes[1, column].imshow(output[0, varied], vmin=low, vmax=high, cmap="viridis")
-        if column:
+    height = min(max(3 * image.shape[0] / image.shape[1], 1), 4.5)
+    figure, axes = plt.subplots(len(outputs), 3, figsize=(10.5, (height + 0.1) * len(outputs) + 0.7), layout="constrained", dpi=110, squeeze=False)
+    for line, (engine, output) in enumerate(outputs.items()):
+        axes[line, 0].imshow(palette[best_class(output)[0]])
+        axes[line, 0].set_ylabel(engine.replace(" (", "\n("), fontsize=9)
+        logits = axes[line, 1].imshow(output[0, varied], vmin=low, vmax=high, cmap="viridis")
+        if line:
             difference = np.abs(output[0] - truth[0]).max(0) / (np.abs(truth).max() * floor)
-            distance = axes[2, column].imshow(difference, vmin=0, vmax=BOUND, cmap="magma")
-            axes[2, column].set_title(f"at most {difference.max():.2f}", fontsize=9)
-    axes[2, 0].imshow(image)
+            distance = axes[line, 2].imshow(difference, vmin=0, vmax=BOUND, cmap="magma")
+            axes[line, 2].set_xlabel(f"at most {difference.max():.2f}", fontsize=8)
+    axes[0, 2].imshow(image)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    axes[0, 0].set_ylabel("class")
-    axes[1, 0].set_ylabel(f"logit of class {varied}")
-    axes[2, 0].set_ylabel("the image")
-    figure.colorbar(logits, ax=axes[1, :], aspect=12)
-    figure.colorbar(distance, ax=axes[2, :], aspect=12, label="|logit − float64|\nin noise floors")
+    for axis, title in zip(axes[0], ("class", f"logit of class {varied}", "the image"), strict=True):
+        axis.set_title(title, fontsize=10)
+    axes[1, 2].set_title("|logit − float64| in noise floors", fontsize=10)
+    figure.colorbar(logits, ax=axes[:, 1], location="bottom", aspect=30)
+    figure.colorbar(distance, ax=axes[:, 2], location="bottom", aspect=30)
     if synthetic:
         figure.suptitle("SYNTHETIC weights, not trained: the engines are compared, the classes mean nothing", color="#b36b00", fontsize=10)
     buffer = io.BytesIO()
@@ -334,6 +361,7 @@ def write_report(
     pictures: list[bytes],
     passed: bool,
     probed: list[str],
+    preprocessing: str,
 ) -> None:
     """`path`, and .json and .png beside it (one .png an image: STEM-2.png … from the second on)."""
     facts = {
@@ -342,6 +370,7 @@ def write_report(
         "bound": BOUND,
         "worst": [comparison.verdict for comparison in comparisons],
         "probed": probed,
+        "preprocessing": preprocessing,
         "machine": machine(),
         "synthetic": bool(weights.metadata.get("synthetic")),
         "weights": {**weights.metadata, "fingerprint": weights.fingerprint()},
@@ -357,6 +386,7 @@ def write_report(
         draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("segtwin_cli", "."), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["dataurl"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    environment.filters["transposed"] = lambda rows: zip(*rows, strict=True)
     page = environment.get_template("report.html.j2").render(
         facts=facts,
         row=row,
