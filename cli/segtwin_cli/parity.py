@@ -179,7 +179,7 @@ def parity(
         compared_weights, probed = with_probes(loaded, row.aliases)
         if probed and not quiet:
             names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
-            click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values in their place", err=True)
+            click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
         engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, probed)
         compared = [compare(name, data, image, row, compared_weights, engines, step) for name, data, image in inputs]
     comparisons = [comparison for comparison, _ in compared]
