@@ -1,47 +1,65 @@
 """The built wheel in an empty environment, one for each extra: what a user has after `pip install 'segtwin[…]'`.
 
-`make test-wheel` runs it for every extra, or for those named: python parity_tests/wheel.py base torch
+`make test-wheel` runs it for every extra, or for those named: python parity_tests/wheel.py base torch. The environments are made under the folder for
+temporary files and removed; `--keep FOLDER` makes them there, and the next run only puts the new wheel into them.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = {"base": set(), "torch": {"torch"}, "keras": {"keras"}, "parity": {"onnxruntime"}}
+EXTRAS = {
+    "base": set(), "parity": {"onnxruntime"}, "torch": {"torch", "onnxruntime"}, "keras": {"keras", "onnxruntime"},
+    "all": {"torch", "keras", "onnxruntime"},
+}  # fmt: skip
 """Extra → what it makes usable."""
 PHOTO = ROOT / "docs/images/chelsea.jpg"
 MAKE_WEIGHTS = "import segtwin_weights as w; w.write(w.initialize('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'u.safetensors')"
 MAKE_FCN8S = "import segtwin_weights as w; w.write(w.initialize('fcn8s', widths=(2, 2, 2, 2, 2, 3, 3), seed=1), 'f.caffemodel')"
 
 
+MODULES = {"torch": "segtwin_torch", "keras": "segtwin_keras"}
+"""Framework → the module that needs it."""
+
+
 class Place:
     """An environment with nothing but the wheel and what an extra brings, and an empty folder to work in."""
 
-    def __init__(self, folder: Path, wheel: Path, extra: str) -> None:
-        self.folder = folder / "work"
-        self.folder.mkdir()
-        self.bin = folder / "environment/bin"
-        venv.create(folder / "environment", with_pip=True)
+    def __init__(self, folder: Path, environment: Path, wheel: Path, extra: str) -> None:
+        self.folder = folder
+        self.bin = environment / "bin"
+        self.noise: dict[str, str] = {}
+        """Command → what it wrote to standard error although it worked, without segtwin's notes."""
+        there = self.bin.exists()
+        if not there:
+            venv.create(environment, with_pip=True)
         wanted = f"{wheel}[{extra}]" if extra != "base" else str(wheel)
-        subprocess.run([self.bin / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted], check=True, cwd=self.folder)
+        pip = [self.bin / "python", "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *(("--no-deps", "--force-reinstall") if there else ()), wanted], check=True, cwd=self.folder)
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment; the paths that lead to this checkout are not given to it."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "SEGTWIN"))}
+        """Run a program of the environment; the paths that lead to this checkout, and what quietens frameworks, are not given to it."""
+        gone = ("PYTHON", "VIRTUAL_ENV", "SEGTWIN", "TF_", "CUDA_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(gone)}
         program, *rest = map(str, arguments)
         command = [str(self.bin / program), *rest]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
-    def works(self, *arguments: object) -> str:
+    def works(self, *arguments: object, status: int = 0) -> str:
         """It ends with 0."""
         done = self.run(*arguments)
-        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        assert done.returncode == status, (arguments, done.stdout, done.stderr)
+        foreign = [line for line in done.stderr.splitlines() if not line.startswith(("note: ", "segtwin: "))]
+        if foreign:
+            self.noise[" ".join(map(str, arguments))] = "\n".join(foreign)
         return done.stdout
 
     def refuses(self, *arguments: object, extra: str) -> None:
@@ -53,6 +71,11 @@ class Place:
         assert "pip install 'segtwin[" in done.stderr, done.stderr
         assert extra in done.stderr, done.stderr
         assert sorted(self.folder.rglob("*")) == before
+
+    def offers(self) -> set[str]:
+        """The engines that `predict --help` names."""
+        text = self.works("segtwin", "predict", "--help")
+        return set("".join(text[text.index("[auto") + 1 :].split("]")[0].split()).split("|"))
 
 
 def check(place: Place, usable: set[str]) -> None:
@@ -69,35 +92,81 @@ def check(place: Place, usable: set[str]) -> None:
     place.works("segtwin", "convert", "f.caffemodel", "f.weights.h5")
     assert "conv1_1/weight" in place.works("segtwin", "inspect", "f.caffemodel", "--check")
     place.works("segtwin", "explain", "unet-paper", "--size", "188x204", "--picture", "seen.png")
-
     place.works("python", "-c", f"from PIL import Image; Image.open({str(PHOTO)!r}).convert('L').resize((48, 32)).save('i.png')")
-    for framework in ("torch", "keras"):
-        export = ("segtwin", "export", "u.safetensors", f"{framework}.onnx", "--framework", framework)
+    assert place.works("python", "-c", "import segtwin; print(segtwin.preprocess('i.png', 'unet-small').shape)") == "(1, 1, 32, 48)\n"
+    check_modules(place, usable)
+    check_engines(place, usable)
+
+
+def check_modules(place: Place, usable: set[str]) -> None:
+    """`import segtwin_torch` works, or is an ImportError that names the extra."""
+    place.works("python", "-W", "error", "-c", "import segtwin, segtwin_weights")
+    for framework, module in MODULES.items():
         if framework in usable:
-            if "onnxruntime" not in usable and "--no-verify" in place.works("segtwin", "export", "--help"):
-                export += ("--no-verify",)
-            place.works(*export)
-            place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", f"masks-{framework}", "--engine", framework)
+            place.works("python", "-c", f"import {module}; assert 'fcn8s' in {module}.list_networks()")
         else:
-            place.refuses(*export, extra=framework)
-            place.refuses("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", framework, extra=framework)
+            done = place.run("python", "-c", f"import {module}")
+            assert done.returncode == 1
+            assert done.stderr.splitlines()[-1].startswith(f"ImportError: {module} needs "), done.stderr
+            assert f"pip install 'segtwin[{framework}]'" in done.stderr
+    if {"torch", "keras"} <= usable:
+        for order in ("segtwin_torch, segtwin_keras", "segtwin_keras, segtwin_torch"):
+            place.works("python", "-c", f"import {order}")
+
+
+def check_engines(place: Place, usable: set[str]) -> None:
+    """Export, predict and parity, with what is there."""
+    nothing = "nowhere.safetensors"  # does not exist: what is missing is said before weights are read
+    assert place.offers() == {"auto", "oracle"} | usable
+    for framework in ("torch", "keras"):
+        if framework in usable:
+            place.works("segtwin", "export", "u.safetensors", f"{framework}.onnx", "--framework", framework)
+            place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", f"masks-{framework}", "--engine", framework)
+            place.works("segtwin", "export", "f.caffemodel", f"f-{framework}.onnx", "--framework", framework)
+            place.works("segtwin", "predict", f"{framework}.onnx", "i.png", "-o", f"masks-{framework}-onnx")
+        else:
+            place.refuses("segtwin", "export", nothing, f"{framework}.onnx", "--framework", framework, extra=framework)
+            place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", framework, extra=framework)
+    engine = "oracle" if not {"torch", "keras"} & usable else "torch" if "torch" in usable else "keras"
+    assert f"in {engine}" in place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-auto")
+    assert "in oracle" in place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-oracle", "--engine", "oracle")
     if "onnxruntime" not in usable:
-        place.refuses("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", "onnxruntime", extra="parity")
-    lacking = {"torch", "keras", "onnxruntime"} - usable
+        place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="parity")
+    elif {"torch", "keras"} & usable:
+        place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-ort", "--engine", "onnxruntime")
+    else:
+        place.refuses("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", "onnxruntime", extra="torch")
+    masks = {path.read_bytes() for path in place.folder.glob("masks-*/i.mask.png")}
+    assert len(masks) == 1, "every engine gives the same mask"
+    lacking = sorted({"torch", "keras", "onnxruntime"} - usable)
     if lacking:
-        place.refuses("segtwin", "parity", "u.safetensors", "i.png", extra="parity" if lacking == {"onnxruntime"} else min(lacking - {"onnxruntime"}))
+        for one in lacking:
+            place.refuses("segtwin", "parity", nothing, "i.png", extra={"onnxruntime": "parity"}.get(one, one))
+    else:
+        assert "holds" in place.works("segtwin", "parity", "u.safetensors", "i.png", "--report", "p.html")
 
 
 def main() -> None:
     """Build the wheel once, and check each extra."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("extras", nargs="*", choices=[[], *EXTRAS], help="by default all")
+    parser.add_argument("--keep", type=Path, help="make the environments here, and keep them")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segtwin-wheel-") as name:
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", name, str(ROOT)]
         subprocess.run(build, check=True)
         (wheel,) = Path(name).glob("*.whl")
-        for extra in sys.argv[1:] or EXTRAS:
+        for extra in arguments.extras or EXTRAS:
             with tempfile.TemporaryDirectory(prefix=f"segtwin-{extra}-") as folder:
-                check(Place(Path(folder), wheel, extra), EXTRAS[extra])
-            print(f"segtwin[{extra}]: works")
+                begun = time.monotonic()
+                work = Path(folder) / "work"
+                work.mkdir()
+                place = Place(work, (arguments.keep or Path(folder)).resolve() / extra, wheel, extra)
+                installed = time.monotonic()
+                check(place, EXTRAS[extra])
+            print(f"segtwin[{extra}]: works; installed in {installed - begun:.0f} s, tried in {time.monotonic() - installed:.0f} s", flush=True)
+            for command, text in place.noise.items():
+                print(f"  {command}\n    writes to standard error: {text[:300]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def advice(*names: str) -> str:
 
 def explain(error: ImportError) -> str:
     """One line of an import that failed, with the extra where there is one."""
+    if "pip install" in str(error):
+        return str(error)
     module = (error.name or "").partition(".")[0]
     for name, modules in MODULES.items():
         if module in modules:

@@ -14,7 +14,7 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -176,9 +176,10 @@ def parity(
                 row.check_size(*data.shape[2:])
             except ValueError as error:
                 raise click.ClickException(f"{name}: {error}") from None
-        compared_weights, probed = with_probes(loaded)
+        compared_weights, probed = with_probes(loaded, row.aliases)
         if probed and not quiet:
-            click.echo(f"note: {len(probed)} weights are zero ({', '.join(probed[:4])}); compared with seeded probe values in their place", err=True)
+            names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
+            click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
         engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, probed)
         compared = [compare(name, data, image, row, compared_weights, engines, step) for name, data, image in inputs]
     comparisons = [comparison for comparison, _ in compared]
@@ -204,16 +205,27 @@ def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing) -
         return picture_of_page(next(pages(name)), channels, preprocessing.bits)
 
 
-def with_probes(weights: segtwin_weights.Weights) -> tuple[segtwin_weights.Weights, list[str]]:
-    """Weights in which nothing is zero everywhere, and the names of the blobs that were.
+def with_probes(weights: segtwin_weights.Weights, aliases: Mapping[str, str]) -> tuple[segtwin_weights.Weights, list[str]]:
+    """Weights in which no blob holds one number everywhere, and the names of the blobs that did.
 
-    The skip layers of a network that was just converted start at zero: zeros would be compared with zeros there, and a wrong crop would pass.
+    The skip layers and biases of a network that was just converted start at zero: zeros would be compared with zeros there, and a wrong crop would
+    pass. BatchNorm starts at ones and zeros, and would pass where it is left out.
+
+    Args:
+        weights: of a network.
+        aliases: blob → the one whose storage it shares (`Row.aliases`).
     """
     random = np.random.default_rng(15)
-    probes = {}
+    probes: dict[str, np.ndarray] = {}
     for name, blob in weights.items():
-        if name.endswith("weight") and blob.ndim > 1 and blob.size and not blob.any():
-            probes[name] = random.standard_normal(blob.shape, np.float32) / np.float32(np.sqrt(blob[0].size))
+        if blob.dtype.kind != "f" or not blob.size or (blob != blob.flat[0]).any() or (blob.size == 1 and blob.any()):
+            continue
+        if blob.any():  # a variance stays positive
+            probe = blob * random.uniform(0.75, 1.25, blob.shape)
+        else:
+            probe = random.standard_normal(blob.shape) / np.sqrt(blob[0].size if blob.ndim > 1 else 100)
+        probes[name] = probe.astype(blob.dtype)
+    probes |= {name: probes[owner].reshape(probes[name].shape) for name, owner in aliases.items() if {name, owner} <= probes.keys()}
     return segtwin_weights.Weights({**weights, **probes}, weights.metadata), list(probes)
 
 

@@ -10,9 +10,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError("segtwin_torch needs PyTorch, which is not installed; pip install 'segtwin[torch]'", name="torch") from None
+
 import numpy as np
 import segtwin_weights
-import torch
 from segtwin import __version__, architectures
 from segtwin_weights import Weights, initialize
 from torch import nn

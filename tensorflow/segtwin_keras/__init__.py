@@ -7,7 +7,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import keras
+try:
+    import keras
+
+    import tensorflow  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("keras", "tensorflow"):
+        raise
+    raise ImportError(f"segtwin_keras needs {error.name}, which is not installed; pip install 'segtwin[keras]'", name=error.name) from None
+
 import numpy as np
 import segtwin_weights
 from segtwin import __version__, architectures
