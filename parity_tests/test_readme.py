@@ -36,7 +36,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     classes = ["background", *(f"class{number}" for number in range(1, 21))]
     (tmp_path / "names.txt").write_text("\n".join(classes) + "\n")
 
-    vgg16 = segtwin_weights.initialize("vgg16", widths=TINY, seed=1)
+    random = np.random.default_rng(1)
+    zeros = segtwin_weights.initialize("vgg16", widths=TINY)
+    vgg16 = segtwin_weights.Weights(
+        {name: random.standard_normal(blob.shape, np.float32) * np.sqrt(2 / blob[0].size) for name, blob in zeros.items()}, zeros.metadata
+    )
     segtwin_weights.write(vgg16, tmp_path / "vgg16.npy")
     monkeypatch.setenv("VGG16_NPY", str(tmp_path / "vgg16.npy"))
     fcn8s = segtwin_weights.convert(vgg16, to="fcn8s", num_classes=21)
