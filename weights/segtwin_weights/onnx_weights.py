@@ -141,7 +141,8 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
 
 
 def _varints(data: memoryview, most: int) -> list[int]:
-    values, at = [], 0
+    values: list[int] = []
+    at = 0
     while at < len(data) and len(values) <= most:
         value, at = wire.varint(data, at)
         values.append(value)
