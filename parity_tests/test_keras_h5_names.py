@@ -204,7 +204,7 @@ def theano_layers(weights: Weights, turn: bool) -> list[tuple[np.ndarray, np.nda
 
 
 def write_keras_1(path: Path, arrays: list[tuple[np.ndarray, np.ndarray]], how: str) -> None:
-    """layers named as keras.applications', as Keras 1 numbers them, or counted as Keras 0 did (the gist's vgg16_weights.h5)."""
+    """Layers named as keras.applications', as Keras 1 numbers them, or counted as Keras 0 did (the gist's vgg16_weights.h5)."""
     with h5py.File(path, "w") as file:
         if how == "gist":
             file.attrs["nb_layers"] = 37

@@ -92,8 +92,9 @@ def stated(group: str, name: str) -> tuple[tuple[str, ...], str | None]:
     *parents, last = re.sub(r":\d+$", "", name).split("/")
     if re.fullmatch(r"param_\d+", last):
         return tuple(parents), None
-    if not parents and (flat := FLAT.fullmatch(last)):
-        parents, last = [flat[1]], flat[2]
+    flat = FLAT.fullmatch(last)
+    if flat and (not parents or flat[1] == parents[-1]):  # block1_conv1/block1_conv1_W_1:0 in keras.applications' own files
+        parents, last = parents or [flat[1]], flat[2]
     elif (stem := re.sub(r"_\d+$", "", last)) in KINDS:
         last = stem  # kernel_1: a second model of one session
     return tuple(parents), KINDS.get(last, last)
