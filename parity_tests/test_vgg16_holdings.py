@@ -33,3 +33,17 @@ def test_npy_of_dicts(keys: tuple, tmp_path: Path) -> None:
             np.testing.assert_array_equal(got[f"{name}/weight"], np.moveaxis(weight, (-1, -2), (0, 1)))
     maps = layers["fc6"][0].reshape(7, 7, TINY[4], -1)
     np.testing.assert_array_equal(got["fc6/weight"], maps.transpose(3, 2, 0, 1).reshape(TINY[5], -1))
+
+
+def test_npz_takes_rgb(tmp_path: Path) -> None:
+    """vgg16_weights.npz: conv1_1_W, conv1_1_b, …; it takes RGB minus the mean: an FCN gets conv1_1 turned, the rest alike."""
+    layers = recipe.vgg16_npy(1, TINY)
+    np.save(tmp_path / "vgg16.npy", np.array(layers, dtype=object), allow_pickle=True)
+    want = segtwin_weights.convert(segtwin_weights.read(tmp_path / "vgg16.npy"), to="fcn8s", num_classes=5)
+    arrays = {f"{name}_{part}": array for name, pair in layers.items() for part, array in zip("Wb", pair, strict=True)}
+    arrays["conv1_1_W"] = arrays["conv1_1_W"][:, :, ::-1]
+    np.savez(tmp_path / "vgg16_weights.npz", **arrays)
+    got = segtwin_weights.convert(segtwin_weights.read(tmp_path / "vgg16_weights.npz"), to="fcn8s", num_classes=5)
+    assert got.keys() == want.keys()
+    for name, blob in want.items():
+        np.testing.assert_array_equal(got[name], blob, err_msg=name)

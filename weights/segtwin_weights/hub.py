@@ -181,6 +181,8 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
         names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"
+    if {"conv1_1_W.npy", "conv1_1_b.npy"} <= set(names):
+        return "vgg16.npy"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):

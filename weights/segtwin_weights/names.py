@@ -179,6 +179,9 @@ def turned(weights: Weights, to: Preprocessing) -> Weights:
         return Weights(weights, metadata.state(weights, to))
     if channels == 3 and {own.colour, to.colour} == {"RGB", "BGR"}:
         weight, own = weight[:, ::-1], own.in_order(to.colour)
+        if same_inputs(own, to):
+            kept = {key: value for key, value in weights.metadata.items() if key not in ("sha256", "names")}
+            return Weights({**weights, "conv1_1/weight": np.ascontiguousarray(weight)}, metadata.state(kept, to))
     (m, sigma), (m0, sigma0) = ([np.broadcast_to(np.array(v, np.float64), channels) for v in (p.mean, p.std)] for p in (to, own))
     factor = own.scale / to.scale
     weight = weight.astype(np.float64)

@@ -31,7 +31,7 @@ TAKEN_OVER = {
 }  # fmt: skip
 """Properties of our own files that are the weights' metadata; the last four are of schema 1."""
 TYPED = {4: "<f4", 10: "<f8"}
-"""Fields that hold numbers as they are; int32_data and int64_data hold varints, of which weights have none that matter."""
+"""Fields that hold numbers as they are; int32_data and int64_data hold varints: of float16 and bfloat16, the bits."""
 MOST_DIMENSIONS = 32
 
 
@@ -99,6 +99,7 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
     name, kind, shape = "", 0, []
     raw: memoryview | None = None
     typed: list[np.ndarray] = []
+    varints: list[int] = []
     external: dict[str, str] = {}
     for number, wire_type, value in reader.fields(data):
         if number == 1:
@@ -111,6 +112,8 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
             raw = value
         elif number in TYPED and isinstance(value, memoryview) and wire_type in (2, 5 if number == 4 else 1):
             typed.append(np.frombuffer(value[: len(value) // int(TYPED[number][2]) * int(TYPED[number][2])], TYPED[number]))
+        elif number in (5, 7):
+            varints += [value] if isinstance(value, int) else _varints(value, len(data))
         elif number == 13 and isinstance(value, memoryview):
             key, text = _entry(reader, value)
             external[key] = text
@@ -123,6 +126,8 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
         flat = np.frombuffer(raw, dtype).copy() if len(raw) == math.prod(shape) * dtype.itemsize else np.zeros(0, dtype)
     elif typed:
         flat = np.concatenate(typed)
+    elif varints:
+        flat = _of_varints(varints, dtype)
     elif dtype.kind == "f":
         flat = np.zeros(0, dtype)
     else:
@@ -133,6 +138,21 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
         warnings.warn(f"{path}: {name} is bfloat16, converted to float32", Converted, stacklevel=2)
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
     return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape)
+
+
+def _varints(data: memoryview, most: int) -> list[int]:
+    values: list[int] = []
+    at = 0
+    while at < len(data) and len(values) <= most:
+        value, at = wire.varint(data, at)
+        values.append(value)
+    return values
+
+
+def _of_varints(values: list[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Numbers of `dtype` from int32_data or int64_data: integers as they are, 16-bit floats by their bits."""
+    bits = np.dtype(f"<u{dtype.itemsize}")
+    return (np.array(values, np.uint64) & np.uint64((1 << 8 * dtype.itemsize) - 1)).astype(bits).view(dtype)
 
 
 def _dims(data: memoryview) -> list[int]:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from segtwin import Converted, architectures
+from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles
@@ -40,7 +41,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
         WeightsError: the file is damaged, asks for anything to be called, lacks a layer or has another, contradicts itself, or holds NaN.
         OSError: it cannot be read.
     """
-    layers = _unpickle(path)
+    with open(path, "rb") as file:
+        npz = file.read(4) == b"PK\x03\x04"
+    layers = _npz(path) if npz else _unpickle(path)
     _check_layers(path, layers)
     blobs: dict[str, np.ndarray] = {}
     digest = sha256(path)
@@ -53,12 +56,14 @@ def read(path: str | os.PathLike[str]) -> Weights:
         blobs[f"{layer.name}/weight"] = to_caffe(layer.name, weight)
         blobs[f"{layer.name}/bias"] = bias
     row = architectures.VGG16
-    metadata = {
+    metadata: dict[str, Any] = {
         "architecture": row.name,
         "num_classes": len(blobs["fc8/bias"]),
         "source": Path(path).name,
         "sha256": digest,
     }
+    if npz:
+        metadata |= {"schema": 2, "preprocessing": Preprocessing("RGB", architectures.VGG_MEAN[::-1]).asdict()}
     if SYNTHETIC in Path(path).name:
         metadata["synthetic"] = True
     return Weights(blobs, metadata)
@@ -167,6 +172,25 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
         what = "an array" if isinstance(loaded, pickles.Array) else f"a {type(loaded).__name__}"
         raise WeightsError(f"{path}: holds {what}, not the pickled dict of a vgg16.npy")
     return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}
+
+
+def _npz(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
+    """{layer: [weights, biases]} of Davi Frossard's vgg16_weights.npz: arrays conv1_1_W, conv1_1_b, … in vgg16.npy's layouts, for RGB."""
+    layers: dict[str, list[np.ndarray]] = {}
+    with damage(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_TIMES * os.path.getsize(path):
+            raise WeightsError(f"{path}: declares {size:,} bytes, more than weights are compressed to; it was made to fill memory")
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in sorted(arrays.files):  # W before b
+                layers.setdefault(name[:-2], []).append(arrays[name])
+    if any(len(pair) != 2 for pair in layers.values()):
+        raise WeightsError(f"{path}: {at_most({name for name, pair in layers.items() if len(pair) != 2})} has not two arrays, _W and _b")
+    return layers
+
+
+MOST_TIMES = 10
 
 
 def _text(path: object, name: Any) -> str:
