@@ -3,8 +3,8 @@
     PYTHONPATH=parity_tests python parity_tests/kernels.py [SETTING…]
 
 oneDNN, MKL and PyTorch can be told to leave newer instructions alone, so one CPU stands for several older ones. Each setting runs in a process of its
-own; a line is the worst error of any blob in its bound (above 1 it is missed): as Caffe computes (`noise.BOUND`), and with the vendors' default kernels
-(`noise.default_bounds`). Errors are distances from the originals' float32, in noise floors.
+own; a line is the worst error of any blob in its bound (above 1 it is missed): as Caffe computes (`noise.BOUND`), and with the vendors' default
+kernels (`noise.default_bounds`). Errors are distances from the originals' float32, in noise floors.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def main() -> None:
     print("|---|" + "---|" * len(COLUMNS), flush=True)
     for setting in sys.argv[1:] or SETTINGS:
         environment = os.environ | dict(one.split("=", 1) for one in setting.split())
-        done = subprocess.run([sys.executable, __file__, "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "measure"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+        )
         print(f"| {setting or 'none'} | {done.stdout.splitlines()[-1]} |", flush=True)
     return None
 
