@@ -277,3 +277,20 @@ def test_parity_takes_arrays_of_any_channels(tmp_path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(1).integers(0, 256, (33, 41, 4), np.uint8))
     assert run("parity", tmp_path / "d.safetensors", tmp_path / "a.npy", "--report", tmp_path / "p.html", "--mean", "1,2,3,4") == 0
     assert json.loads((tmp_path / "p.json").read_text())["comparisons"][0]["size"] == [33, 41]
+
+
+@pytest.mark.parametrize("options", [("--mean", "0.5,0.5"), ("--std", "1,1,1"), ("--colour", "rgb")], ids=" ".join)
+@pytest.mark.parametrize("command", ["convert", "export", "predict", "parity"])
+def test_numbers_for_other_channels_are_refused(command, options, tmp_path, capsys) -> None:
+    """By every command alike, before anything is written: of a network of one channel there is one mean."""
+    segtwin_weights.write(segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors")
+    Image.fromarray(np.zeros((32, 48), np.uint8)).save(tmp_path / "a.png")
+    rest = {
+        "convert": (tmp_path / "o.safetensors",),
+        "export": (tmp_path / "o.onnx", "--framework", "torch"),
+        "predict": (tmp_path / "a.png", "-o", tmp_path / "o"),
+        "parity": (tmp_path / "a.png", "--report", tmp_path / "o.html"),
+    }[command]
+    assert run(command, tmp_path / "u.safetensors", *rest, *options) == 2
+    assert options[0] in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.glob("o*"))

@@ -97,7 +97,7 @@ def test_tiles_of_the_paper_set_388_apart_would_show_seams(monkeypatch) -> None:
     run = network("torch", WHOLE, "float64")
     image = np.random.RandomState(2).randint(0, 256, (1, 1, 37, 41)).astype(np.float64)
     want = untiled(run, image)
-    monkeypatch.setattr(tiles, "cuts", lambda size, tile: [(start, tile) for start in range(0, size, tile - 184)])
+    monkeypatch.setattr(tiles, "cuts", lambda size, tile, fixed: [(start, tile) for start in range(0, size, tile - 184)])
     assert (segtwin.overlap_tile(run, image, TILE) != want).any()
 
 

@@ -59,7 +59,7 @@ def convert(
         if stated:
             hub = names.hub_names(weights)
             say = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
-            preprocessing = chosen(base(hub, stated), stated, say)
+            preprocessing = chosen(base(hub, stated), stated, say, channels_of(hub))
         step("converting")
         changes: list[surgery.Change] = []
         if to is not None:
@@ -76,6 +76,15 @@ def convert(
         click.echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))
         if weights.metadata.get("synthetic"):
             click.secho(f"{target}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
+
+
+def channels_of(weights: Weights) -> int | None:
+    """Channels of the input; None where no network is known by these names."""
+    try:
+        weights = surgery.flattened(weights)
+        return segtwin_weights.dimensions(weights, names.identify(weights) or surgery.source_of(weights)).in_channels
+    except (ValueError, KeyError):
+        return None
 
 
 def base(weights: Weights, stated: dict[str, Any]) -> Any:

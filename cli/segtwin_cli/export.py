@@ -82,9 +82,10 @@ def export(
         loaded, row = read_network(weights)
         check_size(weights, row, size)
         if stated:
-            base, _ = metadata.preprocessing_of(loaded, ROWS[row])
+            channels = segtwin_weights.dimensions(loaded, row).in_channels
+            base, _ = metadata.preprocessing_of(loaded, ROWS[row], channels)
             say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
-            loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say)))
+            loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say, channels)))
         dimensions = segtwin_weights.dimensions(loaded, row)
         step(f"starting {framework}")
         twin = framework_twin(framework)

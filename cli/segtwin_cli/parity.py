@@ -165,7 +165,7 @@ def parity(
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
         if stated:
-            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else click.echo(f"note: {line}", err=True))
+            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else click.echo(f"note: {line}", err=True), channels)
             loaded.metadata = metadata.state(loaded, preprocessing)
             known = True
         inputs = [(name, segtwin.preprocess(name, preprocessing, channels), first_page(name, channels, preprocessing)) for name in images]

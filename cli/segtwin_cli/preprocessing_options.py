@@ -53,15 +53,28 @@ def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], None] = lambda line: None) -> Preprocessing:
+def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], None] = lambda line: None, channels: int | None = None) -> Preprocessing:
     """What the options state; what they leave open is taken from `base`.
+
+    Args:
+        base: what holds without them.
+        stated: the options that were given.
+        say: takes a line that the user should read.
+        channels: of the network's input; None: not known.
 
     A mean or std without --scale tells the scale: numbers of at most 1 are for values 0..1, larger ones for 0..255. Where that is another scale than
     that of `base`, it is said.
 
     Raises:
-        ValueError: mean and std are for different ranges, or a value is none.
+        ValueError: mean and std are for different ranges, or for another number of channels; a value is none.
     """
+    if channels is not None:
+        for name in ("mean", "std"):
+            if len(stated.get(name, ())) not in (0, 1, channels):
+                raise ValueError(f"--{name} gives {len(stated[name])} numbers, the network takes {channels} channel{'s' * (channels > 1)}")
+        if channels == 1 and stated.get("colour", "grey").lower() != "grey":
+            raise ValueError(f"--colour {stated['colour']}: the network takes one channel, grey")
+        base = base.for_channels(channels)
     if "colour" in stated:
         base = base.in_order(stated["colour"])
     if "scale" not in stated and ("mean" in stated or "std" in stated):

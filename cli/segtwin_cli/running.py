@@ -243,7 +243,7 @@ def start_weights(
 
 def prepared(base: Preprocessing, channels: int, known: bool, stated: dict[str, Any], say: Callable[[str], None]) -> Preprocessing:
     """The preprocessing that is used: the file's or the architecture's, as the options change it. What is only assumed is said."""
-    preprocessing = chosen(base.for_channels(channels), stated, say)
+    preprocessing = chosen(base, stated, say, channels)
     if not known and not OF_A_NETWORK & stated.keys():
         say(f"preprocessing assumed from the network's names: {preprocessing.describe()}; say --colour, --mean, --std, --scale where it was another")
     return preprocessing

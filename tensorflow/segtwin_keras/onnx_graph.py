@@ -375,7 +375,7 @@ class Difference(NamedTuple):
 def integers(value: ir.Value | None) -> list[int] | None:
     """A constant vector or number, as a list."""
     constant = ir.convenience.get_const_tensor(value) if value is not None else None
-    return [int(i) for i in np.atleast_1d(constant.numpy())] if constant is not None else None
+    return [int(i) for i in np.atleast_1d(constant.numpy())] if constant is not None and len(constant.shape) < 2 else None
 
 
 def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] | None:
