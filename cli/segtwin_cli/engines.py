@@ -19,7 +19,11 @@ def available_engines() -> list[str]:
 
 
 def onnx_blobs(
-    path: str | os.PathLike[str], data: np.ndarray, names: Sequence[str], overrides: Mapping[str, np.ndarray] | None = None
+    path: str | os.PathLike[str],
+    data: np.ndarray,
+    names: Sequence[str],
+    overrides: Mapping[str, np.ndarray] | None = None,
+    held: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Blobs of an exported network by ONNX Runtime on the CPU.
 
@@ -28,10 +32,14 @@ def onnx_blobs(
         data: N×C×H×W.
         names: which blobs; the network's input may be among them.
         overrides: weights to compute with in place of the file's, hub name → array.
+        held: what the file should hold of these; where it holds something else, that stays, so that the comparison shows it.
 
     Raises:
         ValueError: the graph has no such value.
     """
-    from segtwin_weights.onnx_check import onnx_values
+    from segtwin_weights.onnx_check import onnx_values, values_of
 
+    if overrides and held is not None:
+        own = values_of(path, overrides)
+        overrides = {name: array for name, array in overrides.items() if name in own and np.array_equal(own[name], held[name])}
     return onnx_values(path, data, names, overrides)

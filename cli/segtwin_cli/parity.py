@@ -180,7 +180,7 @@ def parity(
         if probed and not quiet:
             names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
             click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
-        engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, probed)
+        engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, {name: loaded[name] for name in probed})
         compared = [compare(name, data, image, row, compared_weights, engines, step) for name, data, image in inputs]
     comparisons = [comparison for comparison, _ in compared]
     passed = not any(blob.missed(engine) for comparison in comparisons for blob in comparison.blobs for engine in blob.errors)
@@ -239,9 +239,12 @@ def start_engines(
     torch_onnx: str | None,
     keras_onnx: str | None,
     step: Callable[[str], None],
-    probed: list[str],
+    held: dict[str, np.ndarray],
 ) -> dict[str, Engine]:
-    """Engine name → N×C×H×W data to blobs. torch comes first: TensorFlow, then torchvision, would abort the interpreter."""
+    """Engine name → N×C×H×W data to blobs. torch comes first: TensorFlow, then torchvision, would abort the interpreter.
+
+    `held` are the weights that have probe values here, as a file that was given holds them.
+    """
     options = segtwin_weights.dimensions(weights, row)._asdict()
     models: dict[str, Any] = {}
     files = {"torch": torch_onnx, "keras": keras_onnx}
@@ -256,8 +259,8 @@ def start_engines(
     compute: list[Engine] = [
         lambda data: torch_twin.blobs(torch_model, data),
         lambda data: keras_twin.blobs(keras_model, data),
-        lambda data: onnx_blobs(str(files["torch"]), data, row.exported, {name: weights[name] for name in probed}),
-        lambda data: onnx_blobs(str(files["keras"]), data, row.exported, {name: weights[name] for name in probed}),
+        lambda data: onnx_blobs(str(files["torch"]), data, row.exported, {name: weights[name] for name in held}, held),
+        lambda data: onnx_blobs(str(files["keras"]), data, row.exported, {name: weights[name] for name in held}, held),
     ]
     plain: list[Engine] = [
         lambda data: torch_twin.blobs(torch_model, data, caffe=False),

@@ -122,6 +122,13 @@ def read_tensor(tensor: TensorProto, file: Path) -> np.ndarray:
     return np.memmap(file.parent / where["location"], dtype, "r", int(where["offset"]), tuple(tensor.dims))
 
 
+def values_of(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Initializers of a file, those of these names that it has."""
+    wanted = set(names)
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    return {tensor.name: read_tensor(tensor, Path(path)) for tensor in model.graph.initializer if tensor.name in wanted}
+
+
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     """Of equal shapes and types; in pieces, so that the comparison takes no memory of their size."""
     pieces = zip(np.atleast_1d(one), np.atleast_1d(other), strict=True)
