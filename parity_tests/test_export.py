@@ -1,6 +1,8 @@
 """The ONNX files of both twins: one signature, a graph as one would draw it, weights where they belong."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -154,9 +156,6 @@ def test_checkpoints_load_without_this_project(tmp_path: Path) -> None:
 
 def test_torch_exports_after_tensorflow_in_a_process_of_their_own(tmp_path: Path) -> None:
     """torch.onnx would import torchvision and triton; after TensorFlow either import aborts the interpreter."""
-    import subprocess
-    import sys
-
     code = f"import tensorflow, segtwin_torch as t; t.export_onnx(t.build('fcn8s', widths={TINY}), {str(tmp_path / 'x.onnx')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -166,3 +165,14 @@ def test_torch_exports_after_tensorflow_in_a_process_of_their_own(tmp_path: Path
 def test_blobs_that_are_not_there_are_named(files: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"torch\.onnx: the graph has no blob 'pool6' \(1 missing\)"):
         onnx_blobs(files["torch"], np.zeros((1, 3, 1, 1), np.float32), ["score", "pool6"])
+
+
+def test_nothing_is_said_on_the_way(tmp_path: Path) -> None:
+    """Where torchvision is not installed too, whose operators torch.onnx misses aloud."""
+    script = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "import segtwin_torch\n"
+        "segtwin_torch.export_onnx(segtwin_torch.build('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'x.onnx')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -188,7 +188,7 @@ def without(*modules: str) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "torch.utils.flop_counter")]
     levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers if absent else []:
+        for logger in loggers:
             logger.setLevel(logging.ERROR)
         sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # None: an import of it fails
         yield
