@@ -74,6 +74,12 @@ def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> 
         raise WeightsError(f"{path}: {name} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged")
 
 
+WITHOUT_CLASSIFIER = (
+    "without its classifier (no fc6, no fc7: include_top=False, or a feature extractor), and an FCN starts from these too; "
+    "give the whole VGG-16 (segtwin download vgg16)"
+)
+
+
 @contextmanager
 def damage(path: str | os.PathLike[str]) -> Iterator[None]:
     """What a damaged file does to the parser in the block becomes one line.
