@@ -193,3 +193,62 @@ def test_a_convolutional_fc6_of_another_size(tmp_path: Path) -> None:
     npy_flat(layers, tmp_path / "file.npy")
     with pytest.raises(WeightsError, match=r"file\.npy: fc6 weights are \(4, 4, 12, 14\), but \(7, 7, 12, 14\) follows"):
         segtwin_weights.read(tmp_path / "file.npy")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- Caffe's HDF5 snapshots
+
+
+def caffemodel_h5(layers: Layers, path: Path, dtype: str = "<f4", flat: bool = False) -> None:
+    """As `Net::ToHDF5` writes: a group a layer, its blobs by number; empty for layers without; gradients where they are asked for."""
+    with h5py.File(path, "w") as file:
+        for group in (file.create_group("data"), file.create_group("diff")):
+            group.create_group("relu1_1")
+            for name, (weight, bias) in layers.items():
+                array = caffes(name, weight)
+                array = array.reshape(len(array), -1) if flat and name in CLASSIFIER else array
+                sign = 1 if group.name == "/data" else np.nan  # whoever reads gradients reads NaN
+                layer = group.create_group(name)
+                layer.create_dataset("0", data=array.astype(dtype) * sign)
+                layer.create_dataset("1", data=bias.astype(dtype) * sign)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["convolutions", "inner products"])
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+def test_a_snapshot_in_hdf5(dtype: str, flat: bool, tmp_path: Path) -> None:
+    caffemodel_h5(PLAIN, tmp_path / "vgg16.caffemodel.h5", dtype, flat)
+    npy_flat(PLAIN, tmp_path / "vgg16.npy")
+    read = segtwin_weights.read(tmp_path / "vgg16.caffemodel.h5")
+    assert segtwin_weights.file_kind(tmp_path / "vgg16.caffemodel.h5") == "caffemodel.h5"
+    assert list(read)[:3] == ["conv1_1/weight", "conv1_1/bias", "conv1_2/weight"]
+    assert {blob.dtype for blob in read.values()} == {np.dtype(dtype)}
+    got, want = (segtwin_weights.convert(one, to="fcn8s", num_classes=5) for one in (read, segtwin_weights.read(tmp_path / "vgg16.npy")))
+    assert got.keys() == want.keys()
+    rounding = 200 * 2.0**-24 * np.abs(PLAIN["fc8"][0]).max()  # of a mean of 200 numbers in float32, which doubles are free of
+    for name, blob in want.items():
+        np.testing.assert_allclose(got[name], blob, rtol=0, atol=rounding if dtype == "<f8" and name.startswith("score_fr") else 0, err_msg=name)
+
+
+def test_a_trained_fcn_in_hdf5(tmp_path: Path) -> None:
+    """Deconvolutions and all; the same blobs as in the .caffemodel."""
+    want = recipe_weights("fcn8s", TINY)
+    with h5py.File(tmp_path / "file", "w") as file:
+        for name, blob in want.items():
+            file[f"data/{name.replace('/weight', '/0').replace('/bias', '/1')}"] = blob
+    got = segtwin_weights.read(tmp_path / "file")
+    assert list(got) == list(want)
+    assert got.metadata["architecture"] == "fcn8s"
+    for name, blob in want.items():
+        np.testing.assert_array_equal(got[name], blob)
+
+
+def test_a_damaged_snapshot_in_hdf5(tmp_path: Path) -> None:
+    caffemodel_h5(PLAIN, tmp_path / "file")
+    with h5py.File(tmp_path / "file", "a") as file:
+        del file["data/conv1_1/0"]
+    with pytest.raises(WeightsError, match="file: conv1_1 has the blobs"):
+        segtwin_weights.read(tmp_path / "file")
+    with h5py.File(tmp_path / "other", "w") as file:
+        file.create_group("data/relu")
+        file["data/conv1_1"] = h5py.ExternalLink("file", "/data/conv1_1")
+    with pytest.raises(WeightsError, match="other: conv1_1 is a link"):
+        segtwin_weights.read(tmp_path / "other")
