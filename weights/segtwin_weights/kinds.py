@@ -103,7 +103,7 @@ def protobuf(path: str | os.PathLike[str]) -> str | None:
             if learned.endswith((".caffemodel", ".h5")) or isinstance(_first(top, 4), int) or _blob(_first(top, 3)):
                 beside = f": {learned}" if learned else ""
                 return f"a Caffe solver's state (.solverstate), its momentum and not the network; give the .caffemodel beside it{beside}"
-        if not numbered and len(top.get(2, [])) == 1 and _graph(_first(top, 2)) and not _text(_first(top, 1)).isprintable():
+        if not numbered and len(top.get(2, [])) == 1 and _graph(_first(top, 2)) and not _name(_first(top, 1)):
             return f"a TensorFlow graph without weights (.meta); give the checkpoint's prefix, {_prefix(path)}"
         if not numbered and 100 not in top and 1 in top and all(_node(one) for one in top[1][:3]):
             return "a TensorFlow graph (.pb); give the checkpoint or Keras file it was made from, or its ONNX export"
@@ -144,6 +144,12 @@ def _text(value: object) -> str:
         return str(value, "utf-8")
     except UnicodeDecodeError:
         return ""
+
+
+def _name(value: object) -> bool:
+    """A net's name, where TensorFlow has a message."""
+    text = _text(value)
+    return bool(text and text.isprintable())
 
 
 def _node(value: object) -> bool:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from segtwin.files import whole
 
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
@@ -39,6 +37,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
 
 
 def _read_one(path: str | os.PathLike[str]) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
     blobs: dict[str, np.ndarray] = {}
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
@@ -113,6 +113,9 @@ def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | Non
 
 
 def _write_one(weights: Weights, path: str | os.PathLike[str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
     with whole(path) as draft:
         try:
