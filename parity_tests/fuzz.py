@@ -56,7 +56,9 @@ def small_files(folder: Path) -> dict[str, Path]:
     state = {name.replace("/", "."): torch.from_numpy(blob) for name, blob in weights.items()}
     torch.save(state, folder / "zip.pth")
     torch.save({"epoch": 3, "model_state_dict": state}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
-    np.save(folder / "vgg16.npy", np.array(recipe.vgg16_npy(1, (4, 4, 4, 4, 4, 4, 4)), dtype=object), allow_pickle=True)
+    layers = recipe.vgg16_npy(1, (4, 4, 4, 4, 4, 4, 4))
+    np.save(folder / "vgg16.npy", np.array(layers, dtype=object), allow_pickle=True)
+    np.savez(folder / "vgg16_weights.npz", **{f"{name}_{part}": one for name, pair in layers.items() for part, one in zip("Wb", pair, strict=True)})
     for suffix in (".safetensors", ".weights.h5"):
         segtwin_weights.write(weights, folder / f"small{suffix}")
     with h5py.File(folder / "old.h5", "w") as file:  # as Keras 1 and 2 wrote it
@@ -65,6 +67,15 @@ def small_files(folder: Path) -> dict[str, Path]:
             group = file.create_group(layer)
             group.attrs["weight_names"] = [f"{layer}_W".encode(), f"{layer}_b".encode()]
             group[f"{layer}_W"], group[f"{layer}_b"] = np.ones((4, 5), "f4"), np.ones(5, "f4")
+    with h5py.File(folder / "small.caffemodel.h5", "w") as file:  # Caffe's HDF5 snapshot
+        for name, blob in weights.items():
+            file[f"data/{name.replace('/weight', '/0').replace('/bias', '/1')}"] = blob
+    with h5py.File(folder / "theano.h5", "w") as file:  # Keras before 0.3, for Theano
+        file.attrs["nb_layers"] = len(layers)
+        for number, (kernel, bias) in enumerate(layers.values()):
+            group = file.create_group(f"layer_{number}")
+            group.attrs["nb_params"] = 2
+            group["param_0"], group["param_1"] = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel, bias
     _onnx(weights, folder / "small.onnx")
     _keras(folder / "small.weights.h5", folder / "small.keras")
     return {path.name: path for path in sorted(folder.iterdir())}
@@ -74,8 +85,17 @@ def _onnx(weights: Weights, path: Path) -> None:
     import onnx
     from onnx import numpy_helper
 
-    initializers = [numpy_helper.from_array(blob, name) for name, blob in weights.items() if blob.size < 4000]
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "small", [], [], initializers)), path)
+    make = onnx.helper.make_node
+    nodes, initializers = [], []
+    for i, (name, blob) in enumerate((name, blob) for name, blob in weights.items() if blob.size < 4000):
+        tensor = numpy_helper.from_array(blob, name)
+        if i % 3 == 0:
+            nodes.append(make("Constant", [], [name], value=tensor))
+        else:
+            initializers.append(tensor)
+        moved = make("Transpose", [name], [f"{name}_moved"], perm=[3, 2, 0, 1]) if blob.ndim == 4 else make("Identity", [name], [f"{name}_moved"])
+        nodes += [moved, make("Conv", ["x", f"{name}_moved"], [f"y{i}"])]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "small", [], [], initializers)), path)
 
 
 def _keras(weights_file: Path, path: Path) -> None:

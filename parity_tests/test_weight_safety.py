@@ -30,8 +30,8 @@ def files(tmp_path_factory):
 
 
 KINDS = [
-    "legacy.pth", "old.h5", "small.keras", "small.onnx", "small.safetensors", "small.weights.h5", "tiny_vgg16_s1_v1.caffemodel",
-    "tiny_vgg16_s1_v2.caffemodel", "vgg16.npy", "zip.pth",
+    "legacy.pth", "old.h5", "small.caffemodel.h5", "small.keras", "small.onnx", "small.safetensors", "small.weights.h5", "theano.h5",
+    "tiny_vgg16_s1_v1.caffemodel", "tiny_vgg16_s1_v2.caffemodel", "vgg16.npy", "vgg16_weights.npz", "zip.pth",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from segtwin import Row, __version__, architectures
 
-from segtwin_weights import caffemodel, keras_file, metadata, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
+from segtwin_weights import caffe_h5, caffemodel, keras_file, metadata, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
 from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
 from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions, initialize
 
@@ -39,6 +39,7 @@ FORMATS = {
     "vgg16.npy": vgg16_npy,
     "safetensors": safetensors_file,
     "caffemodel": caffemodel,
+    "caffemodel.h5": caffe_h5,
     "torch": torch_file,
     "keras": keras_file,
     "onnx": onnx_weights,

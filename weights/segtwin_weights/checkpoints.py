@@ -247,6 +247,8 @@ def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[
         likely = wrapped
     if not likely and nested:
         raise WeightsError(f"{path}: is a TorchScript program whose weights are constants (frozen); save model.state_dict() instead")
+    if not likely and isinstance(loaded, dict) and any("param_groups" in one for one in (loaded, *loaded.values()) if isinstance(one, dict)):
+        raise WeightsError(f"{path}: is the state of an optimiser, without the network; give the file that has its state_dict")
     if not likely:
         raise WeightsError(f"{path}: holds no tensors by name{_objects(loaded)}; save model.state_dict()")
     if len(likely) > 1:

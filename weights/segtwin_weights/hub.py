@@ -74,6 +74,12 @@ def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> 
         raise WeightsError(f"{path}: {name} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged")
 
 
+WITHOUT_CLASSIFIER = (
+    "without its classifier (no fc6, no fc7: include_top=False, or a feature extractor), and an FCN starts from these too; "
+    "give the whole VGG-16 (segtwin download vgg16)"
+)
+
+
 @contextmanager
 def damage(path: str | os.PathLike[str]) -> Iterator[None]:
     """What a damaged file does to the parser in the block becomes one line.
@@ -142,22 +148,24 @@ def file_kind(path: str | os.PathLike[str]) -> str:
     """
     if is_checkpoint(path):
         return "tensorflow"
+    if Path(path).is_dir() and (what := kinds.folder(Path(path))):
+        raise WeightsError(f"{path}: is {what}")
     with open(path, "rb") as file:
         head = file.read(32)
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
+        return "safetensors"  # first: its length may begin as other kinds do
     if what := kinds.other(path):
         raise WeightsError(f"{path}: is {what}")
     if head.startswith(b"\x93NUMPY"):
         return "vgg16.npy"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "keras"
+        return _hdf5_kind(path)
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     if head.startswith(b"\x80") and TORCH_LEGACY in head:
         return "torch"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
-        return "safetensors"
     if head.lstrip()[:1] == b"{":
         return "safetensors"  # the index of shards
     if head[:1] == b"\x08":
@@ -166,6 +174,10 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         return "caffemodel"
     if head.lstrip()[:1] == b"<":
         raise WeightsError(f"{path}: is a web page; the download failed")
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        with open(path, "rb") as file:
+            what = kinds.pickled(file.read(kinds.HEAD))
+        raise WeightsError(f"{path}: is {what}, no file of weights; give a state_dict that torch.save wrote, or a .npy, .safetensors or .h5 file")
     raise WeightsError(f"{path}: is neither {', '.join(KINDS)} nor a TensorFlow checkpoint (it begins with {head[:8]!r})")
 
 
@@ -174,6 +186,16 @@ TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that a .pth of before torch 1.6 begins with, after the pickle's protocol."""
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the old kind."""
+
+
+def _hdf5_kind(path: str | os.PathLike[str]) -> str:
+    import h5py
+
+    with damage(path), h5py.File(path, "r") as file:
+        kind = kinds.hdf5(file)
+    if kind in ("keras", "caffemodel.h5"):
+        return kind
+    raise WeightsError(f"{path}: is {kind}")
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
@@ -187,6 +209,9 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
         return "torch"
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
+    if names and all(name.endswith(".npy") for name in names):
+        held = ", ".join(name.removesuffix(".npy") for name in names[:4])
+        raise WeightsError(f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of weights")
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 
 

@@ -31,7 +31,7 @@ from segtwin import Converted, architectures
 from segtwin.architectures import Row
 from segtwin.files import whole
 
-from segtwin_weights import keras_names, plausibility, vgg16_npy
+from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.keras_names import Described, Layer
 from segtwin_weights.names import KERAS_VGG16, identify
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 MOST_TIMES = 3
 """Bytes of numbers that a file may declare, in sizes of the file: Keras compresses nothing."""
-MOST_OBJECTS = 100_000
-DEEPEST = 16
 KERNEL = (3, 2, 0, 1)
 """From Keras' kernels of four axes to the hub's."""
 CLASSES = {"Convolution": "conv2d", "Deconvolution": "conv2d_transpose", "InnerProduct": "dense", "Scale": "scale"}
@@ -110,17 +108,10 @@ def _content(path: str | os.PathLike[str], file: h5py.File, config: Any, size: i
     inner = config.get("config") if isinstance(config, dict) else None
     name = str(inner.get("name", "")) if isinstance(inner, dict) else ""
     if layer_names is None and "nb_layers" not in root.attrs:
-        vars_name = _text(root["vars"].attrs.get("name", "")) if isinstance(root.get("vars"), h5py_group()) else ""
+        vars_name = _text(root["vars"].attrs.get("name", "")) if isinstance(root.get("vars"), hdf5.group()) else ""
         return Content(_counted(path, root, arrays, {counted: one for counted, _, one in known}), vars_name or name)
     layers = _stated(path, root, layer_names, arrays, {names: one for _, names, one in known})
     return _ordering(path, root, Content(layers, name), [one for _, _, one in known])
-
-
-def h5py_group() -> type:
-    """`h5py.Group`; h5py is loaded when a file of its kind is."""
-    import h5py
-
-    return h5py.Group
 
 
 def _listed(group: h5py.Group, key: str) -> list[str] | None:
@@ -137,13 +128,13 @@ def _listed(group: h5py.Group, key: str) -> list[str] | None:
 
 def _datasets(path: object, root: h5py.Group, budget: int, legacy: bool) -> Iterator[tuple[str, Any]]:
     """(path, data set) of every array of weights, checked."""
-    for where, item in _objects(path, root):
-        if isinstance(item, h5py_group()):
+    for where, item in hdf5.objects(path, root):
+        if isinstance(item, hdf5.group()):
             continue
         parts = where.split("/")
         if not legacy and (len(parts) < 3 or parts[-2] != "vars" or parts[0] in ("optimizer", "metrics") or "seed_generator" in parts):
             continue
-        _check_dataset(path, where, item)
+        hdf5.check_dataset(path, where, item)
         budget -= item.size * item.dtype.itemsize
         if budget < 0:
             raise WeightsError(f"{path}: declares more numbers than the file can hold; it is damaged or was made to fill memory")
@@ -192,11 +183,11 @@ def _stated(
         groups.setdefault(group, {})[where[len(group) + 1 :]] = item
     order = {name: i for i, name in enumerate(layer_names or [])}
     layers: list[Layer] = []
-    for group in sorted(groups, key=lambda name: (order.get(name, len(order)), _natural(name))):
+    for group in sorted(groups, key=lambda name: (order.get(name, len(order)), hdf5.natural(name))):
         found = groups[group]
-        wanted = _listed(root[group], "weight_names") if isinstance(root.get(group), h5py_group()) else None
+        wanted = _listed(root[group], "weight_names") if isinstance(root.get(group), hdf5.group()) else None
         if wanted is None and all(name.startswith("param_") for name in found):
-            wanted = sorted(found, key=_natural)  # Keras before 0.3 counts
+            wanted = sorted(found, key=hdf5.natural)  # Keras before 0.3 counts
         if wanted is None or sorted(found) != sorted(wanted):
             raise WeightsError(f"{path}: layer {group!r} lists other arrays than it holds; the file is damaged")
         said = [keras_names.stated(group, name) for name in wanted]
@@ -214,11 +205,6 @@ def _stated(
             own[where_it_is].parts.append(part)
         layers += own.values()
     return layers
-
-
-def _natural(name: str) -> list[Any]:
-    """layer_2 comes before layer_10."""
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 
 def _ordering(path: str | os.PathLike[str], root: h5py.Group, content: Content, known: list[Described]) -> Content:
@@ -249,40 +235,6 @@ def _ordering(path: str | os.PathLike[str], root: h5py.Group, content: Content, 
     else:
         content.theano = None if content.channels_first else False
     return content
-
-
-def _objects(path: object, root: h5py.Group) -> Iterator[tuple[str, Any]]:
-    """(path, group or data set) of everything under a group, every object once. Nothing that leads out of the file is followed."""
-    import h5py
-
-    seen: set[int] = set()
-    pending = [("", root)]
-    while pending:
-        prefix, group = pending.pop()
-        for name in group:
-            link = group.get(name, getlink=True)
-            where = f"{prefix}{name}"
-            if not isinstance(link, h5py.HardLink):
-                raise WeightsError(f"{path}: {where} is a link ({type(link).__name__}), as Keras writes none; do not trust this file")
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen or len(seen) > MOST_OBJECTS or where.count("/") > DEEPEST:
-                raise WeightsError(f"{path}: {where} is there twice, or one of too many; do not trust this file")
-            seen.add(address)
-            yield where, item
-            if isinstance(item, h5py.Group):
-                pending.append((f"{where}/", item))
-
-
-def _check_dataset(path: object, where: str, item: Any) -> None:
-    import h5py
-
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
-        raise WeightsError(f"{path}: {where} is no array of numbers; the file is damaged")
-    plist = item.id.get_create_plist()
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if item.external or item.is_virtual or filters - {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
-        raise WeightsError(f"{path}: {where} lies outside the file or needs a plug-in; do not trust this file")
 
 
 def _text(value: Any) -> str:

@@ -38,6 +38,8 @@ TORCHVISION_VGG16 = {
 }
 OLD_CLASSIFIER = {"classifier.1": "classifier.0", "classifier.4": "classifier.3"}
 """torchvision before 0.2 began the classifier with its dropout; its last layer was the sixth then, too."""
+CONVOLUTIONAL = {f"{layer}{end}": layer for layer in ("fc6", "fc7", "fc8") for end in ("-conv", "_conv")}
+"""What Caffe's net surgery calls inner products that it made convolutions of."""
 KERAS_VGG16 = {
     **{f"block{layer[4]}_conv{layer[6]}": layer for layer in VGG16_LAYERS[:-3]},
     **dict(zip(("fc1", "fc2", "predictions"), VGG16_LAYERS[-3:], strict=True)),
@@ -107,6 +109,11 @@ def hub_names(weights: Weights) -> Weights:
         weights = Weights({name.removeprefix(prefix): blob for name, blob in weights.items()}, weights.metadata)
     if {"features.0.weight", "features.28.weight"} <= weights.keys():
         return _torchvision_vgg16(weights)
+    if "conv1_1/weight" in weights and any(name.startswith(f"{layer}/") for name in weights for layer in CONVOLUTIONAL):
+        blobs = {f"{CONVOLUTIONAL.get(layer, layer)}/{kind}": blob for name, blob in weights.items() for layer, _, kind in [name.rpartition("/")]}
+        if len(blobs) == len(weights):
+            row = identify(blobs)
+            return Weights(blobs, ({"architecture": row.name} if row else {}) | weights.metadata)
     if not {"conv1_1.weight", "conv_d0a_b.weight", "conv_d0a-b.weight"} & weights.keys():
         return weights
     layers = caffe_names()

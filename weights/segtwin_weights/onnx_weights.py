@@ -1,11 +1,14 @@
-"""The initializers of an ONNX file, read from the wire format: this project's exports, torchvision's, others'.
+"""The weights of an ONNX file, read from the wire format: this project's exports, torchvision's, others'.
+
+Weights are initializers and Constant nodes, and what `onnx_graph` makes of them on their way into the layer that takes them.
 
 Source: `onnx.proto` of onnx 1.23. Field numbers:
 
-    ModelProto   graph 7, metadata_props 14 {key 1, value 2}
-    GraphProto   initializer 5
-    TensorProto  dims 1, data_type 2, float_data 4, int32_data 5, int64_data 7, name 8, raw_data 9, double_data 10, external_data 13,
-                 data_location 14
+    ModelProto         graph 7, metadata_props 14 {key 1, value 2}
+    GraphProto         node 1, initializer 5, input 11 {name 1}, output 12 {name 1}, sparse_initializer 15
+    TensorProto        dims 1, data_type 2, float_data 4, int32_data 5, int64_data 7, name 8, raw_data 9, double_data 10, external_data 13,
+                       data_location 14
+    SparseTensorProto  values 1, indices 2, dims 3
 """
 
 from __future__ import annotations
@@ -20,11 +23,17 @@ from typing import Any
 import numpy as np
 from segtwin import Converted, architectures
 
-from segtwin_weights import wire
+from segtwin_weights import onnx_graph, wire
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.names import identify
+from segtwin_weights.onnx_graph import Graph
 
 DTYPES = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8", 16: "bf16"}
+NAMES = {
+    8: "string", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8", 18: "float8", 19: "float8", 20: "float8", 21: "uint4", 22: "int4",
+    23: "float4", 24: "float8", 25: "uint2", 26: "int2",
+}  # fmt: skip
+"""Of types that numpy has not."""
 TAKEN_OVER = {
     "schema", "architecture", "num_classes", "preprocessing", "preprocessing_assumed", "synthetic", "classes", "palette", "batchnorm",
     "colour", "mean", "divisor", "std",
@@ -38,45 +47,89 @@ MOST_DIMENSIONS = 32
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read the weights of an ONNX file, external data beside it included.
 
-    Of this project's exports: exactly the row's weights. Of others: every initializer of floating-point numbers that has an axis, and
-    batch-normalisation counters; shapes and axes that operators take as constants are none.
+    Of this project's exports: exactly the row's weights. Of others: every initializer and constant of floating-point numbers that has an axis, in
+    the hub's layout for the layer that takes it, and batch-normalisation counters; shapes, axes and scales that operators take as constants are
+    none. A layer whose weights are computed in the graph is warned about.
 
     Raises:
-        WeightsError: the file is damaged or hostile, names a file outside its folder, has no initializers, or holds NaN.
+        WeightsError: the file is damaged or hostile, names a file outside its folder, is quantised, has no weights, or holds NaN.
         OSError: it cannot be read.
     """
-    blobs: dict[str, np.ndarray] = {}
     properties: dict[str, Any] = {}
+    graph = Graph(path)
     with wire.mapped(path) as data:
         reader = wire.Reader()
         try:
             for number, _, value in reader.fields(data):
                 if number == 7 and isinstance(value, memoryview):
-                    for inner, _, tensor in reader.fields(value):
-                        if inner == 5 and isinstance(tensor, memoryview):
-                            name, array = _tensor(path, reader, tensor)
-                            if array is None or not ((array.dtype.kind == "f" and array.ndim) or name.endswith("num_batches_tracked")):
-                                continue
-                            if name in blobs:
-                                raise WeightsError(f"{path}: has two initializers {name!r}")
-                            check_finite(path, name, array)
-                            blobs[name] = array
+                    _graph(path, reader, value, graph)
                 elif number == 14 and isinstance(value, memoryview):
                     key, text = _entry(reader, value)
                     properties[key] = _loads(text)
+            row = architectures.ROWS.get(str(properties.get("architecture")))
+            blobs = onnx_graph.weights(graph, None if row is None else [parameter.name for parameter in row.parameters()])
         except wire.Malformed as error:
             raise WeightsError(f"{path}: is cut short or damaged ({error}); export or fetch it again") from None
         except UnicodeDecodeError:
             raise WeightsError(f"{path}: a name in it is no text; the file is damaged") from None
-    row = architectures.ROWS.get(str(properties.get("architecture")))
-    if row is not None:
-        blobs = {p.name: blobs[p.name] for p in row.parameters() if p.name in blobs}
+    if not blobs and len(graph.inputs) > 1:
+        raise WeightsError(f"{path}: holds no weights: its graph takes them as inputs ({len(graph.inputs)}); export it again with them")
     if not blobs:
         raise WeightsError(f"{path}: holds no weights")
+    for name, array in blobs.items():
+        check_finite(path, name, array)
     metadata: Metadata = {key: properties[key] for key in properties.keys() & TAKEN_OVER}
     if row is None and (row := identify(blobs)):
         metadata["architecture"] = row.name
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
+
+
+def _graph(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, graph: Graph) -> None:
+    """Initializers first: nodes may stand before them in the file."""
+    for number, _, value in reader.fields(data):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 5:
+            graph.add(*_tensor(path, reader, value))
+        elif number == 15:
+            graph.add(*_sparse(path, reader, value))
+        elif number in (11, 12):
+            name = next((str(one, "utf-8") for n, _, one in reader.fields(value) if n == 1 and isinstance(one, memoryview)), "")
+            (graph.inputs if number == 11 else graph.outputs).append(name)
+    for number, _, value in reader.fields(data):
+        if number == 1 and isinstance(value, memoryview):
+            node = onnx_graph.node(reader, value)
+            graph.visit(node, lambda tensor: _tensor(path, reader, tensor)[1:], lambda tensor: _sparse(path, reader, tensor)[1:])
+    graph.inputs = [name for name in graph.inputs if name not in graph.values]
+
+
+def _sparse(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None, str]:
+    """(name, dense array, type) of a SparseTensorProto."""
+    parts: dict[int, tuple[str, np.ndarray | None, str]] = {}
+    shape: list[int] = []
+    for number, _, value in reader.fields(data):
+        if number in (1, 2) and isinstance(value, memoryview):
+            parts[number] = _tensor(path, reader, value)
+        elif number == 3:
+            shape += [value] if isinstance(value, int) else _dims(value)
+    name, values, kind = parts.get(1, ("", None, ""))
+    at = parts.get(2, ("", None, ""))[1]
+    size = math.prod(shape)
+    if values is None or at is None or at.dtype.kind != "i" or len(shape) > MOST_DIMENSIONS or values.ndim != 1:
+        raise WeightsError(f"{path}: the sparse tensor {name!r} is damaged; export or fetch the file again")
+    if size > MOST_SPARSE * max(values.size, 1):
+        raise WeightsError(f"{path}: the sparse tensor {name!r} has {values.size} numbers for a shape of {size:,}; save it dense")
+    if at.shape == (values.size, len(shape)) and ((at >= 0) & (at < np.array(shape, np.int64))).all():
+        at = np.ravel_multi_index(tuple(at.T), tuple(shape)) if values.size else at[:, 0]
+    if at.shape != values.shape or (at.size and not (at.min() >= 0 and at.max() < size)):
+        raise WeightsError(f"{path}: the sparse tensor {name!r} has numbers outside its shape; the file is damaged")
+    dense = np.zeros(size, values.dtype)
+    dense[at] = values
+    return name, dense.reshape(shape), kind
+
+
+MOST_SPARSE = 100
+"""How many numbers of a shape one number of a sparse tensor may stand for."""
 
 
 def _entry(reader: wire.Reader, data: memoryview) -> tuple[str, str]:
@@ -94,8 +147,8 @@ def _loads(text: str) -> Any:
         return text
 
 
-def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None]:
-    """(name, array) of a TensorProto; no array where its numbers are varints or strings."""
+def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None, str]:
+    """(name, array, type) of a TensorProto; no array where numpy has no such type."""
     name, kind, shape = "", 0, []
     raw: memoryview | None = None
     typed: list[np.ndarray] = []
@@ -118,8 +171,11 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
             key, text = _entry(reader, value)
             external[key] = text
     dtype = np.dtype("<u2" if DTYPES.get(kind) == "bf16" else DTYPES.get(kind, "V1"))
-    if len(shape) > MOST_DIMENSIONS or dtype.kind == "V":
-        return name, None
+    said = NAMES.get(kind, str(dtype) if kind in DTYPES else f"of type {kind}")
+    if len(shape) > MOST_DIMENSIONS:
+        raise WeightsError(f"{path}: {name} has more than {MOST_DIMENSIONS} dimensions; the file is damaged")
+    if dtype.kind == "V":
+        return name, None, said
     if external:
         flat = _external(path, name, external, dtype, math.prod(shape))
     elif raw is not None:
@@ -128,16 +184,14 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
         flat = np.concatenate(typed)
     elif varints:
         flat = _of_varints(varints, dtype)
-    elif dtype.kind == "f":
-        flat = np.zeros(0, dtype)
     else:
-        return name, None
+        flat = np.zeros(0, dtype)
     if flat.size != math.prod(shape):
         raise WeightsError(f"{path}: {name} has other numbers than its shape {'×'.join(map(str, shape))} asks for; the file is damaged")
     if DTYPES[kind] == "bf16":
         warnings.warn(f"{path}: {name} is bfloat16, converted to float32", Converted, stacklevel=2)
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
-    return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape)
+    return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape), said
 
 
 def _varints(data: memoryview, most: int) -> list[int]:

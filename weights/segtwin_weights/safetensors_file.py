@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from segtwin.files import whole
 
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
@@ -24,13 +22,23 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """Read a safetensors file or the index of shards, ours or another's: its tensors keep their names.
 
     Raises:
-        WeightsError: the file is damaged, names shards outside its folder, has types that numpy has not, or holds NaN.
+        WeightsError: the file is one shard of several, is damaged, names shards outside its folder, has types that numpy has not, or holds NaN.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
         head = file.read(16)
     if head[8:9] != b"{" and head.lstrip()[:1] == b"{":
         return _read_shards(Path(path))
+    if (shard := ONE_OF.fullmatch(Path(path).name)) and int(shard[3]) > 1:
+        raise WeightsError(
+            f"{path}: is shard {int(shard[2])} of {int(shard[3])}; give their index, {shard[1]}.safetensors.index.json, beside all of them"
+        )
+    return _read_one(path)
+
+
+def _read_one(path: str | os.PathLike[str]) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
     blobs: dict[str, np.ndarray] = {}
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
@@ -61,7 +69,7 @@ def _read_shards(path: Path) -> Weights:
     for shard in sorted(set(where.values())):
         if not (path.parent / shard).is_file():
             raise WeightsError(f"{path}: the shard {shard} is not beside it; fetch all of them")
-        part = read(path.parent / shard)
+        part = _read_one(path.parent / shard)
         metadata |= part.metadata
         if part.keys() != {name for name, file in where.items() if file == shard}:
             raise WeightsError(f"{path}: the shard {shard} holds other tensors than the index says; fetch all of them again")
@@ -70,6 +78,7 @@ def _read_shards(path: Path) -> Weights:
 
 
 SHARD = re.compile(r"[^/\\\0]+\.safetensors")
+ONE_OF = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 MOST_INDEX = 64 << 20
 
 
@@ -104,6 +113,9 @@ def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | Non
 
 
 def _write_one(weights: Weights, path: str | os.PathLike[str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
     with whole(path) as draft:
         try:

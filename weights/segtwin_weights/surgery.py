@@ -12,7 +12,7 @@ import numpy as np
 from segtwin import Preprocessing, architectures, geometry
 
 from segtwin_weights import metadata, names, resnet34
-from segtwin_weights.hub import Weights, WeightsError, check_keys
+from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, check_keys
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
 
@@ -102,12 +102,15 @@ def convert_with_report(
         raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
     source_row = source_of(weights)
     from_classifier = source_row.name in architectures.CLASSIFIERS
+    where = weights.metadata.get("source", "the weights")
+    if from_classifier and "conv5_3/weight" in weights and not {"fc6/weight", "fc7/weight"} & weights.keys():
+        raise WeightsError(f"{where}: is a VGG-16 {WITHOUT_CLASSIFIER}")
     originals, in_channels, widths = dimensions(weights, source_row)
     classes = num_classes if num_classes is not None else row.num_classes if from_classifier else originals
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
     if from_classifier and score_init == "fc8-average" and not originals:
-        raise WeightsError("the VGG-16 has no fc8 to average for score_fr; start it at zero (--score-init zeros)")
+        raise WeightsError(f"{where}: the VGG-16 has no fc8 to average for score_fr; start it at zero (--score-init zeros)")
     if from_classifier and score_init == "fc8-average" and classes >= originals:
         raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
     if not from_classifier and classes < originals:
@@ -214,7 +217,7 @@ def flattened(weights: Weights) -> Weights:
     """A convolutional VGG-16, whose fc6 is O×I×7×7 and whose fc7 and fc8 are O×I×1×1, as the classifier that it was made of: O×(I·h·w), the same
     numbers in the same order. The FCN authors started from such a file.
     """
-    if "score_fr/weight" in weights or not all(weights[name].ndim == 4 for name in ("fc6/weight", "fc7/weight") if name in weights):
+    if "score_fr/weight" in weights:
         return weights
     if architectures.VGG16.name != weights.metadata.get("architecture", architectures.VGG16.name):
         return weights

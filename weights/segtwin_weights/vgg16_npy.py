@@ -3,6 +3,7 @@
     conv1_1 … conv5_3   3×3×I×O  HWIO, channels of the input in BGR order
     fc6                 25088×4096, rows over pool5 in H·W·C order
     fc7, fc8            4096×4096, 4096×1000
+                        as convolutions, they are 7×7×512×4096, 1×1×4096×4096 and 1×1×4096×1000: the same numbers in the same order
     biases              O
 
 The hub keeps Caffe's order, so convolutions become O×I×3×3 and fc6's columns C·H·W. A wrong order of fc6 fails silently, since the shapes
@@ -13,6 +14,7 @@ Files were pickled by Python 2 or 3 and by many versions of numpy. A pickle is a
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 import zipfile
@@ -25,7 +27,7 @@ from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles
-from segtwin_weights.hub import Weights, WeightsError, at_most, check_finite, damage, line, sha256
+from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
@@ -35,7 +37,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """Read a vgg16.npy of any widths.
 
     Returns:
-        `Weights` of the row vgg16 in Caffe's layouts, float32.
+        `Weights` of the row vgg16 in Caffe's layouts, float32; without fc8 where the file was cut before it.
 
     Raises:
         WeightsError: the file is damaged, asks for anything to be called, lacks a layer or has another, contradicts itself, or holds NaN.
@@ -47,18 +49,20 @@ def read(path: str | os.PathLike[str]) -> Weights:
     _check_layers(path, layers)
     blobs: dict[str, np.ndarray] = {}
     digest = sha256(path)
-    for layer in LAYERS:
+    for layer in [layer for layer in LAYERS if layer.name in layers]:
         pair = layers.pop(layer.name)  # popped: the source of each layer is let go before the next is converted
         weight, bias = (_float32(path, f"{layer.name} {kind}", array) for kind, array in zip(("weights", "biases"), pair, strict=True))
         del pair
         check_finite(path, f"{layer.name} weights", weight)
         check_finite(path, f"{layer.name} biases", bias)
+        if layer.kind == "InnerProduct":
+            weight = weight.reshape(-1, weight.shape[-1])
         blobs[f"{layer.name}/weight"] = to_caffe(layer.name, weight)
         blobs[f"{layer.name}/bias"] = bias
     row = architectures.VGG16
     metadata: dict[str, Any] = {
         "architecture": row.name,
-        "num_classes": len(blobs["fc8/bias"]),
+        **({"num_classes": len(blobs["fc8/bias"])} if "fc8/bias" in blobs else {}),
         "source": Path(path).name,
         "sha256": digest,
     }
@@ -132,20 +136,25 @@ def _float32(path: object, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
-    """Every layer is there, no other is, and the widths follow on each other."""
+    """Every layer is there but perhaps fc8, no other is, and the widths follow on each other."""
     names = {layer.name for layer in LAYERS}
-    if missing := names - layers.keys():
+    missing = names - layers.keys()
+    if {"fc6", "fc7"} <= missing <= {"fc6", "fc7", "fc8"}:
+        raise WeightsError(f"{path}: is a VGG-16 {WITHOUT_CLASSIFIER}")
+    if missing - {"fc8"}:
         raise WeightsError(f"{path}: lacks {at_most(missing)} of VGG-16's 16 layers; it is another network or was cut")
     if extra := layers.keys() - names:
         raise WeightsError(f"{path}: holds {at_most(extra)}, which VGG-16 has not; it is another network")
     width = architectures.VGG16.in_channels
-    for layer in LAYERS:
+    for layer in [layer for layer in LAYERS if layer.name in layers]:
         weight, bias = layers[layer.name]
         outputs = weight.shape[-1] if weight.ndim else 0
         if layer.kind == "Convolution":
             expected: tuple[int, ...] = (layer.kernel, layer.kernel, width, outputs)
         else:
-            expected = (width * (architectures.CLASSIFIER_PIXELS if layer.name == "fc6" else 1), outputs)
+            pixels = architectures.CLASSIFIER_PIXELS if layer.name == "fc6" else 1
+            side = math.isqrt(pixels)
+            expected = (side, side, width, outputs) if weight.ndim == 4 else (width * pixels, outputs)
         if not outputs or weight.shape != expected:
             raise WeightsError(f"{path}: {layer.name} weights are {weight.shape}, but {expected} follows from the layer before")
         if bias.shape != (outputs,):
