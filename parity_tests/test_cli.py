@@ -142,13 +142,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, vgg16: Path)
 
 
 def test_ctrl_c_while_writing_leaves_nothing(tmp_path: Path, vgg16: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from segtwin_weights import safetensors_file
+    import safetensors.numpy
 
     def half(tensors, path, metadata) -> None:
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(safetensors_file, "save_file", half)
+    monkeypatch.setattr(safetensors.numpy, "save_file", half)
     assert run("convert", vgg16, tmp_path / "out/x.safetensors", "--to", "fcn8s") == 130
     assert capsys.readouterr().err.strip() == "segtwin: interrupted"  # after the line on which a terminal shows ^C
     assert list((tmp_path / "out").iterdir()) == []
