@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,19 @@ import jinja2
 import numpy as np
 import segtwin
 import segtwin_weights
-from segtwin import noise, oracle
+from segtwin import memory, noise, oracle
 from segtwin.files import whole
-from segtwin.images import pages
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
 
+from segtwin_cli.decoders import quiet_pages
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of_page
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
+from segtwin_cli.running import fits
 from segtwin_cli.terminal import overwrite_option, quiet_option, steps
 
 ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
@@ -47,6 +49,8 @@ AS_CAFFE = ENGINES[:2]
 """What is judged by `noise.BOUND`; the others, ONNX Runtime's kernels among them, by `noise.default_bounds`."""
 JUDGED = (*ENGINES, *DEFAULT_KERNELS)
 TRUTH = "float64 (numpy)"
+KEPT = 3
+"""Every blob is kept in float64, and once more in float32, of one engine after the other."""
 
 
 @dataclass
@@ -158,17 +162,32 @@ def parity(
             if Path(report).with_suffix(suffix).exists() and not overwrite:
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
     require("torch", "keras", "onnxruntime", purpose="parity")
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(f"note: {line}", err=True)
+
     with steps(3 + 8 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
         loaded, found = read_network(weights)
         row = segtwin.get_architecture(found)
-        channels = segtwin_weights.dimensions(loaded, row).in_channels
+        size = segtwin_weights.dimensions(loaded, row)
+        channels = size.in_channels
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
         if stated:
-            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else click.echo(f"note: {line}", err=True), channels)
+            preprocessing = chosen(preprocessing, stated, say, channels)
             loaded.metadata = metadata.state(loaded, preprocessing)
             known = True
-        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), first_page(name, channels, preprocessing)) for name in images]
+
+        def admit(name: str, height: int, width: int) -> None:
+            try:
+                need = KEPT * memory.of_blobs(row, height, width, *size, every=True)
+            except ValueError:  # a size that the network does not take is told of below
+                return
+            fits(name, height, width, f"{row.name}'s comparison", need, say)
+
+        pictures = [first_page(name, channels, preprocessing, partial(admit, name)) for name in images]
+        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture) for name, picture in zip(images, pictures, strict=True)]
         if not known and not quiet:
             click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
         for name, data, _ in inputs:
@@ -198,11 +217,11 @@ def parity(
     return 0 if passed else 1
 
 
-def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing) -> np.ndarray:
-    """The image as it is shown, H×W×3 uint8. What is converted on the way was said when it was prepared for the network."""
+def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing, admit: Callable[[int, int], None]) -> np.ndarray:
+    """The image as it is shown, H×W×3 uint8. What is converted on the way is said when it is prepared for the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", segtwin.Converted)
-        return picture_of_page(next(pages(name)), channels, preprocessing.bits)
+        return picture_of_page(next(quiet_pages(name, admit)), channels, preprocessing.bits)
 
 
 def with_probes(weights: segtwin_weights.Weights, aliases: Mapping[str, str]) -> tuple[segtwin_weights.Weights, list[str]]:

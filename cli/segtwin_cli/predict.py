@@ -18,16 +18,17 @@ import numpy as np
 import segtwin
 from PIL import Image, TiffImagePlugin
 from segtwin.files import whole
-from segtwin.images import ENDINGS, ImageError, own_output, page_count, pages
+from segtwin.images import ENDINGS, own_output
 from segtwin.palette import read_palette
 
 from segtwin_cli import running
 from segtwin_cli.convert import read_names
+from segtwin_cli.decoders import is_stack, quiet_count, quiet_pages
 from segtwin_cli.engines import ENGINES, available_engines
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, legend, picture_of_page
 from segtwin_cli.preprocessing_options import Numbers, preprocessing_options
-from segtwin_cli.running import Running, choose_engine, colours_of, is_onnx, names_of
+from segtwin_cli.running import Running, choose_engine, colours_of, fits, is_onnx, names_of
 from segtwin_cli.terminal import errors, json_option, quiet_option, refuse_to_replace, refuse_to_replace_json, steps, write_json
 
 TINT = 0.5
@@ -111,7 +112,7 @@ def predict(
             report: dict[str, Any] = {"image": str(path), "status": "ok", "reason": None}
             try:
                 bits = stated.get("bits", network.preprocessing.bits)
-                shares = segment(network, path, targets[path], bits, value_range, pad, tile, threshold, colours, probability)
+                shares = segment(network, path, targets[path], bits, value_range, pad, tile, threshold, colours, probability, say)
                 counts = shares.pop("counts")
                 report |= shares | {"classes": {names[at]: float(count / counts.sum()) for at, count in enumerate(counts) if count}}
                 report["outputs"] = {kind: str(file) for kind, file in targets[path].items()}
@@ -200,14 +201,6 @@ def plan(found: dict[Path, Path], folder: Path, probability: bool, overwrite: bo
     return targets
 
 
-def is_stack(path: Path) -> bool:
-    """Whether a file holds more than one image; one that cannot be read is told of when it is its turn."""
-    try:
-        return page_count(path) > 1
-    except (ImageError, OSError):
-        return False
-
-
 def segment(
     network: Running,
     path: Path,
@@ -219,13 +212,18 @@ def segment(
     threshold: float,
     colours: tuple[np.ndarray, np.ndarray],
     probability: bool,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Segment the pages of a file, one at a time, and write what `plan` says. Returns pages, width, height and the classes' counts of pixels."""
     span = None if value_range is None else (value_range[0], value_range[1])
     counts = np.zeros(256, np.int64)
     number = 0
-    with writing(files, page_count(path)) as put:
-        for page in pages(path):
+
+    def admit(height: int, width: int) -> None:
+        fits(str(path), height, width, network.name, network.memory(height, width, pad, tile), say)
+
+    with writing(files, quiet_count(path)) as put:
+        for page in quiet_pages(path, admit):
             values = page.values(network.in_channels, bits, span)
             data = network.preprocessing.for_channels(network.in_channels).apply(values[np.newaxis])
             result = network.probabilities(data, pad, tile, always=probability)

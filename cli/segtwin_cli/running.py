@@ -14,8 +14,9 @@ import click
 import numpy as np
 import segtwin
 import segtwin_weights
-from segtwin import Preprocessing, Row
+from segtwin import Preprocessing, Row, memory
 from segtwin.architectures import ROWS
+from segtwin.images import ImageError
 from segtwin.palette import voc_palette
 from segtwin_weights import Weights, metadata
 from segtwin_weights.hub import file_kind
@@ -48,6 +49,8 @@ class Running:
     """Its metadata."""
     size: tuple[int | None, int | None] = (None, None)
     """Rows and columns where the file fixes them."""
+    widths: tuple[int, ...] | None = None
+    """Of the row's layers; None: not known."""
 
     @property
     def name(self) -> str:
@@ -70,6 +73,25 @@ class Running:
         """Rows and columns to which an image is mirrored."""
         legal = [fixed or (self.row.legal_size(size) if self.row else size) for fixed, size in zip(self.size, (height, width), strict=True)]
         return legal[0], legal[1]
+
+    def memory(self, height: int, width: int, pad: str | None, tile: int) -> int:
+        """Bytes that the network's blobs take at the least for one image, which may be computed in tiles; 0 for a size that it does not take."""
+        ends = memory.FLOAT32 * (self.in_channels + self.num_classes) * height * width
+        if self.row is None or self.widths is None:
+            return ends
+        if self.row.name == "unet-paper":
+            shape = (self.size[0] or tile, self.size[1] or tile)
+            try:
+                rows, columns = (max(size for _, size in segtwin.tiles.cuts(n, one)) for n, one in zip((height, width), shape, strict=True))
+            except ValueError:
+                return 0
+            return ends + memory.of_blobs(self.row, rows, columns, self.num_classes, self.in_channels, self.widths)
+        if pad is not None:
+            height, width = self.legal_size(height, width)
+        try:
+            return memory.of_blobs(self.row, height, width, self.num_classes, self.in_channels, self.widths)
+        except ValueError:
+            return 0
 
     def probabilities(self, data: np.ndarray, pad: str | None, tile: int, always: bool) -> np.ndarray:
         """classes×H×W of one image: what the network gives, scores made probabilities if `always`, or where a single class needs a threshold.
@@ -106,6 +128,34 @@ class Running:
             powers = np.exp(result - result.max(axis=1, keepdims=True))
             result = powers / powers.sum(axis=1, keepdims=True)
         return result[0]
+
+
+ENGINES_SPACE = 4
+"""An engine may take so many times what the blobs take: measured 1 to 3 in PyTorch and ONNX Runtime, up to 9 in Keras, which keeps every blob of a
+functional model, 3 to 6 in numpy."""
+
+
+def fits(name: str, height: int, width: int, network: str, need: int, say: Callable[[str], None]) -> None:
+    """Whether the memory that is free holds a network's blobs; said before it is spent, since the system kills what takes more, without a word.
+
+    Args:
+        name: of the image.
+        height: its rows.
+        width: its columns.
+        network: its name.
+        need: bytes of the blobs.
+        say: told where it may become scarce.
+
+    Raises:
+        ImageError: it does not.
+    """
+    free = memory.free()
+    if free is None or ENGINES_SPACE * need <= free:
+        return
+    what = f"{name}: {height}×{width} pixels take {memory.gigabytes(need)} of memory in {network}"
+    if need > free:
+        raise ImageError(f"{what}, {memory.gigabytes(free)} are free; cut the image into smaller ones")
+    say(f"{what}, or several times as much, {memory.gigabytes(free)} are free")
 
 
 def choose_engine(engine: str, onnx: bool, path: str) -> str:
@@ -238,7 +288,8 @@ def start_weights(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segtwin-")))
     output = "probability" if row.output == "probability" else "score"
     facts = dict(loaded.metadata)
-    return Running(start(engine, row, size, loaded, folder), path, engine, row, size.num_classes, size.in_channels, preprocessing, output, facts)
+    network_in_engine = start(engine, row, size, loaded, folder)
+    return Running(network_in_engine, path, engine, row, size.num_classes, size.in_channels, preprocessing, output, facts, widths=tuple(size.widths))
 
 
 def prepared(base: Preprocessing, channels: int, known: bool, stated: dict[str, Any], say: Callable[[str], None]) -> Preprocessing:

@@ -6,10 +6,12 @@ reads colour JPEGs only. What other files hold is converted, and said.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from segtwin import tiff
+from segtwin import memory, tiff
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
@@ -31,6 +33,10 @@ ENDINGS = (
 """Endings of files that a folder's images have; .npy holds an array H×W×C."""
 STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 """Formats whose further pages are images of their own; those of a phone's JPEG (MPO) are previews."""
+MOST_PIXELS = 1 << 28
+"""Of one image. A file of some kilobytes may state more than any camera takes, and would be made so large when it is decoded."""
+DECODED = 4 + 4
+"""Bytes of memory for a number of an image, at the least: as its float32, and as the network's input."""
 ORIENTATION = 0x0112
 REDUCED = 254
 """TIFF tag NewSubfileType; bit 0: a smaller copy of another page."""
@@ -202,20 +208,59 @@ def _decoding(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         size = os.path.getsize(name) if os.path.exists(name) else 1
         raise ImageError(f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: {error}") from None
-    except MemoryError:
+    except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning where warnings are errors
+        raise ImageError(
+            f"{name}: states more pixels than Pillow opens ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); cut it up, or give it as .npy"
+        ) from None
+    except MemoryError:  # of lengths that a damaged file states, or because there is none
+        raise ImageError(f"{name}: decoding it takes more memory than there is, or it is damaged; copy it again, or make it smaller") from None
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # not the image's fault: missing, a folder, not readable
+        if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
+            error.filename = error.filename or name
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: the image is damaged ({reason}); copy it again") from None
 
 
+NOT_THE_IMAGE = frozenset({
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO,
+    errno.ENXIO, errno.ENODEV, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EINTR,
+})  # fmt: skip
+"""Errors of the file system. Another number comes of what a damaged file asks for: EINVAL of a place before its beginning."""
+
+
 def _open(name: str) -> Image.Image:
     Image.init()
+    _regular(name)
     return Image.open(name, formats=[one for one in FORMATS if one in Image.OPEN])
+
+
+def _regular(name: str) -> None:
+    """Refuse what is not a file of bytes: opening a pipe waits for somebody to write, a device never ends.
+
+    Raises:
+        ImageError: it is a pipe, a socket or a device.
+    """
+    mode = os.stat(name).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageError(f"{name}: is a pipe, socket or device; give the image as a file")
+
+
+def _fits(name: str, height: int, width: int, channels: int) -> None:
+    """Refuse an image by the size that its header states, before it is decoded.
+
+    Raises:
+        ImageError: no camera makes so many pixels, or the memory that is free does not hold them.
+    """
+    if height * width > MOST_PIXELS:
+        raise ImageError(f"{name}: states {height}×{width} pixels, more than {MOST_PIXELS:,}; cut it into smaller ones, or give it as .npy")
+    need, free = height * width * channels * DECODED, memory.free()
+    if free is not None and need > free:
+        raise ImageError(
+            f"{name}: {height}×{width} pixels take {memory.gigabytes(need)} of memory, {memory.gigabytes(free)} are free; cut it into smaller ones"
+        )
 
 
 def _page_numbers(opened: Image.Image) -> list[int]:
@@ -249,18 +294,26 @@ def page_count(image: ImageLike) -> int:
         return len(_page_numbers(opened))
 
 
-def pages(image: ImageLike) -> Iterator[Page]:
+def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, width: None) -> Iterator[Page]:
     """The images of a file, one after the other: one at a time is in memory.
 
+    Args:
+        image: a file, a PIL image, or an array H×W×C, or N×H×W×C for several.
+        admit: told rows and columns of each before it is decoded; it raises an ImageError where they will not do.
+
     Raises:
-        ImageError: the file is empty, no image, or damaged.
+        ImageError: the file is empty, no image, or damaged; its header states more than the memory holds.
     """
     if isinstance(image, np.ndarray) or (not isinstance(image, Image.Image) and _is_array(image)):
         array = _load_array(image)
         name = "image" if isinstance(image, np.ndarray) else os.fspath(image)
-        yield from (Page(name, np.asarray(one)) for one in (array if array.ndim == 4 else [array]))
+        for one in array if array.ndim == 4 else [array]:
+            if one.ndim >= 2:
+                admit(one.shape[0], one.shape[1])
+            yield Page(name, np.asarray(one))
         return
     if isinstance(image, Image.Image):
+        admit(image.height, image.width)
         with _decoding("image"):
             deep = _two_bytes(image)
             image.load()
@@ -268,7 +321,12 @@ def pages(image: ImageLike) -> Iterator[Page]:
         return
     name = os.fspath(image)
     if _is_of_bands(name):
-        banded = tiff.pages(name)
+
+        def admitted(height: int, width: int, bands: int) -> None:
+            _fits(name, height, width, bands)
+            admit(height, width)
+
+        banded = tiff.pages(name, admitted)
         banded_told: set[str] = set()
         for _ in range(page_count(name)):
             with _decoding(name):
@@ -283,8 +341,11 @@ def pages(image: ImageLike) -> Iterator[Page]:
         told: set[str] = set()
         for number in numbers:
             title = name if len(numbers) == 1 else f"{name}, page {numbers.index(number) + 1}"
-            with _decoding(title if len(numbers) > 1 else name):
+            with _decoding(title):
                 opened.seek(number)
+            _fits(title, opened.height, opened.width, len(opened.getbands()))
+            admit(opened.height, opened.width)
+            with _decoding(title):
                 colours, raw, low = _deep_ppm(name, opened), opened, None
                 if colours is not None:
                     raw, low, deep = Image.fromarray((colours >> 8).astype(np.uint8)), (colours & 255).astype(np.uint8), True
@@ -340,6 +401,7 @@ def _low_bytes(name: str, number: int) -> np.ndarray | None:
 
 def _is_of_bands(name: str) -> bool:
     """Whether a file is a TIFF of a kind that Pillow does not know."""
+    _regular(name)
     with _decoding(name):
         if not tiff.is_tiff(name):
             return False
@@ -359,10 +421,14 @@ def _is_array(image: Any) -> bool:
 def _load_array(image: Any) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
+    name = os.fspath(image)
+    _regular(name)
     try:
-        return np.load(image, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ImageError(f"{os.fspath(image)}: is no .npy file of numbers ({' '.join(str(error).split())})") from None
+        return np.lib.format.open_memmap(name, mode="r")
+    except Exception as error:  # the header is Python's text, and whatever its parser raises comes through
+        if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
+            raise
+        raise ImageError(f"{name}: is no .npy file of numbers ({' '.join(str(error).split())[:160] or type(error).__name__})") from None
 
 
 def read_image(

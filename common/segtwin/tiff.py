@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,8 +69,8 @@ def beyond_pillow(path: str) -> bool:
     return bands > 4 or (bands > 1 and (dtype.itemsize > 2 or dtype.kind == "f" or (dtype.itemsize > 1 and apart)))
 
 
-def pages(path: str) -> Iterator[np.ndarray]:
-    """Each page, H×W×bands in the file's own values, in the order of the machine.
+def pages(path: str, admit: Callable[[int, int, int], object]) -> Iterator[np.ndarray]:
+    """Each page, H×W×bands in the file's own values, in the order of the machine. `admit` is told each one's size before it is decoded.
 
     Raises:
         ValueError: the file is damaged, or compressed otherwise; the message says so without the file's name.
@@ -82,6 +82,7 @@ def pages(path: str) -> Iterator[np.ndarray]:
                 raise ValueError(f"the TIFF holds {page.axes} of {page.dtype}; save it as .npy, H×W×C")
             if not 0 < page.size < MOST_VALUES or page.nbytes > MOST_INFLATION * sum(page.databytecounts):
                 raise ValueError(f"the TIFF states {page.imagewidth}×{page.imagelength} pixels of {page.samplesperpixel} bands")
+            admit(page.imagelength, page.imagewidth, page.samplesperpixel)
             try:
                 values = page.asarray()
             except ValueError as error:
