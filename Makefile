@@ -43,8 +43,9 @@ pictures: notebooks  ## the README's pictures, from the notebooks
 proven: $(INSTALLED)  ## the README's table of measured errors
 	PYTHONPATH=parity_tests $(BIN)/python parity_tests/proven.py
 
-fuzz: $(INSTALLED)  ## 10,000 mutated files through every reader
-	PYTHONPATH=parity_tests $(BIN)/python parity_tests/fuzz.py --cases 10000
+CASES ?= 1000
+fuzz: $(INSTALLED)  ## CASES=1000 mutations of a file of every format through its reader
+	PYTHONPATH=parity_tests $(BIN)/python parity_tests/fuzz.py --cases $(CASES)
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
