@@ -32,6 +32,7 @@ from segtwin.images import pages
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
+from segtwin_weights.onnx_check import load_graph
 
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
@@ -157,6 +158,12 @@ def parity(
         for suffix in (".html", ".json", ".png"):
             if Path(report).with_suffix(suffix).exists() and not overwrite:
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
+    for name in (weights, *images, torch_onnx, keras_onnx):
+        if name is not None:
+            os.stat(name)  # before any work: whatever is not there
+    for name in (torch_onnx, keras_onnx):
+        if name is not None:
+            load_graph(name)
     require("torch", "keras", "onnxruntime", purpose="parity")
     with steps(3 + 8 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
