@@ -39,7 +39,7 @@ from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of_page
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import overwrite_option, quiet_option, steps
+from segtwin_cli.terminal import echo, overwrite_option, quiet_option, steps
 
 ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
 DEFAULT_KERNELS = ("PyTorch (default kernels)", "Keras (default kernels)")
@@ -172,12 +172,12 @@ def parity(
         channels = segtwin_weights.dimensions(loaded, row).in_channels
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
         if stated:
-            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else click.echo(f"note: {line}", err=True), channels)
+            preprocessing = chosen(preprocessing, stated, lambda line: None if quiet else echo(f"note: {line}", err=True), channels)
             loaded.metadata = metadata.state(loaded, preprocessing)
             known = True
         inputs = [(name, segtwin.preprocess(name, preprocessing, channels), first_page(name, channels, preprocessing)) for name in images]
         if not known and not quiet:
-            click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
+            echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
         for name, data, _ in inputs:
             try:
                 row.check_size(*data.shape[2:])
@@ -186,7 +186,7 @@ def parity(
         compared_weights, probed = with_probes(loaded, row.aliases)
         if probed and not quiet:
             names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
-            click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
+            echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
         engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, {name: loaded[name] for name in probed})
         compared = [compare(name, data, image, row, compared_weights, engines, step) for name, data, image in inputs]
     comparisons = [comparison for comparison, _ in compared]
@@ -196,10 +196,10 @@ def parity(
         write_report(Path(report), row, loaded, comparisons, [picture for _, picture in compared], passed, probed, origin)
     if not quiet:
         for comparison in comparisons:
-            click.echo(comparison.verdict)
-    click.echo(f"parity of {row.name} {'holds' if passed else 'FAILS'}" + (f": {report}" if report else ""))
+            echo(comparison.verdict)
+    echo(f"parity of {row.name} {'holds' if passed else 'FAILS'}" + (f": {report}" if report else ""))
     if loaded.metadata.get("synthetic"):
-        click.secho(
+        echo(
             "The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True
         )
     return 0 if passed else 1

@@ -124,11 +124,10 @@ def _drafts(paths: Sequence[Path], replace: bool | None, all_of_them: bool) -> I
     for path in paths:
         check_target(path, replace if all_of_them else True)  # of files that belong together, not all are written
     finals = [Path(os.path.realpath(path)) for path in paths]
-    made: list[Path] = []
     folder: Path | None = None
     targets: list[Target] = []
     try:
-        folder = _folder(finals[-1], made)
+        folder = _folder(finals[-1])
         targets = [Target(path, final, folder / path.name) for path, final in zip(paths, finals, strict=True)]
         mode = _mode_of_new_files(folder)
         yield [target.draft for target in targets]
@@ -136,8 +135,7 @@ def _drafts(paths: Sequence[Path], replace: bool | None, all_of_them: bool) -> I
         for target in written:
             _settle(target, mode)
         with uninterrupted():
-            _publish(written, folder, replace, made)
-        made.clear()
+            _publish(written, folder, replace)
     except OSError as error:
         _name(error, targets, folder, paths)
         raise
@@ -145,9 +143,6 @@ def _drafts(paths: Sequence[Path], replace: bool | None, all_of_them: bool) -> I
         with uninterrupted():
             if folder is not None:
                 _discard(folder)
-            for one in reversed(made):  # what was written did not come to be: nor do its folders
-                with suppress(OSError):
-                    one.rmdir()
 
 
 def _name(error: OSError, targets: Sequence[Target], folder: Path | None, paths: Sequence[Path]) -> None:
@@ -163,21 +158,17 @@ def _name(error: OSError, targets: Sequence[Target], folder: Path | None, paths:
         error.filename, error.filename2 = os.fspath(paths[-1]), None
 
 
-def _folder(final: Path, made: list[Path]) -> Path:
-    """A new folder beside `final`, locked; missing folders above it are made and listed."""
+def _folder(final: Path) -> Path:
+    """A new folder beside `final`, locked; missing folders above it are made."""
     tail = os.fsencode(final.name)[-NAME_BYTES:].decode("ascii", "replace").replace("\ufffd", "_")
     for _ in range(100):
-        for parent in (*reversed(final.parent.parents), final.parent):
-            if not parent.exists():
-                with suppress(FileExistsError):
-                    parent.mkdir()
-                    made.append(parent)
+        final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final.parent)
         folder = final.parent / f".{secrets.token_hex(4)}-{_machine()}.part-{tail}"
         try:
             folder.mkdir(0o700)
         except FileNotFoundError:
-            continue  # another process failed, and removed the folder that it had made
+            continue  # somebody removed the folder above it
         except FileExistsError:
             continue
         except OSError as error:
@@ -289,7 +280,7 @@ def _settle(target: Target, mode: int) -> None:
     target.draft.chmod(mode)
 
 
-def _publish(written: Sequence[Target], folder: Path, replace: bool, made: list[Path]) -> None:
+def _publish(written: Sequence[Target], folder: Path, replace: bool) -> None:
     """Give drafts their final names; when one fails, those before it are taken back.
 
     Files that belong together take their names under a lock of the folder: two processes that write the same ones do not mix them.
@@ -301,7 +292,7 @@ def _publish(written: Sequence[Target], folder: Path, replace: bool, made: list[
         for number, target in enumerate(written):
             draft = target.draft
             if target.final.parent != folder.parent:  # a link led elsewhere, perhaps to another disk
-                away.append(_folder(target.final, made))
+                away.append(_folder(target.final))
                 draft = Path(shutil.move(draft, away[-1] / target.draft.name))
             if not replace:
                 _take(draft, target)
