@@ -35,8 +35,9 @@ STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 """Formats whose further pages are images of their own; those of a phone's JPEG (MPO) are previews."""
 MOST_PIXELS = 1 << 28
 """Of one image. A file of some kilobytes may state more than any camera takes, and would be made so large when it is decoded."""
-DECODED = 4 + 4
-"""Bytes of memory for a number of an image, at the least: as its float32, and as the network's input."""
+DECODED = 4 + 4 + 4 + 4
+"""Bytes of memory for a number of an image, at the least: in Pillow, as the bytes that numpy gets of it, as float32, and as the network's input."""
+NO_MEMORY = "decoding it takes more memory than there is, or it is damaged; copy it again, or make it smaller"
 LEAST_PAGE = 8
 """Bytes that a page takes in a file at the least: a header of its own. An animation's first bytes may state any number of them."""
 ORIENTATION = 0x0112
@@ -87,8 +88,15 @@ class Page:
         Raises:
             ImageError: the image has other channels, or values of an unknown range.
         """
+        try:
+            return self._values(channels, bits, value_range)
+        except MemoryError:
+            raise ImageError(f"{self.name}: {NO_MEMORY}") from None
+
+    def _values(self, channels: int, bits: int | None, value_range: tuple[float, float] | None) -> np.ndarray:
         said: list[str] = []
-        array = self._array(channels, said)
+        with _decoding(self.name):
+            array = self._array(channels, said)
         if self.ranged and array.dtype != np.uint8:
             if value_range is not None:
                 raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
@@ -101,7 +109,7 @@ class Page:
         kind = re.sub(r"\d+", "", "; ".join(said))
         if said and kind not in self.told:
             self.told.add(kind)
-            warnings.warn(f"{self.name}: {'; '.join(said)}", Converted, stacklevel=3)
+            warnings.warn(f"{self.name}: {'; '.join(said)}", Converted, stacklevel=4)
         return array
 
     def _array(self, channels: int, said: list[str]) -> np.ndarray:
@@ -217,7 +225,7 @@ def _decoding(name: str) -> Iterator[None]:
             f"{name}: states more pixels than Pillow opens ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); cut it up, or give it as .npy"
         ) from None
     except MemoryError:  # of lengths that a damaged file states, or because there is none
-        raise ImageError(f"{name}: decoding it takes more memory than there is, or it is damaged; copy it again, or make it smaller") from None
+        raise ImageError(f"{name}: {NO_MEMORY}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
             error.filename = error.filename or name
