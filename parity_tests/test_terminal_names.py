@@ -16,7 +16,16 @@ from PIL import Image
 from segtwin_cli.main import main
 from segtwin_cli.printable import json_text, printable
 
-HOSTILE = ["[red]x[/red]", "[/]", "a\x1b[31mb\x1b]0;t\x07", "new\nline\r", "bidi\u202e\u2066", ":smile: [link=x]", "c1\x9b2J", os.fsdecode(b"\xff\xfe")]
+HOSTILE = [
+    "[red]x[/red]",
+    "[/]",
+    "a\x1b[31mb\x1b]0;t\x07",
+    "new\nline\r",
+    "bidi\u202e\u2066",
+    ":smile: [link=x]",
+    "c1\x9b2J",
+    os.fsdecode(b"\xff\xfe"),
+]
 COMMAND = [sys.executable, "-c", "from segtwin_cli.main import main; main()"]
 
 
@@ -48,6 +57,7 @@ def is_text(text: str, lines: int | None = None) -> None:
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_names_are_text_in_every_command(name: str, tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture) -> None:
     there = tmp_path / f"{name}.safetensors"
+    there.parent.mkdir(exist_ok=True)  # a tag that is closed is a folder, and a file in it
     there.write_bytes(weights.read_bytes())
     image = tmp_path / f"{name}.png"
     with open(image, "wb") as file:
@@ -82,6 +92,7 @@ def test_names_are_text_in_every_command(name: str, tmp_path: Path, weights: Pat
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_progress_on_a_terminal_shows_names_as_text(name: str, tmp_path: Path, weights: Path) -> None:
     there = tmp_path / f"{name}.safetensors"
+    there.parent.mkdir(exist_ok=True)  # a tag that is closed is a folder, and a file in it
     there.write_bytes(weights.read_bytes())
     master, slave = pty.openpty()
     process = start("convert", there, tmp_path / "x.pth", stdout=slave, stderr=slave)
@@ -100,7 +111,7 @@ def test_progress_on_a_terminal_shows_names_as_text(name: str, tmp_path: Path, w
 
 
 def test_json_text_is_json_for_every_name() -> None:
-    names = [*HOSTILE, "\U000e0001", "\ud83d\ude00", "\u2028", "Größe ×"]
+    names = [*HOSTILE, "\U000e0001", "\ud83d", "\u2028", "Größe ×"]
     text = json_text(json.dumps(names, ensure_ascii=False, indent=1))
     assert json.loads(text.encode("utf-8")) == names
     is_text(text)
@@ -108,7 +119,7 @@ def test_json_text_is_json_for_every_name() -> None:
     assert all(printable(name).isprintable() for name in names)
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("delay", [0.1, 0.4, 1.5])
 @pytest.mark.parametrize("command", ["convert", "export"])
 def test_ctrl_c_at_any_moment(command: str, delay: float, tmp_path: Path, weights: Path) -> None:
     """Also while numpy, torch and ONNX are imported. It may come after the end."""

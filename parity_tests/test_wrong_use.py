@@ -60,7 +60,9 @@ def test_builders_say_what_they_take(options: dict, kind: type, words: str) -> N
     assert words in said[0][1]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fcn9s", ValueError), ("", ValueError), (5, TypeError), (None, TypeError), ([], TypeError), ({}, TypeError)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fcn9s", ValueError), ("", ValueError), (5, TypeError), (None, TypeError), ([], TypeError), ({}, TypeError)]
+)
 def test_unknown_networks(name: object, kind: type) -> None:
     said = [complaint(twin.build, name) for twin in engines.TWINS.values()]
     assert said[0] == said[1]

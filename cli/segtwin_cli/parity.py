@@ -199,9 +199,7 @@ def parity(
             echo(comparison.verdict)
     echo(f"parity of {row.name} {'holds' if passed else 'FAILS'}" + (f": {report}" if report else ""))
     if loaded.metadata.get("synthetic"):
-        echo(
-            "The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True
-        )
+        echo("The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True)
     return 0 if passed else 1
 
 

@@ -39,7 +39,9 @@ class Stopping:
             with suppress(ValueError):  # only the main thread can
                 for name in WORDS:
                     number = getattr(signal, name, None)
-                    if number is not None and (for_good and name == taken or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)):
+                    if number is not None and (
+                        for_good and name == taken or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+                    ):
                         before[number] = signal.signal(number, self.stop)
             sys.unraisablehook = self.swallowed(hook)
             yield

@@ -99,7 +99,9 @@ def check_memory(row: Row, num_classes: int | None, in_channels: int | None, wid
         return
     need = sum(int(np.prod(one.shape, dtype=object)) for one in row.parameters(num_classes, widths, in_channels)) * item
     if need > have:
-        raise ValueError(f"{row.name}: its weights would take {need / 1e9:,.1f} GB, and this machine has {have / 1e9:,.1f} GB; take fewer classes or widths")
+        raise ValueError(
+            f"{row.name}: its weights would take {need / 1e9:,.1f} GB, and this machine has {have / 1e9:,.1f} GB; take fewer classes or widths"
+        )
 
 
 def checked_images(data: Any, channels: int, dtype: str) -> np.ndarray:
