@@ -10,7 +10,7 @@ import click
 import segtwin_weights
 from segtwin.architectures import ROWS
 from segtwin.palette import read_palette
-from segtwin_weights import Weights, metadata, names, surgery
+from segtwin_weights import Weights, caffemodel, metadata, names, surgery
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
@@ -48,6 +48,8 @@ def convert(
         if to is None and value is not None:
             raise click.ClickException(f"{option} goes with --to: without it the network stays as it is")
     refuse_to_replace(target, overwrite)
+    for companion in caffemodel.companions(target) if target.endswith(".caffemodel") else ():
+        refuse_to_replace(str(companion), overwrite)
     labels: dict[str, Any] = {} if class_file is None else {"classes": read_names(class_file)}
     if palette is not None:
         labels["palette"] = read_palette(palette)

@@ -28,7 +28,7 @@ import numpy as np
 import segtwin
 import segtwin_weights
 from segtwin import memory, noise, oracle
-from segtwin.files import whole
+from segtwin.files import whole_together
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
@@ -40,8 +40,9 @@ from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of_page
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
+from segtwin_cli.printable import json_text, printable
 from segtwin_cli.running import fits
-from segtwin_cli.terminal import echo, overwrite_option, quiet_option, steps
+from segtwin_cli.terminal import echo, overwrite_option, quiet_option, refuse_to_replace, steps
 
 ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
 DEFAULT_KERNELS = ("PyTorch (default kernels)", "Keras (default kernels)")
@@ -159,16 +160,15 @@ def parity(
     if report is not None:
         if Path(report).suffix != ".html":
             raise click.ClickException(f"{report}: the report is an .html file")
-        for suffix in (".html", ".json", ".png"):
-            if Path(report).with_suffix(suffix).exists() and not overwrite:
-                raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
+        for file in report_files(Path(report), len(images)):
+            refuse_to_replace(str(file), overwrite)
+    require("torch", "keras", "onnxruntime", purpose="parity")
     for name in (weights, *images, torch_onnx, keras_onnx):
         if name is not None:
             os.stat(name)  # before any work: whatever is not there
     for name in (torch_onnx, keras_onnx):
         if name is not None:
             load_graph(name)
-    require("torch", "keras", "onnxruntime", purpose="parity")
 
     def say(line: str) -> None:
         if not quiet:
@@ -318,7 +318,7 @@ def compare(
     best = best_class(truth[row.output])
     middle = (0, slice(None), best.shape[1] // 2, best.shape[2] // 2)
     comparison = Comparison(
-        image=Path(name).name,
+        image=printable(Path(name).name),
         size=(image.shape[0], image.shape[1]),
         blobs=blobs,
         logits={engine: [float(score) for score in output[middle]] for engine, output in outputs.items()},
@@ -380,6 +380,12 @@ def machine() -> dict[str, str]:
     }
 
 
+def report_files(path: Path, images: int) -> list[Path]:
+    """A picture of each image, the facts, and the page."""
+    pictures = [path.with_suffix(".png")] + [path.with_name(f"{path.stem}-{number}.png") for number in range(2, images + 1)]
+    return [*pictures, path.with_suffix(".json"), path]
+
+
 def write_report(
     path: Path,
     row: segtwin.Row,
@@ -405,12 +411,7 @@ def write_report(
         "python": platform.python_version(),
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
-    names = [path.with_suffix(".png")] + [path.with_name(f"{path.stem}-{number}.png") for number in range(2, len(pictures) + 1)]
-    for name, picture in zip(names, pictures, strict=True):
-        with whole(name) as draft:
-            draft.write_bytes(picture)
-    with whole(path.with_suffix(".json")) as draft:
-        draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = report_files(path, len(pictures))[:-2]
     environment = jinja2.Environment(loader=jinja2.PackageLoader("segtwin_cli", "."), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["dataurl"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["transposed"] = lambda rows: zip(*rows, strict=True)
@@ -422,5 +423,8 @@ def write_report(
         bound=BOUND,
         passed=passed,
     )
-    with whole(path) as draft:
-        draft.write_text(page, encoding="utf-8")
+    with whole_together(*names, path.with_suffix(".json"), path) as (*drafts, facts_draft, page_draft):
+        for draft, picture in zip(drafts, pictures, strict=True):
+            draft.write_bytes(picture)
+        facts_draft.write_text(json_text(json.dumps(facts, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+        page_draft.write_text(page, encoding="utf-8")

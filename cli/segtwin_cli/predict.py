@@ -17,7 +17,7 @@ import click
 import numpy as np
 import segtwin
 from PIL import Image, TiffImagePlugin
-from segtwin.files import whole
+from segtwin.files import whole, whole_together
 from segtwin.images import ENDINGS, own_output
 from segtwin.palette import read_palette
 
@@ -240,7 +240,7 @@ def segment(
 def writing(files: dict[str, Path], count: int) -> Iterator[Callable[..., np.ndarray]]:
     """A function that writes mask, overlay and probabilities of the next page. The files appear whole, all of them, or not at all."""
     with ExitStack() as stack:
-        drafts = {kind: stack.enter_context(whole(file)) for kind, file in files.items()}
+        drafts = dict(zip(files, stack.enter_context(whole_together(*files.values())), strict=True))
         stacks: dict[str, Any] = {}
         if count > 1:
             inner = stack.enter_context(ExitStack())

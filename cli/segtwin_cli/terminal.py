@@ -30,7 +30,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from segtwin import Converted
-from segtwin.files import check_target, whole
+from segtwin.files import check_target, replacing, whole
 
 from segtwin_cli.printable import json_text, printable
 
@@ -38,7 +38,15 @@ GAP, INDENT = "  ", "    "
 """Between the columns of a table; before the second and later lines of a folded row."""
 
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and no notes.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+
+
+def _replacing(context: click.Context, parameter: click.Parameter, overwrite: bool) -> bool:
+    context.with_resource(replacing(overwrite))
+    return overwrite
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, callback=_replacing, help="Replace a file that exists.")
+"""Without it nothing that the command writes takes the place of another file, whenever that was made."""
 
 
 class Errors(Console):

@@ -90,6 +90,46 @@ def replacing(allowed: bool) -> Iterator[None]:
         REPLACE.reset(token)
 
 
+@contextmanager
+def written_by_a_library(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What libraries make of a full disk becomes an error of the system's kind: HDF5 and torch hide its number in a text, or leave it out.
+
+    Raises:
+        OSError: the block failed to write.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        text = " ".join(str(error).split())
+        number = next((int(found[1]) for found in re.finditer(r"errno = (\d{1,3})\b", text) if int(found[1])), None)
+        words = os.strerror(number) if number else f"cannot be written ({text[:100]}); is there room on the disk?"
+        raise OSError(number, words, os.fspath(path)) from None
+
+
+def check_room(draft: Path, size: int) -> None:
+    """See that a file of `size` bytes can be written: HDF5 does not survive a disk that fills while it writes, and ends the process.
+
+    Raises:
+        OSError: there is no room; the draft is named.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        if shutil.disk_usage(draft.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(draft))
+        return
+    room = draft.with_name("room")
+    descriptor = os.open(room, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):  # the file system cannot say
+            raise OSError(error.errno, error.strerror, os.fspath(draft)) from None
+    finally:
+        os.close(descriptor)
+        room.unlink()
+
+
 def check_target(path: str | os.PathLike[str], replace: bool = True) -> None:
     """Refuse a name that no file can take, before any work.
 

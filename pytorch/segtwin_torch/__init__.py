@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
@@ -20,6 +19,7 @@ except ModuleNotFoundError as error:
 import numpy as np
 import segtwin_weights
 from segtwin import __version__, architectures
+from segtwin.arguments import check_build, check_memory, checked_images, network_name
 from segtwin_weights import Weights, initialize
 from torch import nn
 
@@ -29,7 +29,7 @@ from segtwin_torch.fcn8_vgg import FCN8VGG, DilatedFCN8VGG, regularization_terms
 from segtwin_torch.resnet34_unet import ResNet34UNet
 from segtwin_torch.unet import PADS, UNet, UNetPaper, UNetSmall
 from segtwin_torch.vggfcn import VGGFCN8, VGGFCN16, VGGFCN32
-from segtwin_torch.weights import blob_names, load_weights, read_weights
+from segtwin_torch.weights import ONE_AT_A_TIME, blob_names, in_eval_mode, load_weights, read_weights
 
 # torch's optimizers, and torchvision, import triton. It brings an LLVM, as TensorFlow does, and has to be there before TensorFlow's: the other order
 # aborts the interpreter. So it is imported now, or, after TensorFlow, never: torch does without it, as builds that lack it do.
@@ -119,14 +119,17 @@ def build(
         The module. It takes N×C×H×W and returns the row's output, N×classes×H×W.
 
     Raises:
-        ValueError: there is no such network, width, dtype or option; an argument contradicts the weights.
+        TypeError: an argument is of another type.
+        ValueError: there is no such network, width, dtype or option; an argument is out of bounds, or contradicts the weights.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
     base = checked(name, dtype, row_options)
     row = base.variant(row_options)
+    num_classes, in_channels, widths = check_build(row, num_classes, in_channels, widths, dropout, seed)
     start = None if weights is None else segtwin_weights.as_row(weights, row)
     size = (num_classes, in_channels, widths) if start is None else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
     num_classes, in_channels, widths = size
+    check_memory(row, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
     options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
     with torch.device("meta"):  # no memory is filled twice
         network = (NETWORKS | VARIANTS)[row.name](
@@ -159,8 +162,7 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> nn.Module:
 
 def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
     """The row of a network that `build` can make with these options."""
-    if name not in NETWORKS:
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    network_name(name, NETWORKS)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
     if row_options.get("pad") not in PADS:
@@ -174,10 +176,6 @@ def training_and_output(row: architectures.Row, dropout: float | None, logits: b
         raise ValueError(f"{row.name} has no dropout")
     rate = {} if row.dropout is None else {"dropout": row.dropout if dropout is None else dropout}
     return rate | ({"logits": logits} if row.output == "probability" else {})
-
-
-ONE_AT_A_TIME = threading.RLock()
-"""torch's switch and a model's mode are for all threads: who changes them holds this."""
 
 
 @contextmanager
@@ -200,19 +198,20 @@ def blobs(model: nn.Module, data: np.ndarray | torch.Tensor, caffe: bool = True)
     """Every blob of an inference pass under its original name.
 
     Args:
-        model: made by `build`; it is run in eval mode and left in the mode it was in.
-        data: N×C×H×W.
+        model: made by `build`; it is run in eval mode, and its own mode is not touched: another thread may be training it.
+        data: N×C×H×W of floats.
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with torch's default kernels.
 
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
+
+    Raises:
+        TypeError, ValueError: the data are no such images; their size does not fit the network.
     """
     like = next(model.parameters())
+    images = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
+    data = torch.from_numpy(checked_images(images, int(model.in_channels), str(like.dtype).removeprefix("torch.")))  # type: ignore[arg-type]
     notebook: dict[str, torch.Tensor] = {}
     with ONE_AT_A_TIME, torch.inference_mode(), caffe_arithmetic() if caffe else nullcontext():
-        training = model.training
-        try:
-            model.eval()(torch.as_tensor(data).to(like), notebook)
-        finally:
-            model.train(training)
+        in_eval_mode(model)(data.to(like.device), notebook)
     return {name: notebook[name].cpu().numpy() for name in blob_names(model)}

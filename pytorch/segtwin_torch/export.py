@@ -22,13 +22,13 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin import architectures
-from segtwin.files import whole
+from segtwin.files import whole, written_by_a_library
 from segtwin_weights import batchnorm, onnx_check, onnx_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
 
-from segtwin_torch.weights import blob_names, table, used_weights
+from segtwin_torch.weights import blob_names, in_eval_mode, table, used_weights
 
 OPSET = onnx_file.OPSETS["torch"][0]
 
@@ -92,7 +92,7 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with whole(path) as draft:
+    with whole(path) as draft, written_by_a_library(path):
         torch.save(model.state_dict(), draft)
 
 
@@ -110,13 +110,9 @@ def run(model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], b
     tensors = {key: tensor.detach().cpu() for key, tensor in (*model.named_parameters(), *model.named_buffers())}
     tensors |= {keys[name]: torch.from_numpy(array) for name, array in instead.items()}
     notebook: dict[str, torch.Tensor] = {}
-    training = model.training
-    try:
-        with torch.inference_mode():
-            first = next(iter(tensors.values()))
-            functional_call(model.eval(), tensors, (torch.from_numpy(data).to(first.dtype), notebook))
-    finally:
-        model.train(training)
+    with torch.inference_mode():
+        first = next(iter(tensors.values()))
+        functional_call(in_eval_mode(model), tensors, (torch.from_numpy(data).to(first.dtype), notebook))
     return {name: notebook[name].numpy() for name in blobs}
 
 
@@ -146,22 +142,18 @@ def skeleton(model: nn.Module, opset: int, shape: tuple[int, int, int] | None = 
     data = torch.zeros(n, first.shape[1], *size, dtype=first.dtype, device=first.device)
     free = None if shape else {"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)}
 
-    training = model.training
-    try:
-        with without("torchvision", "triton"):
-            program = torch.onnx.export(
-                EveryBlob(model, blobs).eval(),
-                (data,),
-                kwargs={"weights": weights},
-                input_names=[row.input, *slots],
-                output_names=blobs,
-                dynamic_shapes=free,
-                opset_version=opset,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        model.train(training)
+    with without("torchvision", "triton"):
+        program = torch.onnx.export(
+            EveryBlob(in_eval_mode(model), blobs).eval(),
+            (data,),
+            kwargs={"weights": weights},
+            input_names=[row.input, *slots],
+            output_names=blobs,
+            dynamic_shapes=free,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     graph = program.model
     tidy(graph, blobs[-1])

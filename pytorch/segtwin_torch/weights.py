@@ -6,14 +6,21 @@ torch keeps Caffe's layouts, so only the names differ: `conv1_1/weight` is the p
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 
 import numpy as np
 import segtwin_weights
 import torch
 from segtwin import architectures
 from segtwin_weights import Weights
+from segtwin_weights.fitting import check_values
 from torch import nn
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""torch's switch of kernels and a model's weights are for all threads: who changes them, or needs them to stay, holds this."""
 
 
 def table(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -48,6 +55,7 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
         ValueError: a shape differs; the first and the count are named.
+        WeightsError: NaN, infinities, negative variances, or no numbers; the first is named.
         WeightsError, OSError: the file cannot be read.
     """
     weights = segtwin_weights.as_row(weights, architectures.get(str(model.name)))
@@ -56,18 +64,28 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
     spare = row.spare()
     have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
-    with torch.no_grad():
+    check_values(weights, ((name, str(slot.dtype).removeprefix("torch.")) for name, slot in slots.items()), str(model.name))
+    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(weights, row, getattr(model, "in_channels", None))
+    with ONE_AT_A_TIME, torch.no_grad():
         for name, slot in slots.items():
             if name not in row.aliases:  # the later key of a shared storage wins
-                slot.copy_(torch.from_numpy(np.require(weights[name], requirements=["C", "W"])))
-    channels = getattr(model, "in_channels", None)
-    model.metadata = dict(weights.metadata)  # type: ignore[assignment]
-    model.preprocessing = segtwin_weights.metadata.preprocessing_of(weights, row, channels)[0]  # type: ignore[assignment]
+                dtype = str(slot.dtype).removeprefix("torch.")
+                slot.copy_(torch.from_numpy(np.require(weights[name], dtype, ["C", "W"])))
+        model.metadata, model.preprocessing = dict(weights.metadata), preprocessing  # type: ignore[assignment]
 
 
 def read_weights(model: nn.Module) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
     slots, aliases = table(model), architectures.get(str(model.name)).aliases
-    own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
+    with ONE_AT_A_TIME:
+        own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
     blobs = {name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()}  # shared here as there
     return Weights(blobs, dict(getattr(model, "metadata", {})))
+
+
+def in_eval_mode(module: nn.Module) -> nn.Module:
+    """The same module with the same parameters, buffers and hooks, in eval mode; the one that was given stays in its mode."""
+    twin = copy.copy(module)
+    twin.__dict__["_modules"] = {name: None if child is None else in_eval_mode(child) for name, child in module._modules.items()}
+    twin.training = False
+    return twin

@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
 import numpy as np
 import segtwin_weights
 from segtwin import __version__, architectures
+from segtwin.arguments import check_build, check_memory, checked_images, network_name
 from segtwin_weights import Weights, initialize
 
 from segtwin_keras.export import export_onnx, save_checkpoint
@@ -28,7 +29,7 @@ from segtwin_keras.layers import caffe_arithmetic
 from segtwin_keras.resnet34_unet import resnet34_unet
 from segtwin_keras.unet import PADS, unet, unet_paper, unet_small
 from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
-from segtwin_keras.weights import blob_names, blob_tensors, load_weights, read_weights
+from segtwin_keras.weights import ONE_AT_A_TIME, blob_names, blob_tensors, load_weights, read_weights
 
 __all__ = [
     "__version__",
@@ -110,14 +111,17 @@ def build(
         A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
 
     Raises:
-        ValueError: there is no such network, width, dtype or option; an argument contradicts the weights.
+        TypeError: an argument is of another type.
+        ValueError: there is no such network, width, dtype or option; an argument is out of bounds, or contradicts the weights.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
     base = checked(name, dtype, row_options)
     row = base.variant(row_options)
+    num_classes, in_channels, widths = check_build(row, num_classes, in_channels, widths, dropout, seed)
     start = None if weights is None else segtwin_weights.as_row(weights, row)
     size = (num_classes, in_channels, widths) if start is None else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
     num_classes, in_channels, widths = size
+    check_memory(row, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
     options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
     with every_layer_in(dtype):
         model = (NETWORKS | VARIANTS)[row.name](
@@ -163,8 +167,7 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
 
 def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
     """The row of a network that `build` can make with these options."""
-    if name not in NETWORKS:
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    network_name(name, NETWORKS)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
     if row_options.get("pad") not in PADS:
@@ -185,14 +188,18 @@ def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str,
 
     Args:
         model: made by `build`.
-        data: N×C×H×W.
+        data: N×C×H×W of floats.
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with TensorFlow's default kernels.
 
     Returns:
         Blob name → N×C×H×W in the model's dtype, in the order of the row.
+
+    Raises:
+        TypeError, ValueError: the data are no such images; their size does not fit the network.
     """
-    notebook = keras.Model(model.input, blob_tensors(model))
-    x = keras.ops.convert_to_tensor(np.transpose(data, (0, 2, 3, 1)), model.input.dtype)
-    with caffe_arithmetic() if caffe else nullcontext():
+    data = checked_images(data, model.input.shape[-1], model.input.dtype)
+    with ONE_AT_A_TIME, caffe_arithmetic() if caffe else nullcontext():
+        notebook = keras.Model(model.input, blob_tensors(model))
+        x = keras.ops.convert_to_tensor(np.transpose(data, (0, 2, 3, 1)), model.input.dtype)
         values = notebook(x, training=False)
-    return {name: np.ascontiguousarray(values[name].numpy().transpose(0, 3, 1, 2)) for name in blob_names(model)}
+    return {name: np.array(values[name].numpy().transpose(0, 3, 1, 2), order="C") for name in blob_names(model)}

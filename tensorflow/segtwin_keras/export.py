@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from segtwin import architectures
-from segtwin.files import whole
-from segtwin_weights import batchnorm, onnx_check, onnx_file
+from segtwin.files import check_room, whole, written_by_a_library
+from segtwin_weights import batchnorm, keras_file, onnx_check, onnx_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph
@@ -92,7 +92,8 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with whole(path) as draft:
+    with whole(path) as draft, written_by_a_library(path):
+        check_room(draft, keras_file.hdf5_bytes(variable.numpy() for variable in model.variables))
         model.save_weights(draft)
 
 

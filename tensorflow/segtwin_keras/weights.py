@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ import segtwin_weights
 from keras import layers
 from segtwin import architectures
 from segtwin_weights import Weights
+from segtwin_weights.fitting import check_values
 
 from segtwin_keras.fcn import Scale
 from segtwin_keras.unet import BatchNorm
@@ -39,6 +41,10 @@ BATCHNORM = {
     "running_var": ("moving_variance", BIAS),
     "num_batches_tracked": ("num_batches_tracked", ()),
 }
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""A model's weights are for all threads: who changes them, or needs them to stay, holds this."""
 
 
 def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -94,6 +100,7 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     Raises:
         KeyError: names are missing or left over; the first of each and the count are named.
         ValueError: a shape differs; the first and the count are named.
+        WeightsError: NaN, infinities, negative variances, or no numbers; the first is named.
         WeightsError, OSError: the file cannot be read.
     """
     weights = segtwin_weights.as_row(weights, architectures.get(model.name))
@@ -104,16 +111,18 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
     want = {name: _hub_shape(*slot) for name, slot in slots.items()}
     want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in row.aliases.items()}
     segtwin_weights.check_keys(have, want, model.name)
-    for name, (variable, to_keras) in slots.items():
-        variable.assign(np.require(np.transpose(weights[name], to_keras), requirements="C"))
-    channels = getattr(model, "in_channels", None)
-    model.metadata = dict(weights.metadata)
-    model.preprocessing = segtwin_weights.metadata.preprocessing_of(weights, row, channels)[0]
+    check_values(weights, ((name, variable.dtype) for name, (variable, _) in slots.items()), model.name)
+    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(weights, row, getattr(model, "in_channels", None))
+    with ONE_AT_A_TIME:
+        for name, (variable, to_keras) in slots.items():
+            variable.assign(np.require(np.transpose(weights[name], to_keras), variable.dtype, "C"))
+        model.metadata, model.preprocessing = dict(weights.metadata), preprocessing
 
 
 def read_weights(model: keras.Model) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
-    own = {name: hub_array(*slot) for name, slot in table(model).items()}
+    with ONE_AT_A_TIME:
+        own = {name: hub_array(*slot) for name, slot in table(model).items()}
     blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in architectures.get(model.name).aliases.items()}
     return Weights(blobs, dict(getattr(model, "metadata", {})))
 

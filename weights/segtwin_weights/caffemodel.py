@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from segtwin.files import whole
+from segtwin.files import whole_together
 
 from segtwin_weights import prototxt, wire
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
@@ -161,13 +161,19 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     odd = {name: blob.dtype for name, blob in weights.items() if blob.dtype not in (np.float32, np.float64)}
     if odd:
         raise WeightsError(f"{path}: {at_most(set(odd))} is {next(iter(odd.values()))}; a .caffemodel holds float32 or float64")
-    for suffix, text in prototxt.files(row, classes, in_channels, widths, path.stem).items():
-        with whole(path.with_name(path.stem + suffix)) as draft:
-            draft.write_text(text, encoding="utf-8")
-    with whole(path) as draft, open(draft, "wb") as file:
-        file.write(wire.text(1, row.name))
-        for layer in prototxt.net(row, classes, in_channels, widths):
-            _write_layer(file, layer, [weights[name] for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights])
+    texts = prototxt.files(row, classes, in_channels, widths, path.stem)
+    with whole_together(*(path.with_name(path.stem + suffix) for suffix in texts), path) as (*drafts, draft):
+        for beside, text in zip(drafts, texts.values(), strict=True):
+            beside.write_text(text, encoding="utf-8")
+        with open(draft, "wb") as file:
+            file.write(wire.text(1, row.name))
+            for layer in prototxt.net(row, classes, in_channels, widths):
+                _write_layer(file, layer, [weights[name] for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights])
+
+
+def companions(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `write` may put beside a .caffemodel."""
+    return [Path(path).with_name(Path(path).stem + suffix) for suffix in (".deploy.prototxt", ".train_val.prototxt", ".solver.prototxt")]
 
 
 def _write_layer(file: BinaryIO, layer: prototxt.CaffeLayer, blobs: list[np.ndarray]) -> None:

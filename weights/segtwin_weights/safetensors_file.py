@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from segtwin.files import whole
+from segtwin.files import whole, whole_together
 
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
 
@@ -94,34 +94,34 @@ def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | Non
         OSError: a file cannot be written.
     """
     if shard_bytes is None:
-        return _write_one(weights, path)
+        with whole(path) as draft:
+            _write_one(weights, draft, path)
+        return
     groups: list[dict[str, np.ndarray]] = [{}]
     for name, blob in weights.items():
         if groups[-1] and sum(other.nbytes for other in groups[-1].values()) + blob.nbytes > shard_bytes:
             groups.append({})
         groups[-1][name] = blob
     path = Path(path)
-    where: dict[str, str] = {}
-    for number, group in enumerate(groups, 1):
-        shard = f"{path.stem}-{number:05}-of-{len(groups):05}.safetensors"
-        _write_one(Weights(group, weights.metadata), path.with_name(shard))
-        where |= dict.fromkeys(group, shard)
+    shards = [f"{path.stem}-{number:05}-of-{len(groups):05}.safetensors" for number in range(1, len(groups) + 1)]
+    where = {name: shard for group, shard in zip(groups, shards, strict=True) for name in group}
     total = sum(blob.nbytes for blob in weights.values())
-    with whole(path.with_name(f"{path.name}.index.json")) as draft:  # last: an index never appears before its shards
+    index = path.with_name(f"{path.name}.index.json")
+    with whole_together(*map(path.with_name, shards), index) as (*drafts, draft):  # an index never appears before its shards
+        for group, shard in zip(groups, drafts, strict=True):
+            _write_one(Weights(group, weights.metadata), shard, path.with_name(shard.name))
         draft.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2), encoding="utf-8")
-    return None
 
 
-def _write_one(weights: Weights, path: str | os.PathLike[str]) -> None:
+def _write_one(weights: Weights, draft: Path, path: str | os.PathLike[str]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in weights.metadata.items()}
-    with whole(path) as draft:
-        try:
-            save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
-        except SafetensorError as error:  # it hides the errno of a full disk in a string
-            raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
+    try:
+        save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
+    except SafetensorError as error:  # it hides the errno of a full disk in a string
+        raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
 
 
 def _loads(text: str) -> Any:
