@@ -170,7 +170,9 @@ def reader(read: Callable[..., Result]) -> Callable[..., Result]:
     def through(path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Result:
         given = os.fspath(path)  # TypeError: no path, a mistake of the caller's and not the file's
         with damage(given):
-            if "\0" in given or not (os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given.removesuffix('.index')}.index"))):
+            if "\0" in given or not (
+                os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given.removesuffix('.index')}.index"))
+            ):
                 regular(given)  # a folder, and the prefix of a checkpoint, are told by their files
             result = read(path, *arguments, **options)
             _check(given, result)

@@ -32,6 +32,7 @@ from segtwin.architectures import Row
 from segtwin.files import whole
 
 from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.keras_names import Described, Layer
 from segtwin_weights.names import KERAS_VGG16, identify
@@ -48,6 +49,7 @@ CLASSES = {"Convolution": "conv2d", "Deconvolution": "conv2d_transpose", "InnerP
 """Caffe's layer types → the snake_case of the Keras classes by which Keras 3 counts layers."""
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read the weights of a Keras file. A model's config is never executed.
 

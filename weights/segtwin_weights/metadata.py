@@ -18,8 +18,8 @@ from typing import Any
 from segtwin import Preprocessing, __version__
 from segtwin.architectures import Row
 
-from segtwin_weights import door
 from segtwin_weights.door import line, shown
+from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, WeightsError
 
 SCHEMA = 2
@@ -84,7 +84,7 @@ def _schema_1(told: Mapping[str, Any], row: Row | None) -> Preprocessing:
     default = row.preprocessing if row else Preprocessing()
     default = default.in_order(told.get("colour", default.colour))
     scale = 1 / float(told["divisor"]) if "divisor" in told else default.scale
-    std = told["std"] if "std" in told else default.std if "divisor" not in told else (1.0,)
+    std = told.get("std", default.std if "divisor" not in told else (1.0,))
     return default.replace(mean=told.get("mean", default.mean), std=std, scale=scale)
 
 
@@ -161,9 +161,9 @@ def loads(path: object, key: str, text: str, size: int) -> Any:
         WeightsError: the key is ours and the text is no JSON that could be.
     """
     try:
-        return door.loads(text, size)
+        return loads_json(text, size)
     except ValueError as error:
-        if key in (*VALUES, *OLD, "preprocessing") and text.lstrip()[:1] in ("[", "{", '"') or text.strip() in ("NaN", "Infinity", "-Infinity"):
+        if key in (*VALUES, *OLD, "preprocessing") and (text.lstrip()[:1] in tuple('[{"') or text.strip() in ("NaN", "Infinity", "-Infinity")):
             raise WeightsError(f"{path}: the metadata's {key} cannot be used: {line(error)}") from None
         return text
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 from segtwin.files import whole
 
+from segtwin_weights.door import OBJECT, Budget, check_name, line, reader, regular
+from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
 from segtwin_weights.metadata import loads
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a safetensors file or the index of shards, ours or another's: its tensors keep their names.
 
