@@ -13,7 +13,7 @@ from segtwin.palette import read_palette
 from segtwin_weights import Weights, metadata, names, surgery
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
 
 
 @click.command()
@@ -73,9 +73,9 @@ def convert(
     if not quiet:
         counts = Counter(change.what for change in changes)
         said = ", ".join(f"{count} {what}" for what, count in counts.items())
-        click.echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))
+        echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))
         if weights.metadata.get("synthetic"):
-            click.secho(f"{target}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
+            echo(f"{target}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
 
 
 def channels_of(weights: Weights) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from segtwin_weights import catalogue
 
-from segtwin_cli.terminal import download_bar, errors, json_option, quiet_option, refuse_to_replace_json, write_json
+from segtwin_cli.terminal import download_bar, echo_path, errors, json_option, quiet_option, refuse_to_replace_json, write_json
 
 
 @click.command()
@@ -23,4 +23,4 @@ def download(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> 
         say = (lambda line: None) if quiet else (lambda line: console.print(line, markup=False))
         path = catalogue.fetch(name, bar, say)
     if write_json({"name": name, "path": str(path)}, json_file):
-        click.echo(path)
+        echo_path(path)

@@ -35,11 +35,16 @@ def onnx_blobs(
         held: what the file should hold of these; where it holds something else, that stays, so that the comparison shows it.
 
     Raises:
-        ValueError: the graph has no such value.
+        ValueError: it is no ONNX file, or cannot be run; the graph has no such value.
     """
-    from segtwin_weights.onnx_check import onnx_values, values_of
+    from segtwin_weights.onnx_check import first_line, onnx_values, values_of
 
     if overrides and held is not None:
         own = values_of(path, overrides)
         overrides = {name: array for name, array in overrides.items() if name in own and np.array_equal(own[name], held[name])}
-    return onnx_values(path, data, names, overrides)
+    try:
+        return onnx_values(path, data, names, overrides)
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise ValueError(f"{path}: ONNX Runtime cannot run it: {first_line(error)}") from None

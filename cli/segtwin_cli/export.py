@@ -20,7 +20,7 @@ from segtwin_weights import Weights, metadata, names, onnx_file
 from segtwin_cli.explain import Size
 from segtwin_cli.extras import require
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
 
 CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
 """Framework → endings of its own files of weights."""
@@ -100,7 +100,7 @@ def export(
                 twin.save_checkpoint(model, output)
     if not quiet:
         for output in outputs:
-            click.echo(f"{output}: {row} from {framework}")
+            echo(f"{output}: {row} from {framework}")
 
 
 def network_in_header(path: str) -> str | None:

@@ -32,6 +32,7 @@ from segtwin.files import whole
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
+from segtwin_weights.onnx_check import load_graph
 
 from segtwin_cli.decoders import quiet_pages
 from segtwin_cli.engines import onnx_blobs
@@ -40,7 +41,7 @@ from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of_page
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.running import fits
-from segtwin_cli.terminal import overwrite_option, quiet_option, steps
+from segtwin_cli.terminal import echo, overwrite_option, quiet_option, steps
 
 ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
 DEFAULT_KERNELS = ("PyTorch (default kernels)", "Keras (default kernels)")
@@ -161,11 +162,17 @@ def parity(
         for suffix in (".html", ".json", ".png"):
             if Path(report).with_suffix(suffix).exists() and not overwrite:
                 raise click.ClickException(f"{Path(report).with_suffix(suffix)}: exists already; choose another name or add --overwrite")
+    for name in (weights, *images, torch_onnx, keras_onnx):
+        if name is not None:
+            os.stat(name)  # before any work: whatever is not there
+    for name in (torch_onnx, keras_onnx):
+        if name is not None:
+            load_graph(name)
     require("torch", "keras", "onnxruntime", purpose="parity")
 
     def say(line: str) -> None:
         if not quiet:
-            click.echo(f"note: {line}", err=True)
+            echo(f"note: {line}", err=True)
 
     with steps(3 + 8 * len(images), quiet) as step, tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         step(f"reading {weights}")
@@ -189,7 +196,7 @@ def parity(
         pictures = [first_page(name, channels, preprocessing, partial(admit, name)) for name in images]
         inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture) for name, picture in zip(images, pictures, strict=True)]
         if not known and not quiet:
-            click.echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
+            echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
         for name, data, _ in inputs:
             try:
                 row.check_size(*data.shape[2:])
@@ -198,7 +205,7 @@ def parity(
         compared_weights, probed = with_probes(loaded, row.aliases)
         if probed and not quiet:
             names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
-            click.echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
+            echo(f"note: {len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead", err=True)
         engines = start_engines(row, compared_weights, Path(folder), torch_onnx, keras_onnx, step, {name: loaded[name] for name in probed})
         compared = [compare(name, data, image, row, compared_weights, engines, step) for name, data, image in inputs]
     comparisons = [comparison for comparison, _ in compared]
@@ -208,12 +215,10 @@ def parity(
         write_report(Path(report), row, loaded, comparisons, [picture for _, picture in compared], passed, probed, origin)
     if not quiet:
         for comparison in comparisons:
-            click.echo(comparison.verdict)
-    click.echo(f"parity of {row.name} {'holds' if passed else 'FAILS'}" + (f": {report}" if report else ""))
+            echo(comparison.verdict)
+    echo(f"parity of {row.name} {'holds' if passed else 'FAILS'}" + (f": {report}" if report else ""))
     if loaded.metadata.get("synthetic"):
-        click.secho(
-            "The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True
-        )
+        echo("The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.", fg="yellow", bold=True, err=True)
     return 0 if passed else 1
 
 

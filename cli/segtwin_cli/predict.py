@@ -29,7 +29,7 @@ from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, legend, picture_of_page
 from segtwin_cli.preprocessing_options import Numbers, preprocessing_options
 from segtwin_cli.running import Running, choose_engine, colours_of, fits, is_onnx, names_of
-from segtwin_cli.terminal import errors, json_option, quiet_option, refuse_to_replace, refuse_to_replace_json, steps, write_json
+from segtwin_cli.terminal import echo, errors, json_option, quiet_option, refuse_to_replace, refuse_to_replace_json, steps, write_json
 
 TINT = 0.5
 """Share of the class's colour in an overlay."""
@@ -125,14 +125,14 @@ def predict(
             legend([(name, tuple(colours[1][at])) for at, name in enumerate(names) if name in present]).save(draft)
     failures = [report["reason"] for report in reports if report["status"] == "failed"]
     if network.facts.get("synthetic"):
-        click.secho(f"{weights}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
+        echo(f"{weights}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
     if write_json(facts, json_file) and not quiet:
         for report in reports:
             if report["status"] == "ok" and len(reports) > 1:
-                click.echo(f"{report['image']}: {report['ms']:.0f} ms")
-        click.echo(f"{output}: {len(found) - len(failures)} of {len(found)} images segmented by {network.name} in {network.engine}")
+                echo(f"{report['image']}: {report['ms']:.0f} ms")
+        echo(f"{output}: {len(found) - len(failures)} of {len(found)} images segmented by {network.name} in {network.engine}")
     for failure in failures:
-        click.echo(f"failed: {failure}", err=True)
+        echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
 
 

@@ -18,7 +18,7 @@ from segtwin import Preprocessing, Row, memory
 from segtwin.architectures import ROWS
 from segtwin.images import ImageError
 from segtwin.palette import voc_palette
-from segtwin_weights import Weights, metadata
+from segtwin_weights import Weights, metadata, onnx_stamp
 from segtwin_weights.hub import file_kind
 
 from segtwin_cli.engines import ENGINES, available_engines
@@ -209,6 +209,7 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
     except Exception as error:  # ONNX Runtime's errors have no class in common but this
         raise ValueError(f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())}") from None
     facts = _properties(session.get_modelmeta().custom_metadata_map)
+    onnx_stamp.check_data(path, facts)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
         found = ", ".join(f"{one.name} {one.type} {'×'.join(map(str, one.shape))}" for one in inputs)

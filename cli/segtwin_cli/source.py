@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from segtwin_weights.sources import find_vgg16
 
-from segtwin_cli.terminal import download_bar, errors, json_option, quiet_option, refuse_to_replace_json, write_json
+from segtwin_cli.terminal import download_bar, echo_path, errors, json_option, quiet_option, refuse_to_replace_json, write_json
 
 
 @click.command()
@@ -21,4 +21,4 @@ def source(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> No
     with download_bar("VGG-16", quiet) as bar:
         path = find_vgg16(say=lambda line: errors().print(line, style="bold yellow", markup=False), progress=bar)
     if write_json({"name": name, "path": str(path)}, json_file):
-        click.echo(path)
+        echo_path(path)

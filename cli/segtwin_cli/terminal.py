@@ -30,7 +30,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from segtwin import Converted
-from segtwin.files import whole
+from segtwin.files import check_target, whole
+
+from segtwin_cli.printable import json_text, printable
 
 GAP, INDENT = "  ", "    "
 """Between the columns of a table; before the second and later lines of a folded row."""
@@ -39,9 +41,31 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 
 
+class Errors(Console):
+    """Standard error. What is printed is text, never markup."""
+
+    def print(self, *lines: Any, **options: Any) -> None:
+        """Lines of text."""
+        texts = (printable(line) if isinstance(line, str) else line for line in lines)
+        super().print(*texts, **{**options, "markup": False, "emoji": False})
+
+
 def errors() -> Console:
     """Standard error, made afresh so that a redirected stream is seen."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Errors(stderr=True, highlight=False, soft_wrap=True)
+
+
+def echo(text: object, err: bool = False, **style: Any) -> None:
+    """A line of text, names in it included."""
+    click.secho(printable(text), err=err, **style)
+
+
+def echo_path(path: object) -> None:
+    """A path: on a terminal as text, else as it is, for the command that takes it."""
+    if on_a_terminal():
+        echo(path)
+    else:
+        click.echo(os.fsencode(str(path)))
 
 
 @contextmanager
@@ -49,14 +73,14 @@ def steps(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show `total` steps of long work; each call of what is yielded begins the next one. Conversions on the way become notes."""
     console = errors()
     show = console.is_terminal and not quiet
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not show) as progress, notes(console, quiet):
         task = progress.add_task("", total=total)
         begun = 0
 
         def step(text: str) -> None:
             nonlocal begun
-            progress.update(task, description=text, completed=begun)
+            progress.update(task, description=printable(text), completed=begun)
             begun += 1
 
         yield step
@@ -66,7 +90,7 @@ class Bar:
     """What pooch tells its progress to, as tqdm's interface has it, on rich's bar."""
 
     def __init__(self, progress: Progress, name: str) -> None:
-        self.progress, self.task = progress, progress.add_task(name, total=None)
+        self.progress, self.task = progress, progress.add_task(printable(name), total=None)
 
     @property
     def total(self) -> float | None:
@@ -93,7 +117,7 @@ class Bar:
 def download_bar(name: str, quiet: bool) -> Iterator[Bar]:
     """Show how much of a file has come, on a terminal."""
     console = errors()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         yield Bar(progress, name)
 
@@ -117,9 +141,12 @@ def notes(console: Console, quiet: bool) -> Iterator[None]:
 
 
 def refuse_to_replace(path: str, overwrite: bool) -> None:
-    """Raise unless `path` is free or may be replaced."""
-    if os.path.exists(path) and not overwrite:
-        raise click.ClickException(f"{path}: exists already; choose another name or add --overwrite")
+    """Raise unless `path` is free or may be replaced.
+
+    Raises:
+        OSError: it exists, or is a folder, a device or a pipe.
+    """
+    check_target(path, overwrite)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- facts, and tables
@@ -141,7 +168,7 @@ def write_json(facts: Mapping[str, Any], json_file: str | None) -> bool:
     """Write what `--json` asks for. Returns whether standard output is still free for people. Numbers that JSON has no word for are null."""
     if json_file is None:
         return True
-    text = json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
     if json_file == "-":
         click.echo(text, nl=False)
         return False
@@ -165,17 +192,12 @@ def plain(facts: Any) -> Any:
 
 def on_a_terminal() -> bool:
     """Whether a person reads standard output."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def width() -> int:
     """Columns of the terminal."""
     return max(shutil.get_terminal_size().columns, 20)
-
-
-def printable(text: object) -> str:
-    """Text as it is, but for control characters, tabs and line ends, which are written out: they would move the cursor or the columns."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
 
 
 def say(text: str) -> None:

@@ -37,6 +37,8 @@ MOST_PIXELS = 1 << 28
 """Of one image. A file of some kilobytes may state more than any camera takes, and would be made so large when it is decoded."""
 DECODED = 4 + 4
 """Bytes of memory for a number of an image, at the least: as its float32, and as the network's input."""
+LEAST_PAGE = 8
+"""Bytes that a page takes in a file at the least: a header of its own. An animation's first bytes may state any number of them."""
 ORIENTATION = 0x0112
 REDUCED = 254
 """TIFF tag NewSubfileType; bit 0: a smaller copy of another page."""
@@ -266,6 +268,8 @@ def _fits(name: str, height: int, width: int, channels: int) -> None:
 def _page_numbers(opened: Image.Image) -> list[int]:
     """The pages that are images of their own."""
     count = getattr(opened, "n_frames", 1) if opened.format in STACKS else 1
+    if count > os.path.getsize(opened.filename) // LEAST_PAGE + 1:  # type: ignore[attr-defined]
+        raise ValueError(f"it states {count:,} pages")
     if count == 1 or not isinstance(opened, TiffImagePlugin.TiffImageFile):
         return list(range(count))
     full = []

@@ -39,7 +39,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     import h5py
 
     layers: dict[str, dict[int, np.ndarray]] = {}
-    with damage(path), h5py.File(path, "r") as file:
+    with damage(path), hdf5.opened(path) as file:
         root = hdf5.inside(file, "data")
         if not isinstance(root, h5py.Group):
             raise WeightsError(f"{path}: has no group called data, in which Caffe's HDF5 snapshots have their layers")

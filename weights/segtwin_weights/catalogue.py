@@ -7,16 +7,20 @@ sha256 of the first download is kept in the cache (`known_hashes.json`) and late
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import platformdirs
-import pooch
 import requests
+from filelock import FileLock, Timeout
 from segtwin.files import whole
 
 from segtwin_weights.hub import WeightsError, file_kind, sha256
@@ -25,6 +29,11 @@ CONNECT_SECONDS, READ_SECONDS = 5, 60
 CHUNK = 1 << 16
 """Bytes at once; what is cut off is lost from the last whole chunk on."""
 KNOWN = "known_hashes.json"
+POLL_SECONDS = 1.0
+WAIT_SECONDS = 300.0
+"""How long another process may hold a lock without a byte more of the file: above the two time-outs of each of its sources, and what is made of it."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The disk, or what one may write to it, is full: what has come is in the way of everything, and is removed."""
 
 
 class Source(NamedTuple):
@@ -95,7 +104,8 @@ def cache_folder() -> Path:
 def fetch(name: str, progress: Any = False, say: Callable[[str], None] = lambda line: None) -> Path:
     """The file of a set of weights, from the cache or, checked, from the first of its sources that answers.
 
-    A download that was cut off goes on where it stopped. Nothing takes the file's name before its hash is right.
+    A download that was cut off goes on where it stopped. Nothing takes the file's name before its hash is right. Of several processes and threads
+    one downloads, and the others wait for it.
 
     Args:
         name: a key of `CATALOGUE`.
@@ -104,73 +114,222 @@ def fetch(name: str, progress: Any = False, say: Callable[[str], None] = lambda 
 
     Raises:
         ValueError: there is no such set.
-        WeightsError: no source can be reached; what comes has another hash than the publisher's, or than the first time.
+        WeightsError: no source can be reached; what comes has another hash than the publisher's, or than the first time; another process holds the
+            lock and does nothing; the hashes of the first downloads cannot be read.
         OSError: the cache cannot be written.
     """
     if name not in CATALOGUE:
         raise ValueError(f"there are no published weights {name!r}; there are {', '.join(CATALOGUE)}")
     entry = CATALOGUE[name]
     final = cache_folder() / entry.file
-    if final.is_file():
-        _check(final, final, entry.sources[0], first_use=say)
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f"{entry.file}.partial")
-    downloader = Resuming(partial, progress)
+    if not final.is_file():
+        with only_one(final, say):
+            if not final.is_file():  # another process may have made it meanwhile
+                _download(name, entry, final, progress, say)
+                return final
+    _check(final, final, entry.sources[0], first_use=say)
+    return final
+
+
+def _download(name: str, entry: Entry, final: Path, progress: Any, say: Callable[[str], None]) -> None:
+    """Fetch a set that is not in the cache; the lock is held.
+
+    Raises:
+        WeightsError, OSError: as `fetch`.
+    """
+    recorded(final.name)  # before the work: it may be damaged
+    download = Download(final.with_name(f"{entry.file}.partial"), progress)
     failures = []
     for source in entry.sources:
         say(f"{source.url}")
         try:
-            downloader(source.url)
+            resumed = download(source.url, checked=bool(source.hash))
+            try:
+                _arrived(download.partial, final, source, say)
+            except WeightsError:
+                download.forget()
+                if not resumed:
+                    raise
+                say(f"{final.name}: what was there of it is of another file; it is fetched afresh")
+                download(source.url, checked=bool(source.hash))
+                try:
+                    _arrived(download.partial, final, source, say)
+                except WeightsError:
+                    download.forget()
+                    raise
         except requests.RequestException as error:
             failures.append(_reason(error))
             continue
-        try:
-            file_kind(partial)
-            _check(partial, final, source, first_use=say)
-        except WeightsError:
-            partial.unlink()
+        except OSError as error:
+            if error.errno in FULL:
+                download.forget()
             raise
-        os.replace(partial, final)
-        return final
-    if partial.is_file() and not partial.stat().st_size:
-        partial.unlink()
+        os.replace(download.partial, final)
+        download.forget()
+        return
+    if download.size() == 0:
+        download.forget()
     why = "; ".join(dict.fromkeys(failures))
     raise WeightsError(f"{name} cannot be fetched ({why}); on a machine with a network fetch {entry.sources[0].url} and put it at {final}")
 
 
-class Resuming(pooch.HTTPDownloader):
-    """pooch's downloader, which goes on with a partial file where the server can: it asks for the range that is missing."""
+def _arrived(partial: Path, final: Path, source: Source, say: Callable[[str], None]) -> None:
+    """Check a whole download, and see that its bytes are on disk."""
+    file_kind(partial)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _check(partial, final, source, first_use=say)
+
+
+@contextmanager
+def only_one(final: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold the lock of a file in the cache, `final`.lock, for this thread alone; wait for another holder as long as it does something.
+
+    The system gives the lock back when its holder ends, however it ends.
+
+    Raises:
+        WeightsError: the holder has not added a byte for WAIT_SECONDS.
+        OSError: the lock cannot be made.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    path = final.with_name(f"{final.name}.lock")
+    partial = final.with_name(f"{final.name}.partial")
+    lock = FileLock(path)
+    size, since = -1, time.monotonic()
+    waited = False
+    while True:
+        try:
+            lock.acquire(timeout=POLL_SECONDS if waited else 0)
+            break
+        except Timeout:
+            if not waited:
+                say(f"{final.name}: another process is making it; waiting")
+                waited = True
+        now = partial.stat().st_size if partial.is_file() else 0
+        if now != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since > WAIT_SECONDS:
+            words = f"another process holds it and has done nothing for {WAIT_SECONDS:.0f} s; end that process, or try again"
+            raise WeightsError(f"{path}: {words}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # while it is held: whoever waits for it sees that it is gone, and makes a new one
+        lock.release()
+
+
+class Incomplete(requests.RequestException):
+    """What came cannot be the whole file."""
+
+
+class Download:
+    """A file on its way into the cache. What has come stays in a partial file, with what its server calls this version of it (ETag, or the time of
+    its last change), and the next try asks for the rest of the same version.
+    """
 
     def __init__(self, partial: Path, progress: Any = False) -> None:
-        super().__init__(progressbar=progress, chunk_size=CHUNK, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=True)
-        self.partial = partial
+        self.partial, self.progress = partial, progress
+        self.version = partial.with_name(f"{partial.name}.version")
 
-    def __call__(self, url: str, output_file: Any = None, pooch: Any = None, check_only: bool = False) -> None:
-        """Complete the partial file from `url`.
+    def size(self) -> int:
+        """Bytes that have come."""
+        return self.partial.stat().st_size if self.partial.is_file() else 0
+
+    def forget(self) -> None:
+        """Remove what has come."""
+        self.partial.unlink(missing_ok=True)
+        self.version.unlink(missing_ok=True)
+
+    def __call__(self, url: str, checked: bool) -> bool:
+        """Complete the partial file.
+
+        Args:
+            url: where from.
+            checked: whether a published hash will be compared. If not, pieces are only joined where the server says that they are of one version,
+                and its length has to be known.
+
+        Returns:
+            Whether what was there before is part of the file.
 
         Raises:
             requests.RequestException: it cannot be reached, answers with an error, or stops short.
+            OSError: the partial file cannot be written.
         """
-        have = self.partial.stat().st_size if self.partial.is_file() else 0
-        if not have:
-            with open(self.partial, "wb") as file:
-                super().__call__(url, file, pooch)
-            return
-        headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-        with requests.get(url, headers=headers, stream=True, timeout=self.kwargs["timeout"]) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # nothing is missing; the hash decides
+        have = self.size()
+        version = self._known(url)
+        if have and not (checked or version):
+            self.forget()
+            have = 0
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+            first, total = _range(response.headers.get("content-range", ""))
+            if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+                if total in (None, have):
+                    return True  # nothing is missing; the hash decides
+                self.forget()
+                return self(url, checked)
             response.raise_for_status()
-            goes_on = response.status_code == requests.codes.partial_content
-            if self.progressbar:
-                self.progressbar.total = int(response.headers.get("content-length", 0)) + (have if goes_on else 0)
-                self.progressbar.update(have if goes_on else 0)
+            goes_on = bool(have) and response.status_code == requests.codes.partial_content
+            if goes_on and (first != have if first is not None or not checked else False):  # another part than the one asked for, or it does not say
+                self.forget()
+                return self(url, checked)
+            length = response.headers.get("content-length", "")
+            length_known = length.isascii() and length.isdigit()
+            if not (checked or length_known or response.headers.get("transfer-encoding", "").lower() == "chunked"):
+                raise Incomplete("the server does not say how long the file is, and no hash is published")
+            have = have if goes_on else 0
+            expected = have + int(length) if length_known else None
+            if self.progress:
+                self.progress.total = expected or 0
+                self.progress.update(have)
+            self._write(response, goes_on, url)
+        if expected is not None and self.size() != expected or total is not None and self.size() != total:
+            if total is not None and self.size() > total:
+                self.forget()
+            raise Incomplete(f"{self.size()} bytes came of {expected if total is None else total}")
+        return goes_on
+
+    def _write(self, response: requests.Response, goes_on: bool, url: str) -> None:
+        try:
             with open(self.partial, "ab" if goes_on else "wb") as file:
+                self._remember(url, response)
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
-                    if self.progressbar:
-                        self.progressbar.update(len(chunk))
+                    if self.progress:
+                        self.progress.update(len(chunk))
+        except requests.RequestException:
+            raise
+        except OSError as error:
+            error.filename = error.filename or os.fspath(self.partial)
+            raise
+
+    def _known(self, url: str) -> str:
+        """What the server of `url` called the version that has come in part, or ""."""
+        with contextlib.suppress(OSError, ValueError):
+            where, _, version = self.version.read_text(encoding="utf-8").partition("\n")
+            return version if where == url else ""
+        return ""
+
+    def _remember(self, url: str, response: requests.Response) -> None:
+        etag = response.headers.get("etag", "")
+        version = etag if etag.startswith('"') else response.headers.get("last-modified", "")  # a weak ETag does not join pieces
+        if version:
+            self.version.write_text(f"{url}\n{version}", encoding="utf-8")
+        else:
+            self.version.unlink(missing_ok=True)
+
+
+def _range(text: str) -> tuple[int | None, int | None]:
+    """First byte and length of the whole of a Content-Range; None where it does not say."""
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(?:(\d{1,18})|\*)", text.strip())
+    first, total = match.groups() if match else (None, None)
+    return None if first is None else int(first), None if total is None else int(total)
 
 
 def _reason(error: Exception) -> str:
@@ -195,9 +354,10 @@ def _check(path: Path, final: Path, source: Source, first_use: Callable[[str], N
         good = found.startswith(wanted) if kind == "sha256-prefix" else found == wanted
     else:
         found = sha256(path)
-        wanted = recorded(final.name) or found
+        known = recorded(final.name)
+        wanted = known or found
         good = found == wanted
-        if not recorded(final.name):
+        if not known:
             record(final.name, found)
             first_use(f"{final.name}: its publisher states no hash; sha256 {found} is kept and later downloads have to have it")
     if not good:
@@ -208,16 +368,35 @@ def _check(path: Path, final: Path, source: Source, first_use: Callable[[str], N
 
 def recorded(name: str) -> str:
     """The sha256 that a file had at its first download, or ""."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return str(json.loads((cache_folder() / KNOWN).read_text(encoding="utf-8")).get(name, ""))
-    return ""
+    return _known_hashes().get(name, "")
 
 
 def record(name: str, digest: str) -> None:
     """Keep a file's sha256."""
     path = cache_folder() / KNOWN
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with only_one(path):
+        known = _known_hashes()
+        with whole(path, replace=True) as draft:
+            draft.write_text(json.dumps({**known, name: digest}, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _known_hashes() -> dict[str, str]:
+    """File → its sha256.
+
+    Raises:
+        WeightsError: the file of them is damaged. Taken for empty, it would let any download in.
+        OSError: it cannot be read.
+    """
+    path = cache_folder() / KNOWN
+    try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    with whole(path) as draft:
-        draft.write_text(json.dumps({**known, name: digest}, indent=2, sort_keys=True), encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        known, why = None, f" ({type(error).__name__})"
+    else:
+        why = ""
+    if not isinstance(known, dict) or not all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in known.values()):
+        what = f"is no table of files and their sha256{why}; correct it, or delete it and every file beside it whose publisher states no hash"
+        raise WeightsError(f"{path}: {what}")
+    return known

@@ -187,9 +187,9 @@ TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:
-    import h5py
+    from segtwin_weights import hdf5
 
-    with damage(path), h5py.File(path, "r") as file:
+    with damage(path), hdf5.opened(path) as file:
         kind = kinds.hdf5(file)
     if kind in ("keras", "caffemodel.h5"):
         return kind

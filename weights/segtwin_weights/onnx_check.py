@@ -21,6 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from segtwin import Converted, noise, oracle
 from segtwin.architectures import Row
 
+from segtwin_weights import onnx_stamp
+from segtwin_weights.hub import file_kind
+
 PROBABILITY_ROUNDING = 2.0**-22
 """Of a sigmoid's own, in either implementation: two units in the last place of 1."""
 
@@ -125,8 +128,27 @@ def read_tensor(tensor: TensorProto, file: Path) -> np.ndarray:
 def values_of(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np.ndarray]:
     """Initializers of a file, those of these names that it has."""
     wanted = set(names)
-    model = onnx.load(os.fspath(path), load_external_data=False)
+    model = load_graph(path)
     return {tensor.name: read_tensor(tensor, Path(path)) for tensor in model.graph.initializer if tensor.name in wanted}
+
+
+def load_graph(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """The graph of a file, its external weights left beside it.
+
+    Raises:
+        ValueError: it is no ONNX file, is damaged, or its external weights are another export's.
+        OSError: it cannot be read.
+    """
+    if (kind := file_kind(path)) != "onnx":
+        raise ValueError(f"{path}: is a file of the kind {kind}, no ONNX file")
+    try:
+        model = onnx.load(os.fspath(path), load_external_data=False)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no ONNX file, or is damaged ({first_line(error)}); export it again") from None
+    if len(model.graph.input) < 1:
+        raise ValueError(f"{path}: its graph takes no input; export it again")
+    onnx_stamp.check_data(path, {entry.key: entry.value for entry in model.metadata_props})
+    return model
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
@@ -278,7 +300,7 @@ def onnx_values(
     """
     import onnxruntime
 
-    model = onnx.load(os.fspath(file), load_external_data=False) if model is None else model
+    model = load_graph(file) if model is None else model
     graph = model.graph
     wanted = [name for name in names if name != graph.input[0].name]
     computed = {value for node in graph.node for value in node.output}

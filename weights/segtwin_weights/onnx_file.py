@@ -6,13 +6,14 @@ ConvTranspose I×O×kh×kw), so the arrays of the hub become its initializers as
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from segtwin.architectures import Row
 from segtwin.files import whole_together
 
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
+from segtwin_weights.onnx_stamp import STAMP
 
 EXTERNAL_ABOVE = 100_000_000
 """Bytes of weights from which on they go into a file of their own beside the graph."""
@@ -141,22 +143,50 @@ def write(
     path = Path(path)
     with whole_together(path.with_name(path.name + ".data"), path) as (beside, draft):  # a graph never appears before its data
         with ExitStack() as stack:
-            file = stack.enter_context(open(beside, "wb")) if external_data else None
+            file = stack.enter_context(DataFile(beside)) if external_data else None
             for name, array in weights:
                 if wanted.pop(name, None) != array.shape:
                     raise ValueError(f"{path}: the graph has no weight {name} of shape {array.shape}")
                 graph.initializer.append(_initializer(name, array, file, beside.name))
                 del array
+            stamp = {} if file is None else {"external_data": {"file": beside.name, "sha256": file.stamp()}}
         if wanted:
             raise ValueError(f"{path}: no weights for {', '.join(wanted)}")
         del skeleton.metadata_props[:]
-        facts = properties(row, metadata, graph.input[0], shape)
+        facts = {**properties(row, metadata, graph.input[0], shape), **stamp}
         helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
         skeleton.Clear()  # its weights are in the file now, once
         if verify is not None:
             verify(draft)
+
+
+class DataFile:
+    """The file of the weights beside a graph, hashed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file, self.digest = path, open(path, "wb"), hashlib.sha256()  # noqa: SIM115 - closed by `__exit__`
+        self.file.write(bytes(ALIGNMENT))
+
+    def __enter__(self) -> DataFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, array: np.ndarray) -> int:
+        """Write an array on the next page. Returns its offset."""
+        for part in (bytes(-self.file.tell() % ALIGNMENT), array.reshape(-1).view(np.uint8).data):
+            self.digest.update(part)
+            self.file.write(part)
+        return self.file.tell() - array.nbytes
+
+    def stamp(self) -> str:
+        """Write the hash of the weights into the first page, and return it."""
+        self.file.seek(0)
+        self.file.write(STAMP % self.digest.hexdigest().encode())
+        return self.digest.hexdigest()
 
 
 def _name_axes(value: onnx.ValueInfoProto, names: tuple[str, ...]) -> None:
@@ -170,15 +200,13 @@ def _name_axes(value: onnx.ValueInfoProto, names: tuple[str, ...]) -> None:
 ITEM_SIZES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8}
 
 
-def _initializer(name: str, array: np.ndarray, file: BinaryIO | None, location: str) -> TensorProto:
+def _initializer(name: str, array: np.ndarray, file: DataFile | None, location: str) -> TensorProto:
     tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
     array = np.ascontiguousarray(array)
     if file is None:
         tensor.raw_data = array.tobytes()
         return tensor
-    file.write(bytes(-file.tell() % ALIGNMENT))
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
+    for key, value in (("location", location), ("offset", file.add(array)), ("length", array.nbytes)):
         tensor.external_data.add(key=key, value=str(value))
-    file.write(array.reshape(-1).view(np.uint8).data)
     return tensor

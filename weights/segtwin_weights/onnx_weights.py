@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from segtwin import Converted, architectures
 
-from segtwin_weights import onnx_graph, wire
+from segtwin_weights import onnx_graph, onnx_stamp, wire
 from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.names import identify
@@ -68,6 +68,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 elif number == 14 and isinstance(value, memoryview):
                     key, text = _entry(reader, value)
                     properties[key] = _loads(text)
+            onnx_stamp.check_data(path, properties)
             row = architectures.ROWS.get(str(properties.get("architecture")))
             blobs = onnx_graph.weights(graph, None if row is None else [parameter.name for parameter in row.parameters()])
         except wire.Malformed as error:

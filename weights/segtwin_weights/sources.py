@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import pooch
 import requests
 from segtwin import architectures
-from segtwin.files import whole
+from segtwin.files import replacing, whole
 
 from segtwin_weights import keras_file, vgg16_npy
+from segtwin_weights.catalogue import cache_folder, only_one
 from segtwin_weights.hub import WeightsError
 
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
@@ -27,11 +27,6 @@ KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 """Without a network nothing may hang."""
 SYNTHETIC_SEED = 16
-
-
-def cache_folder() -> Path:
-    """`SEGTWIN_CACHE`, or where the platform puts caches."""
-    return Path(os.environ.get("SEGTWIN_CACHE") or platformdirs.user_cache_path("segtwin"))
 
 
 def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = False) -> Path:
@@ -54,6 +49,12 @@ def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = F
     cached = cache_folder() / "vgg16.npy"
     if cached.is_file():
         return cached
+    with only_one(cached, say):
+        return cached if cached.is_file() else _make_vgg16(cached, say, progress)  # another process may have made it meanwhile
+
+
+def _make_vgg16(cached: Path, say: Callable[[str], None], progress: Any) -> Path:
+    """Fetch or make the file; the lock is held."""
     try:
         return download_vgg16(cached, progress)
     except requests.RequestException as error:
@@ -83,7 +84,8 @@ def download_vgg16(path: Path, progress: Any = False) -> Path:
         fetched = pooch.retrieve(KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader)
     except ValueError as error:  # pooch's word for a hash that differs; it keeps no such file
         raise WeightsError(f"{KERAS_URL}: {' '.join(str(error).split())}") from None
-    vgg16_npy.write(keras_file.read(fetched), path)
+    with replacing(True):
+        vgg16_npy.write(keras_file.read(fetched), path)
     Path(fetched).unlink()
     return path
 
@@ -110,5 +112,5 @@ def write_synthetic(path: Path, widths: tuple[int, ...] | None = None) -> None:
         kernel *= 2 * bound
         kernel -= bound
         layers[layer.name] = [kernel, random.random(shape[0], np.float32) * np.float32(0.2) - np.float32(0.1)]
-    with whole(path) as draft, open(draft, "wb") as file:
+    with whole(path, replace=True) as draft, open(draft, "wb") as file:
         np.save(file, np.array(layers, dtype=object), allow_pickle=True)
