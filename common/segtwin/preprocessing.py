@@ -25,6 +25,7 @@ COLOURS = {"rgb": "RGB", "bgr": "BGR", "grey": "grey", "gray": "grey"}
 LUMA = (0.299, 0.587, 0.114)
 """Shares of R, G and B in a grey value (ITU-R BT.601), as Pillow converts."""
 MOST_BITS = 32
+LARGEST, SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ class Preprocessing:
             raise ValueError(f"std is positive, not {self.std!r}")
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= MOST_BITS:
             raise ValueError(f"bits is a whole number from 1 to {MOST_BITS}, not {self.bits!r}")
-        values = {"colour": COLOURS[self.colour.lower()], "mean": _numbers("mean", self.mean) or (0.0,), "std": std, "scale": scale[0]}
+        mean = _numbers("mean", self.mean) or (0.0,)
+        if len(mean) != len(std) and 1 not in (len(mean), len(std)):
+            raise ValueError(f"mean has {len(mean)} values and std {len(std)}; each has one, or one a channel")
+        if (255 * scale[0] + max(map(abs, mean))) / min(std) > LARGEST or scale[0] < SMALLEST:
+            raise ValueError(f"scale {scale[0]:g}, mean {_listed(mean)} and std {_listed(std)} make values that float32 cannot hold")
+        values = {"colour": COLOURS[self.colour.lower()], "mean": mean, "std": std, "scale": scale[0]}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -154,7 +160,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
     try:
         numbers = tuple(float(one) for one in values if not isinstance(one, str | bool))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # of an integer beyond float64
         numbers = ()
     if len(numbers) != len(values) or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} is a finite number, or one a channel, not {value!r}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from segtwin_weights import hdf5
 from segtwin_weights.caffemodel import BLOB_NAMES
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import identify
 
@@ -24,6 +25,7 @@ MOST_TIMES = 3
 """Bytes of numbers that a file may declare, in sizes of the file: Caffe compresses nothing."""
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a .caffemodel.h5 of any network.
 
@@ -37,7 +39,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     import h5py
 
     layers: dict[str, dict[int, np.ndarray]] = {}
-    with damage(path), h5py.File(path, "r") as file:
+    with damage(path), hdf5.opened(path) as file:
         root = hdf5.inside(file, "data")
         if not isinstance(root, h5py.Group):
             raise WeightsError(f"{path}: has no group called data, in which Caffe's HDF5 snapshots have their layers")

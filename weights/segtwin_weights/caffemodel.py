@@ -23,6 +23,7 @@ import numpy as np
 from segtwin.files import whole_together
 
 from segtwin_weights import prototxt, wire
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
 from segtwin_weights.names import identify
 from segtwin_weights.surgery import dimensions
@@ -35,6 +36,7 @@ BLOB_NAMES = {"BatchNorm": ("mean", "variance", "factor")}
 """What the blobs of a layer are called; elsewhere weight and bias."""
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a .caffemodel of any network.
 

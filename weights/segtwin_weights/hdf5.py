@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from segtwin_weights.hub import WeightsError
+from segtwin_weights import hdf5_guard
+from segtwin_weights.door import WeightsError
 
 if TYPE_CHECKING:
     import h5py
 
 MOST_OBJECTS = 100_000
 DEEPEST = 16
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> Iterator[h5py.File]:
+    """An HDF5 file, after another process has walked it to its end.
+
+    Args:
+        path: the file.
+        part: where the HDF5 file is a run of bytes of it: its first byte, and how many there are.
+
+    Raises:
+        WeightsError: HDF5 cannot read it, does not come to an end, crashes, or takes too much memory.
+        OSError: it cannot be read.
+    """
+    hdf5_guard.walk(path, part)
+    import h5py
+
+    from segtwin_weights.hdf5_walk import Part
+
+    with ExitStack() as stack:
+        yield stack.enter_context(h5py.File(stack.enter_context(Part(os.fspath(path), *part)) if part else path, "r"))
 
 
 def group() -> type:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import math
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segtwin_weights import kinds
+from segtwin_weights.door import WeightsError, damage, line, reader, shown
+
+__all__ = [
+    "Metadata", "Weights", "WeightsError", "at_most", "check_finite", "check_keys", "checkpoint_prefix", "damage", "file_kind", "is_checkpoint",
+    "line", "sha256",
+]  # fmt: skip
 
 Metadata = dict[str, Any]
-
-
-class WeightsError(ValueError):
-    """A file that holds no usable weights, or weights that do not fit; the message is one line: the file, what is wrong, what to do."""
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -63,46 +65,43 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> None:
-    """Refuse NaN and infinity: they spread through a network until every logit is NaN, and say nothing.
+    """Refuse numbers that no network computes with: NaN and infinity spread until every logit is NaN, and say nothing; so do numbers that become
+    infinite as float32, and variances below zero. A shape of a zero and a huge dimension holds no numbers and asks for as large a model.
 
     Raises:
         WeightsError: the array holds some.
     """
-    # min and max pass NaN on and need no copy of the array, as isfinite would
-    if array.dtype.kind == "f" and array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    if not array.size:
+        if math.prod(size for size in array.shape if size) > MOST_EMPTY:
+            raise WeightsError(f"{path}: {shown(name, 80)} has the shape {'×'.join(map(str, array.shape))} and no numbers; the file is damaged")
+        return
+    if array.dtype.kind != "f":
+        return
+    low, high = float(array.min()), float(array.max())  # both pass NaN on and need no copy of the array, as isfinite would
+    if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
-        raise WeightsError(f"{path}: {name} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged")
+        raise WeightsError(
+            f"{path}: {shown(name, 80)} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged"
+        )
+    if max(-low, high) > LARGEST:
+        raise WeightsError(
+            f"{path}: {shown(name, 80)} holds {max(high, low, key=abs):g}, which float32 cannot hold; the file is damaged or its training diverged"
+        )
+    if low < 0 and VARIANCE.search(name):
+        raise WeightsError(f"{path}: {shown(name, 80)} is a variance and holds {low:g}, less than zero; the file is damaged")
+
+
+LARGEST = float(np.finfo(np.float32).max)
+MOST_EMPTY = 1 << 31
+"""More numbers than any layer has."""
+VARIANCE = re.compile(r"(running_var|running_variance|moving_variance)$")
+"""What BatchNorm's variance is called; Caffe's is divided by a factor, and its sign is the factor's."""
 
 
 WITHOUT_CLASSIFIER = (
     "without its classifier (no fc6, no fc7: include_top=False, or a feature extractor), and an FCN starts from these too; "
     "give the whole VGG-16 (segtwin download vgg16)"
 )
-
-
-@contextmanager
-def damage(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What a damaged file does to the parser in the block becomes one line.
-
-    Raises:
-        WeightsError: the block failed, in whatever way.
-        OSError: the file cannot be read, which is not its content's fault.
-    """
-    try:
-        yield
-    except WeightsError:
-        raise
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: the file sent the parser to a place before its beginning
-            raise
-        raise WeightsError(f"{path}: is damaged ({line(error)}); fetch it again") from None
-    except Exception as error:  # parsers and C libraries fail in as many ways as there are bytes
-        raise WeightsError(f"{path}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again") from None
-
-
-def line(error: BaseException) -> str:
-    """An error's message on one short line."""
-    return " ".join(str(error).split())[:120]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -139,6 +138,7 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
         raise ValueError(f"{what}: {len(misfits)} blobs have another shape, first {name!r}: {tuple(have[name])} given, {tuple(want[name])} expected")
 
 
+@reader
 def file_kind(path: str | os.PathLike[str]) -> str:
     """What a file is by its content: a key of `segtwin_weights.FORMATS`.
 
@@ -152,8 +152,6 @@ def file_kind(path: str | os.PathLike[str]) -> str:
         raise WeightsError(f"{path}: is {what}")
     with open(path, "rb") as file:
         head = file.read(32)
-    if not head:
-        raise WeightsError(f"{path}: is empty (0 bytes); fetch it again")
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
         return "safetensors"  # first: its length may begin as other kinds do
     if what := kinds.other(path):
@@ -189,9 +187,9 @@ TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:
-    import h5py
+    from segtwin_weights import hdf5
 
-    with damage(path), h5py.File(path, "r") as file:
+    with damage(path), hdf5.opened(path) as file:
         kind = kinds.hdf5(file)
     if kind in ("keras", "caffemodel.h5"):
         return kind

@@ -12,12 +12,14 @@ version
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from segtwin import Preprocessing, __version__
 from segtwin.architectures import Row
 
+from segtwin_weights.door import line, shown
+from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, WeightsError
 
 SCHEMA = 2
@@ -70,8 +72,8 @@ def stated(weights: Any, row: Row | None = None) -> Preprocessing | None:
         if "colour" not in told and "mean" not in told:
             return None
         return _schema_1(told, row)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{told.get('source', 'the weights')}: the metadata's preprocessing cannot be used: {error}") from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise WeightsError(f"{told.get('source', 'the weights')}: the metadata's preprocessing cannot be used: {line(error)}") from None
 
 
 def _schema_1(told: Mapping[str, Any], row: Row | None) -> Preprocessing:
@@ -82,7 +84,7 @@ def _schema_1(told: Mapping[str, Any], row: Row | None) -> Preprocessing:
     default = row.preprocessing if row else Preprocessing()
     default = default.in_order(told.get("colour", default.colour))
     scale = 1 / float(told["divisor"]) if "divisor" in told else default.scale
-    std = told.get("std") or (default.std if "divisor" not in told else (1.0,))
+    std = told.get("std", default.std if "divisor" not in told else (1.0,))
     return default.replace(mean=told.get("mean", default.mean), std=std, scale=scale)
 
 
@@ -97,3 +99,110 @@ def state(weights: Any, preprocessing: Preprocessing) -> Metadata:
     """Metadata of weights with another preprocessing stated."""
     kept = {key: value for key, value in getattr(weights, "metadata", weights).items() if key not in (*OLD, "preprocessing_assumed")}
     return {**kept, "schema": SCHEMA, "preprocessing": preprocessing.asdict()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------- checking
+
+
+def check(path: object, told: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> None:
+    """Refuse metadata that say what cannot be, whoever wrote them; keys that are not ours are left alone.
+
+    Args:
+        path: the file that they stand in, for the message.
+        told: the metadata.
+        weights: whose metadata they are.
+
+    Raises:
+        WeightsError: the first value that cannot be used, and what it should be.
+    """
+    for key, (test, what) in VALUES.items():
+        if key in told and not test(told[key]):
+            raise WeightsError(f"{path}: the metadata's {key} is {shown(repr(told[key]), 60)}, not {what}; convert the weights again")
+    for key in ("mean", "std"):
+        stated_here = [told[key]] if key in told else []
+        if isinstance(told.get("preprocessing"), Mapping) and key in told["preprocessing"]:
+            stated_here.append(told["preprocessing"][key])
+        if any(not isinstance(one, list | tuple) or not one for one in stated_here):
+            raise WeightsError(f"{path}: the metadata's {key} is {shown(repr(stated_here[0]), 60)}, not a list of a number a channel")
+    if "divisor" in told and not _positive(told["divisor"]):
+        raise WeightsError(f"{path}: the metadata's divisor is {shown(repr(told['divisor']), 60)}, not a positive number")
+    try:
+        said = stated({**told, "preprocessing_assumed": False})
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {str(error).partition(': ')[2]}") from None
+    if said is not None and (channels := _channels(told, weights)):
+        for name, values in (("mean", said.mean), ("std", said.std)):
+            if len(values) not in (1, 3, channels):
+                raise WeightsError(f"{path}: the metadata's {name} has {len(values)} values, and the network takes {channels} channels")
+    count, classes, palette = told.get("num_classes"), told.get("classes"), told.get("palette")
+    if count is not None and classes is not None and len(classes) not in ({count} if count > 1 else {1, 2}):
+        raise WeightsError(f"{path}: the metadata name {len(classes)} classes, and say that there are {count}")
+    if count is not None and palette is not None and len(palette) < max(count, 2):
+        raise WeightsError(f"{path}: the metadata's palette has {len(palette)} colours, and there are {count} classes")
+
+
+def _channels(told: Mapping[str, Any], weights: Mapping[str, Any] | None) -> int | None:
+    """Channels that a network takes, where its architecture and weights tell."""
+    from segtwin.architectures import ROWS
+
+    from segtwin_weights.surgery import found_dimensions
+
+    row = ROWS.get(str(told.get("architecture")))
+    if row is None:
+        return None
+    found = found_dimensions(weights, row).get("in_channels") if weights is not None else None  # type: ignore[arg-type]
+    return found or (None if row.any_channels else row.in_channels)
+
+
+def loads(path: object, key: str, text: str, size: int) -> Any:
+    """A value of metadata as a file has it: ours are JSON; what another program wrote stays the text that it is.
+
+    Raises:
+        WeightsError: the key is ours and the text is no JSON that could be.
+    """
+    try:
+        return loads_json(text, size)
+    except ValueError as error:
+        if key in (*VALUES, *OLD, "preprocessing") and (text.lstrip()[:1] in tuple('[{"') or text.strip() in ("NaN", "Infinity", "-Infinity")):
+            raise WeightsError(f"{path}: the metadata's {key} cannot be used: {line(error)}") from None
+        return text
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_CLASSES
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30
+
+
+def _colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int and 0 <= one <= 255 for one in value)
+
+
+MOST_CLASSES = 1_000_000
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "schema": (lambda value: type(value) is int and 1 <= value <= SCHEMA, f"1 or {SCHEMA} (a newer one needs a newer segtwin)"),
+    "architecture": (_text, "the name of a network"),
+    "num_classes": (_count, "a number of classes"),
+    "widths": (lambda value: isinstance(value, list | tuple) and all(map(_count, value)), "a list of channels"),
+    "source": (_text, "a file's name"),
+    "sha256": (_text, "a hash"),
+    "synthetic": (_boolean, "true or false"),
+    "preprocessing_assumed": (_boolean, "true or false"),
+    "batchnorm": (_text, "a word"),
+    "classes": (lambda value: isinstance(value, list | tuple) and all(map(_text, value)), "a list of names"),
+    "palette": (
+        lambda value: isinstance(value, list | tuple) and len(value) <= 256 and all(map(_colour, value)),
+        "a list of at most 256 [red, green, blue], 0..255",
+    ),
+}
+"""Key → test of its value, and what it is."""

@@ -24,6 +24,7 @@ import numpy as np
 from segtwin import Converted, architectures
 
 from segtwin_weights import onnx_graph, onnx_stamp, wire
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.names import identify
 from segtwin_weights.onnx_graph import Graph
@@ -44,6 +45,7 @@ TYPED = {4: "<f4", 10: "<f8"}
 MOST_DIMENSIONS = 32
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read the weights of an ONNX file, external data beside it included.
 

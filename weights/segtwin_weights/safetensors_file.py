@@ -10,14 +10,17 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from segtwin.files import whole, whole_together
 
+from segtwin_weights.door import OBJECT, Budget, check_name, line, reader, regular
+from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
+from segtwin_weights.metadata import loads
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a safetensors file or the index of shards, ours or another's: its tensors keep their names.
 
@@ -39,10 +42,11 @@ def read(path: str | os.PathLike[str]) -> Weights:
 def _read_one(path: str | os.PathLike[str]) -> Weights:
     from safetensors import SafetensorError, safe_open
 
+    size = _check_header(path)
     blobs: dict[str, np.ndarray] = {}
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = {key: _loads(text) for key, text in (file.metadata() or {}).items()}
+            metadata = {key: loads(path, key, text, size) for key, text in (file.metadata() or {}).items()}
             for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                 blobs[name] = file.get_tensor(name)
     except SafetensorError as error:
@@ -54,11 +58,37 @@ def _read_one(path: str | os.PathLike[str]) -> Weights:
     return Weights(blobs, metadata)
 
 
+def _check_header(path: str | os.PathLike[str]) -> int:
+    """The size of a file whose header names each tensor once, and no more of them than it is good for; the library checks types, shapes and places.
+
+    Raises:
+        WeightsError: it does not.
+    """
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, MOST_HEADER):
+            raise WeightsError(f"{path}: the safetensors file is cut short or damaged (a header of {length:,} bytes); fetch or convert it again")
+        head = file.read(length)
+    Budget(path, size).spend(OBJECT * head.count(b"data_offsets"), "names more tensors")
+    try:
+        header = loads_json(head, size)
+    except ValueError as error:
+        raise WeightsError(f"{path}: the safetensors file's header is damaged ({line(error)}); fetch or convert it again") from None
+    for name in header if isinstance(header, dict) else ():
+        check_name(path, name)
+    return size
+
+
+MOST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
+
+
 def _read_shards(path: Path) -> Weights:
     try:
         if path.stat().st_size > MOST_INDEX:
             raise ValueError(f"{path.stat().st_size:,} bytes of JSON")
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = loads_json(path.read_bytes(), path.stat().st_size)
         where = index["weight_map"]
         if not where or not all(isinstance(shard, str) and SHARD.fullmatch(shard) for shard in where.values()):
             raise ValueError("a shard that is no safetensors file beside it")
@@ -67,8 +97,9 @@ def _read_shards(path: Path) -> Weights:
     blobs: dict[str, np.ndarray] = {}
     metadata: Metadata = {}
     for shard in sorted(set(where.values())):
-        if not (path.parent / shard).is_file():
+        if not (path.parent / shard).exists():
             raise WeightsError(f"{path}: the shard {shard} is not beside it; fetch all of them")
+        regular(path.parent / shard)
         part = _read_one(path.parent / shard)
         metadata |= part.metadata
         if part.keys() != {name for name, file in where.items() if file == shard}:
@@ -77,7 +108,7 @@ def _read_shards(path: Path) -> Weights:
     return Weights({name: blobs[name] for name in where}, metadata)
 
 
-SHARD = re.compile(r"[^/\\\0]+\.safetensors")
+SHARD = re.compile(r"[^/\\\0]{1,243}\.safetensors")
 ONE_OF = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 MOST_INDEX = 64 << 20
 
@@ -122,10 +153,3 @@ def _write_one(weights: Weights, draft: Path, path: str | os.PathLike[str]) -> N
         save_file({name: np.require(blob, requirements="C") for name, blob in weights.items()}, draft, metadata)
     except SafetensorError as error:  # it hides the errno of a full disk in a string
         raise OSError(None, f"cannot be written ({error})", os.fspath(path)) from None
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # another writer's metadata

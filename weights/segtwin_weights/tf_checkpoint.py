@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from segtwin import architectures
 
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
 
@@ -25,6 +26,7 @@ KINDS = {"filter": "weight", "weights": "weight", "up_filter": "weight", "biases
 MOST_TIMES = 3
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a checkpoint; `path` is its prefix (`fcn8.ckpt`) or any of its files.
 

@@ -26,6 +26,7 @@ from segtwin import Converted
 from segtwin.files import whole
 
 from segtwin_weights import checkpoints, pickles
+from segtwin_weights.door import reader
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import FEATURES_ONLY, state_dict_names
 
@@ -152,6 +153,7 @@ CONSTRUCTORS: dict[tuple[str, str], Any] = {
 }
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read the state_dict of a torch file; keys and numbers stay as they are, bfloat16 becomes float32.
 

@@ -27,12 +27,14 @@ from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles
+from segtwin_weights.door import reader
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
 
 
+@reader
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a vgg16.npy of any widths.
 
