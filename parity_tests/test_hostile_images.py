@@ -215,3 +215,21 @@ def test_the_networks_memory_is_told_before_it_is_spent(weights: Path, tmp_path:
     assert "or several times as much" in capsys.readouterr().err
     assert status(100 * need) == 0
     assert "pixels take" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--classes", "--palette"])
+def test_short_texts_are_texts(option: str, weights: Path, tmp_path: Path, capsys) -> None:
+    """A pipe waits for ever, /dev/zero never ends: neither is opened."""
+    from segtwin_cli.main import main
+
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    for name, content in (("bytes", bytes(range(256))), ("latin", "hinté".encode("latin-1")), ("empty", b" \n"), ("long", b"a\n" * 600_000)):
+        (tmp_path / name).write_bytes(content)
+    for name in (tmp_path / "pipe", "/dev/zero", *(tmp_path / name for name in ("bytes", "latin", "empty", "long"))):
+        with pytest.raises(SystemExit) as done:
+            main(["predict", str(weights), str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--engine", "oracle", option, str(name)])
+        assert done.value.code == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1
+        assert told[0].startswith(f"segtwin: {name}: ")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import click
 import segtwin_weights
 from segtwin.architectures import ROWS
 from segtwin.palette import read_palette
+from segtwin.texts import read_lines
 from segtwin_weights import Weights, caffemodel, metadata, names, surgery
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
@@ -104,15 +104,12 @@ def read_names(path: str) -> list[str]:
     """Lines of a text file, without empty ones at its end.
 
     Raises:
-        click.ClickException: it is no text, or holds no names.
+        ValueError, click.ClickException: it is no text, or holds no names.
         OSError: it cannot be read.
     """
-    try:
-        found = [line.strip() for line in Path(path).read_text(encoding="utf-8").strip().splitlines()]
-    except UnicodeDecodeError:
-        raise click.ClickException(f"{path}: is no text; write the name of one class a line") from None
-    if not found or not all(found):
-        raise click.ClickException(f"{path}: holds an empty line or nothing; write the name of one class a line")
+    found = read_lines(path, "the name of one class")
+    if not all(found):
+        raise click.ClickException(f"{path}: holds an empty line; write the name of one class a line")
     return found
 
 

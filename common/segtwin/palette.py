@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
+
+from segtwin.texts import read_lines
 
 
 def voc_palette(colours: int = 256) -> np.ndarray:
@@ -23,21 +24,20 @@ def read_palette(name: str) -> list[list[int]]:
     """Colours of classes, R, G, B 0..255: PASCAL VOC's for "voc", else of a text file with a colour a line, `#rrggbb` or three numbers.
 
     Raises:
-        ValueError: a line is no colour; the message names file and line.
+        ValueError: it is no text, or a line is no colour; the message names file and line.
         OSError: the file cannot be read.
     """
     if name == "voc":
         return voc_palette().tolist()
     colours = []
-    for number, line in enumerate(Path(name).read_text(encoding="utf-8", errors="replace").strip().splitlines(), 1):
-        text = line.strip()
-        if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-            colour = [int(text[at : at + 2], 16) for at in (1, 3, 5)]
+    for number, line in enumerate(read_lines(name, "a colour"), 1):
+        if re.fullmatch(r"#[0-9a-fA-F]{6}", line):
+            colour = [int(line[at : at + 2], 16) for at in (1, 3, 5)]
         else:
-            found = re.fullmatch(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})", text)
+            found = re.fullmatch(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})", line)
             colour = [int(part) for part in found.groups()] if found else []
         if len(colour) != 3 or max(colour) > 255:
-            raise ValueError(f"{name}: line {number} is no colour: {text[:40]!r}; write #rrggbb or three numbers 0..255")
+            raise ValueError(f"{name}: line {number} is no colour: {line[:40]!r}; write #rrggbb or three numbers 0..255")
         colours.append(colour)
     if not colours or len(colours) > 256:
         raise ValueError(f"{name}: holds {len(colours)} colours; a palette has 1 to 256, one a line")
