@@ -226,7 +226,7 @@ def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing, a
     """The image as it is shown, H×W×3 uint8. What is converted on the way is said when it is prepared for the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", segtwin.Converted)
-        return picture_of_page(next(quiet_pages(name, admit)), channels, preprocessing.bits)
+        return picture_of_page(next(quiet_pages(name, admit)), channels, preprocessing.bits if preprocessing.bits != 8 else None)
 
 
 def with_probes(weights: segtwin_weights.Weights, aliases: Mapping[str, str]) -> tuple[segtwin_weights.Weights, list[str]]:

@@ -111,7 +111,7 @@ def predict(
             begun = time.perf_counter()
             report: dict[str, Any] = {"image": str(path), "status": "ok", "reason": None}
             try:
-                bits = stated.get("bits", network.preprocessing.bits)
+                bits = stated.get("bits") or (network.preprocessing.bits if network.preprocessing.bits != 8 else None)
                 shares = segment(network, path, targets[path], bits, value_range, pad, tile, threshold, colours, probability, say)
                 counts = shares.pop("counts")
                 report |= shares | {"classes": {names[at]: float(count / counts.sum()) for at, count in enumerate(counts) if count}}
@@ -205,7 +205,7 @@ def segment(
     network: Running,
     path: Path,
     files: dict[str, Path],
-    bits: int,
+    bits: int | None,
     value_range: tuple[float, ...] | None,
     pad: str | None,
     tile: int,

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,9 +38,13 @@ MOST_PIXELS = 1 << 28
 DECODED = 4 + 4 + 4 + 4
 """Bytes of memory for a number of an image, at the least: in Pillow, as the bytes that numpy gets of it, as float32, and as the network's input."""
 NO_MEMORY = "decoding it takes more memory than there is, or it is damaged; copy it again, or make it smaller"
+HIGH_BYTE = "16 bits a value became 8, the high byte"
+DEEP_MODES = ("RGB", "RGBA", "RGBX", "L", "LA")
+"""Pillow's modes of 16-bit values of which its high bytes are the values of an 8-bit image of the same kind."""
 LEAST_PAGE = 8
 """Bytes that a page takes in a file at the least: a header of its own. An animation's first bytes may state any number of them."""
 ORIENTATION = 0x0112
+PHOTOMETRIC = 262
 REDUCED = 254
 """TIFF tag NewSubfileType; bit 0: a smaller copy of another page."""
 CONVERSIONS = {
@@ -74,6 +78,14 @@ class Page:
     """The values have 16 bits, of which `raw` has the high bytes."""
     ranged: bool = False
     """The file's header states the largest value, which here is 65535 (PGM and PPM)."""
+    orientation: int = 1
+    """Of an array: as EXIF and TIFF number the ways in which an image lies."""
+    white_is_zero: bool = False
+    """A TIFF whose zero is white, which Pillow turns around where a value has 8 bits or fewer."""
+    spread: int = 1
+    """Grey values of 2 or 4 bits, which Pillow spreads over 0..255: so far apart."""
+    lost: int = 0
+    """The values have so many bits, of which the decoder keeps 8 (JPEG 2000, AVIF)."""
     told: set[str] = field(default_factory=set)
     """What was said of earlier pages of the file: a stack says it once."""
 
@@ -82,7 +94,7 @@ class Page:
 
         Args:
             channels: 3 is RGB, 1 grey; for other numbers the file must have as many, and they are kept as they are.
-            bits: of the values; None (or 8): not stated.
+            bits: of the values; None: not stated.
             value_range: values that become 0 and 255.
 
         Raises:
@@ -101,7 +113,7 @@ class Page:
             if value_range is not None:
                 raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
             array, bits = array.astype(np.uint16), 16
-        array = _scaled(array, self.name, None if bits == 8 else bits, value_range, said)
+        array = _scaled(array, self.name, bits, value_range, said)
         if channels == 1 and array.shape[2] == 3:
             array = _grey(array)
         elif channels == 3 and array.shape[2] == 1:
@@ -116,46 +128,70 @@ class Page:
         """H×W×1, H×W×3 or H×W×channels in the file's own values."""
         image = self.raw
         if isinstance(image, np.ndarray):
-            return self._of_array(image, channels)
-        with _decoding(self.name):
-            if image.getexif().get(ORIENTATION, 1) in range(2, 9):
-                said.append("rotated as its EXIF orientation asks")
-                image = ImageOps.exif_transpose(image)
+            array = self._of_array(image, channels)
+            if self.orientation != 1:
+                said.append("rotated as its orientation asks")
+            return turned(array, self.orientation)
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation in range(2, 9):
+            said.append("rotated as its EXIF orientation asks")
+            image = ImageOps.exif_transpose(image)
+        if self.lost:
+            said.append(f"{self.lost} bits a value became 8, the high ones")
         if channels not in (1, 3):
             array = np.asarray(image)
             if array.ndim != 3 or array.shape[2] != channels:
                 found = array.shape[2] if array.ndim == 3 else 1
                 raise ImageError(f"{self.name}: has {found} channels, the network takes {channels}; give an array H×W×{channels} (.npy)")
-            return self._with_low(array, said)
+            return self._with_low(array, orientation, said)
         if image.mode.startswith("I") or image.mode == "F":
-            if channels == 3:
-                said.append(CONVERSIONS["L"])
-            return np.asarray(image)[..., np.newaxis]
-        if self.deep:
-            array = self._with_low(np.asarray(image), said)
-            if array.shape[2] in (2, 4):
+            return self._grey_values(image, channels, said)
+        if self.deep and image.mode in DEEP_MODES:
+            array = self._with_low(np.asarray(image), orientation, said)
+            if array.shape[2] in (2, 4) and image.mode != "RGBX":
                 said.append("the alpha channel is dropped")
-                array = array[..., :-1]
+            array = array[..., : 1 if array.shape[2] < 3 else 3]
             if channels == 1 and array.shape[2] == 3:
                 said.append("colours became grey, 0.299 R + 0.587 G + 0.114 B")
             elif channels == 3 and array.shape[2] == 1:
                 said.append(CONVERSIONS["L"])
             return array
+        if self.deep:
+            said.append(HIGH_BYTE)
         if channels == 1:
             if image.mode not in ("L", "1"):
                 said.append("the alpha channel is dropped" if image.mode == "LA" else "colours became grey, 0.299 R + 0.587 G + 0.114 B")
-            return np.asarray(image.convert("RGB" if image.mode == "P" else image.mode).convert("L"))[..., np.newaxis]
+            return np.asarray(self._converted(image, "RGB" if image.mode not in ("L", "1", "LA") else image.mode).convert("L"))[..., np.newaxis]
         if image.mode != "RGB":
             said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
             image = image.convert("RGBA") if "transparency" in image.info else image
-            image = image.convert("RGB")
+            image = self._converted(image, "RGB")
         return np.asarray(image)
 
-    def _with_low(self, high: np.ndarray, said: list[str]) -> np.ndarray:
-        if self.low is not None and self.low.shape == high.shape:
-            return (high.astype(np.uint16) << 8) | self.low
+    def _converted(self, image: Image.Image, mode: str) -> Image.Image:
+        """An image in another mode of Pillow's."""
+        if image.mode in ("LAB", "HSV"):
+            raise ImageError(f"{self.name}: its colours are {image.mode}, which are not converted here; save it as RGB")
+        return image.convert(mode)
+
+    def _grey_values(self, image: Image.Image, channels: int, said: list[str]) -> np.ndarray:
+        """H×W×1 of 16 or 32 bits, or floats."""
+        array = np.asarray(image)[..., np.newaxis]
+        if channels == 3:
+            said.append(CONVERSIONS["L"])
+        if not self.white_is_zero:
+            return array
+        if image.mode not in ("I;16", "I;16B", "I;16L", "I;16N"):
+            raise ImageError(f"{self.name}: is a TIFF whose zero is white, with values of no stated range; save it with black as zero")
+        said.append("turned around: its zero is white")
+        return 65535 - array.astype(np.uint16)
+
+    def _with_low(self, high: np.ndarray, orientation: int, said: list[str]) -> np.ndarray:
+        low = None if self.low is None else turned(self.low, orientation)
+        if low is not None and low.shape == high.shape:
+            return (high.astype(np.uint16) << 8) | low
         if self.deep:
-            said.append("16 bits a value became 8, the high byte")
+            said.append(HIGH_BYTE)
         return high
 
     def _of_array(self, array: np.ndarray, channels: int) -> np.ndarray:
@@ -171,8 +207,18 @@ class Page:
         return array
 
 
+def turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """H×W×C as a viewer shows it, of one that lies as EXIF's (and TIFF's) orientation says (CIPA DC-008, 4.6.5); other numbers than 2 to 8: as it is."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return array[rows, columns]
+
+
 def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[float, float] | None, said: list[str]) -> np.ndarray:
     """Values 0..255 of values of so many bits or of such a range; 8-bit values stay as they are."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8 and value_range is None and (bits is None or bits >= 8):
         return array
     smallest, largest = array.min(), array.max()
@@ -299,7 +345,7 @@ def page_count(image: ImageLike) -> int:
     if isinstance(image, np.ndarray) or _is_array(image):
         array = _load_array(image)
         return len(array) if array.ndim == 4 else 1
-    if _is_of_bands(os.fspath(image)):
+    if all(beyond := _beyond_pillow(os.fspath(image))) and beyond:
         with _decoding(os.fspath(image)):
             return tiff.count(os.fspath(image))
     with _decoding(os.fspath(image)), _open(os.fspath(image)) as opened:
@@ -332,27 +378,36 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
         yield Page("image", image, deep=deep)
         return
     name = os.fspath(image)
-    if _is_of_bands(name):
+    beyond = _beyond_pillow(name)
+    told: set[str] = set()
 
+    def of_bands(title: str, which: Iterable[int] | None = None) -> Iterator[Page]:
         def admitted(height: int, width: int, bands: int) -> None:
-            _fits(name, height, width, bands)
+            _fits(title, height, width, bands)
             admit(height, width)
 
-        banded = tiff.pages(name, admitted)
-        banded_told: set[str] = set()
-        for _ in range(page_count(name)):
-            with _decoding(name):
-                page = next(banded)
-            yield Page(name, page, told=banded_told)
+        banded = tiff.pages(name, admitted, which)
+        while True:
+            with _decoding(title):
+                page = next(banded, None)
+            if page is None:
+                return
+            yield Page(title, page[0], orientation=page[1], told=told)
+
+    if beyond and all(beyond):
+        yield from of_bands(name)
         return
     with _decoding(name):
         opened = _open(name)
     with opened:
         with _decoding(name):
             numbers = _page_numbers(opened)
-        told: set[str] = set()
         for number in numbers:
-            title = name if len(numbers) == 1 else f"{name}, page {numbers.index(number) + 1}"
+            place = numbers.index(number)
+            title = name if len(numbers) == 1 else f"{name}, page {place + 1}"
+            if len(beyond) == len(numbers) and beyond[place]:
+                yield from of_bands(title, [place])
+                continue
             with _decoding(title):
                 opened.seek(number)
             _fits(title, opened.height, opened.width, len(opened.getbands()))
@@ -360,17 +415,40 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
             with _decoding(title):
                 colours, raw, low = _deep_ppm(name, opened), opened, None
                 if colours is not None:
-                    raw, low, deep = Image.fromarray((colours >> 8).astype(np.uint8)), (colours & 255).astype(np.uint8), True
+                    raw, low, deep, spread = Image.fromarray((colours >> 8).astype(np.uint8)), (colours & 255).astype(np.uint8), True, 1
                 else:
-                    deep = _two_bytes(opened)
+                    deep, spread = _two_bytes(opened), _spread(opened)
                     opened.load()
                     low = _low_bytes(name, number) if deep else None
-            yield Page(title, raw, low, deep, opened.format == "PPM", told)
+                white = isinstance(opened, TiffImagePlugin.TiffImageFile) and opened.tag_v2.get(PHOTOMETRIC) == 0
+                lost = _lost_bits(name, opened)
+            yield Page(title, raw, low, deep, opened.format == "PPM", white_is_zero=white, spread=spread, lost=lost, told=told)
 
 
 def _two_bytes(image: Image.Image) -> bool:
     """Whether Pillow will take the high bytes of 16-bit colours, which it does without a word. Asked before the image is loaded."""
     return not image.mode.startswith("I") and ";16" in str(getattr(image, "tile", None))
+
+
+def _spread(image: Image.Image) -> int:
+    """How far apart Pillow will put grey values of 2 or 4 bits. Asked before the image is loaded."""
+    modes = [tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args for tile in getattr(image, "tile", None) or []]
+    depths = {found[1] for mode in modes if (found := re.match(r"L;([24])\b", str(mode)))}
+    return 255 // (2 ** int(depths.pop()) - 1) if len(depths) == 1 else 1
+
+
+def _lost_bits(name: str, image: Image.Image) -> int:
+    """Bits of a value of a JPEG 2000 or AVIF image of colours, of which Pillow's decoders keep 8; 0 where they keep all."""
+    if image.format not in ("JPEG2000", "AVIF") or image.mode.startswith("I"):
+        return 0
+    with open(name, "rb") as file:
+        head = file.read(1 << 16)
+    if image.format == "AVIF":  # AV1 Codec ISO Media File Format Binding, 2.3.3: two bits behind the profile and the tier
+        at = head.find(b"av1C")
+        return {0b10: 10, 0b11: 12}.get(head[at + 6] >> 5 & 3, 0) if 0 <= at < len(head) - 6 else 0
+    at = head.find(b"\xff\x4f\xff\x51")  # ITU-T T.800, A.5.1: SOC, then SIZ, whose components follow 38 bytes
+    bits = (head[at + 42] & 127) + 1 if 0 <= at < len(head) - 42 else 8
+    return bits if bits > 8 else 0
 
 
 def _deep_ppm(name: str, opened: Image.Image) -> np.ndarray | None:
@@ -411,19 +489,20 @@ def _low_bytes(name: str, number: int) -> np.ndarray | None:
         return np.array(again)
 
 
-def _is_of_bands(name: str) -> bool:
-    """Whether a file is a TIFF of a kind that Pillow does not know."""
+def _beyond_pillow(name: str) -> list[bool]:
+    """Which pages of a file are of a kind that Pillow does not know; none of a file that is no TIFF."""
     _regular(name)
     with _decoding(name):
         if not tiff.is_tiff(name):
-            return False
-        if tiff.beyond_pillow(name):
-            return True
+            return []
+        found = tiff.beyond_pillow(name)
+        if any(found):
+            return found
         try:
             _open(name).close()
         except UnidentifiedImageError:
-            return True
-        return False
+            return [True] * max(len(found), 1)
+        return []
 
 
 def _is_array(image: Any) -> bool:
@@ -481,6 +560,7 @@ def read_image(
 
 def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.ndarray:
     """A label image as N×1×H×W uint8 class indices, a page each; 255 is void. The index of a palette image is the class, its colours mean nothing.
+    A rotation by EXIF is carried out, as of the image that it belongs to.
 
     Args:
         path: a palette, grey or 1-bit image.
@@ -494,12 +574,15 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
         image = page.raw
         mode = image.mode if isinstance(image, Image.Image) else ""
         if mode == "1":
-            labels.append(np.asarray(image).astype(np.uint8))
+            labels.append(np.array(turned(np.asarray(image).astype(np.uint8), image.getexif().get(ORIENTATION, 1))))  # type: ignore[union-attr]
             continue
         if mode not in ("P", "L") and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2):
             what = f"{mode} colours" if mode else f"{image.dtype} values"  # type: ignore[union-attr]
             raise ImageError(f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}")
-        indices = np.array(image)
+        if page.white_is_zero:
+            raise ImageError(f"{page.name}: is a TIFF whose zero is white; which values are classes is not clear: save it with black as zero")
+        orientation = page.orientation if isinstance(image, np.ndarray) else image.getexif().get(ORIENTATION, 1)
+        indices = np.array(turned(np.array(image) // page.spread, orientation))
         found = np.unique(indices)
         if binary:
             if not (set(found.tolist()) <= {0, 255} or set(found.tolist()) <= {0, 1}):

@@ -199,7 +199,8 @@ def preprocess(
     if channels != own and not any_channels:
         raise ValueError(f"{getattr(network, 'name', network)} with {channels} channels: its original takes {own}")
     images = [image] if isinstance(image, str | os.PathLike | Image.Image | np.ndarray) else image
-    pixels = [page.values(channels, preprocessing.bits, value_range) for one in images for page in pages(one)]
+    bits = preprocessing.bits if preprocessing.bits != 8 else None  # 8 is what every image has that does not say it
+    pixels = [page.values(channels, bits, value_range) for one in images for page in pages(one)]
     if len({one.shape for one in pixels}) != 1:
         raise ImageError(f"a batch holds images of one size, not {' and '.join(sorted({f'{p.shape[0]}×{p.shape[1]}' for p in pixels}))}")
     return preprocessing.for_channels(channels).apply(np.stack(pixels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,32 +56,47 @@ def count(path: str) -> int:
         return len(found)
 
 
-def beyond_pillow(path: str) -> bool:
-    """Whether the first page has bands that Pillow refuses or takes for one band: more than four, 32 bits, floats, deep planes."""
+def beyond_pillow(path: str) -> list[bool]:
+    """Of each page, whether it has bands that Pillow refuses or takes for one band: more than four, 32 bits, floats, deep planes."""
     try:
         with _opened(path) as found:
-            page = found[0].aspage()
-            bands, dtype, apart = page.samplesperpixel, page.dtype, page.planarconfig == 2
+            return [_beyond(frame.aspage()) for frame in found]
     except Exception:  # tifffile's errors have no class in common; it is Pillow's to say what is wrong
-        return False
+        return []
+
+
+def _beyond(page: Any) -> bool:
+    bands, dtype, apart = page.samplesperpixel, page.dtype, page.planarconfig == 2
     if dtype is None:
         return False
     return bands > 4 or (bands > 1 and (dtype.itemsize > 2 or dtype.kind == "f" or (dtype.itemsize > 1 and apart)))
 
 
-def pages(path: str, admit: Callable[[int, int, int], object]) -> Iterator[np.ndarray]:
-    """Each page, H×W×bands in the file's own values, in the order of the machine. `admit` is told each one's size before it is decoded.
+ORIENTATION = 274
+NOT_BANDS = {0: "whose zero is white", 3: "of a palette", 5: "of printing inks (CMYK)", 6: "of YCbCr", 8: "of CIELab", 9: "of ICCLab", 10: "of ITULab"}
+"""Values of PhotometricInterpretation (TIFF 6.0, and its supplements) that are not what the numbers of three bands look like."""
+
+
+def pages(path: str, admit: Callable[[int, int, int], object], which: Iterable[int] | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """Each page, H×W×bands in the file's own values, in the order of the machine, and its orientation.
+
+    Args:
+        path: the file.
+        admit: told rows, columns and bands of each page before it is decoded.
+        which: the numbers of the pages; None: all.
 
     Raises:
         ValueError: the file is damaged, or compressed otherwise; the message says so without the file's name.
     """
     with _opened(path) as found:
-        for frame in found:
-            page = frame.aspage()
+        for number in range(len(found)) if which is None else which:
+            page = found[number].aspage()
             if page.dtype is None or set(page.axes) - set("YXS"):
                 raise ValueError(f"the TIFF holds {page.axes} of {page.dtype}; save it as .npy, H×W×C")
             if not 0 < page.size < MOST_VALUES or page.nbytes > MOST_INFLATION * sum(page.databytecounts):
                 raise ValueError(f"the TIFF states {page.imagewidth}×{page.imagelength} pixels of {page.samplesperpixel} bands")
+            if page.samplesperpixel <= 4 and (what := NOT_BANDS.get(int(page.photometric))):
+                raise ValueError(f"a TIFF {what}, {page.samplesperpixel} bands of {page.dtype}, is not converted here; save it as RGB")
             admit(page.imagelength, page.imagewidth, page.samplesperpixel)
             try:
                 values = page.asarray()
@@ -91,4 +106,5 @@ def pages(path: str, admit: Callable[[int, int, int], object]) -> Iterator[np.nd
                 name = getattr(page.compression, "name", page.compression)
                 raise ValueError(f"a TIFF of several bands is not read with compression {name}; save it uncompressed, or as .npy, H×W×C") from None
             values = values[..., np.newaxis] if "S" not in page.axes else np.moveaxis(values, page.axes.index("S"), -1)
-            yield np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+            orientation = page.tags.valueof(ORIENTATION, 1)
+            yield np.ascontiguousarray(values, values.dtype.newbyteorder("=")), orientation if isinstance(orientation, int) else 1
