@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segtwin_weights.door import WeightsError, shown
+from segtwin_weights.door import WeightsError, line, shown
 
 TIMES = 3
 """Bytes of memory, in sizes of the file."""
@@ -132,7 +132,7 @@ def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> N
         if known in _walked:
             return
         size = part[1] if part else found.st_size
-        _asked(path, {"path": os.path.abspath(path), "offset": part[0] if part else None, "size": size}, size)
+        _asked(path, {"path": os.fsdecode(os.path.abspath(path)), "offset": part[0] if part else None, "size": size}, size)
         if max(found.st_mtime_ns, found.st_ctime_ns) < begun - RACY_NANOSECONDS:
             _walked[known] = None
             if len(_walked) > MOST_KEPT:
@@ -148,9 +148,10 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         try:
             if _child is None:
                 _child = Child()
-        except (Died, TimeoutError):
+        except (Died, TimeoutError, OSError) as error:
             raise WeightsError(
-                f"{name}: cannot be examined: the process that reads HDF5 files ({shown(sys.executable, 80)}) does not start; is memory short?"
+                f"{name}: cannot be examined: the process that reads HDF5 files ({shown(sys.executable, 80)}) does not start "
+                f"({line(error) or type(error).__name__}); is memory short?"
             ) from None
         child = _child
         tried = child.tried

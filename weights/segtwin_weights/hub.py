@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -197,7 +196,9 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    with damage(path), zipfile.ZipFile(path) as archive:
+    from segtwin_weights import archives
+
+    with archives.opened(path) as archive:
         names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"
