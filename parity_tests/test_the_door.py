@@ -59,8 +59,8 @@ def test_folders_missing_empty_and_unreadable_files(format, tmp_path) -> None:
 @pytest.mark.parametrize(
     "raised",
     [
-        struct.error("unpack"), OverflowError("too large"), RecursionError(), MemoryError(), ValueError("Exceeds the limit (4300 digits)"), KeyError("x"),
-        RuntimeError("h5"), NotImplementedError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), OSError(22, "Invalid argument"), OSError("h5py's"),
+        struct.error("unpack"), OverflowError("too large"), RecursionError(), MemoryError(), ValueError("the limit (4300 digits)"), KeyError("x"),
+        RuntimeError("h5"), NotImplementedError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), OSError(22, "Invalid"), OSError("h5py"),
         EOFError(), AssertionError(), TypeError("a\nb\x1b[31m"),
     ],
     ids=lambda error: type(error).__name__,
