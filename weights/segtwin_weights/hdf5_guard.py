@@ -61,8 +61,8 @@ class Child:
             [sys.executable or "python3", *flags, str(Path(__file__).with_name("hdf5_walk.py"))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, **alone,
         )  # fmt: skip
-        self.tried = False
-        """It has met a damaged file, after which a C library may be in any state."""
+        self.fresh = True
+        """It has read no file: nothing that an earlier one left behind in a C library, and nobody who killed it since, can be what ends it."""
         try:
             self.ask({"sys.path": [one for one in sys.path if os.path.isabs(one)]}, START_SECONDS)
         except BaseException:
@@ -154,15 +154,15 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
                 f"({line(error) or type(error).__name__}); is memory short?"
             ) from None
         child = _child
-        tried = child.tried
+        fresh, child.fresh = child.fresh, False
         try:
             told = child.ask(question, PATIENCE * seconds)
         except (TimeoutError, Died) as error:
             status = _ended(child)
             if isinstance(error, TimeoutError) or status == -getattr(signal, "SIGXCPU", 0):
                 raise WeightsError(f"{name}: {ENDLESS}; the file is damaged or was made to hang a reader; fetch it again") from None
-            if tried:
-                continue  # perhaps of what an earlier file left behind: asked once more of a new process
+            if not fresh:
+                continue  # asked once more, of a new process
             raise WeightsError(f"{name}: HDF5 crashes on it (status {status}); the file is damaged or hostile; fetch it again") from None
         except BaseException:
             _ended(child)
@@ -170,10 +170,9 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         break
     if told["error"] is None:
         return
-    child.tried = True
     if told["memory"]:
         _ended(child)
-        if tried:
+        if not fresh:
             _asked(path, question, size)
             return
         raise WeightsError(f"{name}: takes more memory than a file of {size:,} bytes can hold; it is damaged or was made to fill memory")
