@@ -250,3 +250,31 @@ def test_numbers_given_in_memory() -> None:
                 with pytest.raises(WeightsError, match=name):
                     segtwin_weights.as_row(kind({**good, name: array}), row)
     assert segtwin_weights.as_row(dict(good), row).keys() == good.keys()
+
+
+@pytest.mark.parametrize("command", ["predict", "inspect", "parity"])
+def test_an_onnx_file_with_nonsense_in_its_metadata_is_one_line_of_every_command(command, tmp_path, capsys, monkeypatch) -> None:
+    from PIL import Image
+    from segtwin_cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3, "H", "W"]) for name in ("image", "scores")]
+    weight = onnx.numpy_helper.from_array(np.ones((3, 3, 1, 1), "f4"), "w")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["image", "w"], ["scores"])], "g", values[:1], values[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    for text in ('{"colour": "RGB", "mean": [0], "std": [NaN], "scale": 1, "bits": 8}', '{"scale": 0}'):
+        onnx.helper.set_model_props(model, {"preprocessing": text})
+        (tmp_path / "w.onnx").write_bytes(model.SerializeToString())
+        arguments = {
+            "predict": ["predict", "w.onnx", "a.png", "-o", "out"],
+            "inspect": ["inspect", "w.onnx"],
+            "parity": ["parity", "w.onnx", "a.png"],
+        }
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments[command], "--quiet"])
+        said = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert said.count("\n") == 1
+        assert "w.onnx: the metadata's preprocessing cannot be used" in said
+    assert not (tmp_path / "out").exists()
