@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -208,7 +207,9 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no class in common but this
         raise ValueError(f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())}") from None
-    facts = _properties(session.get_modelmeta().custom_metadata_map)
+    texts = session.get_modelmeta().custom_metadata_map
+    facts = {key: metadata.loads(path, key, text, Path(path).stat().st_size) for key, text in texts.items()}
+    metadata.check(path, facts)
     onnx_stamp.check_data(path, facts)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
@@ -247,17 +248,6 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
 
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-
-
-def _properties(texts: dict[str, str]) -> dict[str, Any]:
-    """An ONNX file's metadata: JSON, or a text as it is."""
-    facts: dict[str, Any] = {}
-    for key, text in texts.items():
-        try:
-            facts[key] = json.loads(text)
-        except ValueError:
-            facts[key] = text
-    return facts
 
 
 def start_weights(

@@ -208,7 +208,7 @@ class Page:
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """H×W×C as a viewer shows it, of one that lies as EXIF's (and TIFF's) orientation says (CIPA DC-008, 4.6.5); other numbers than 2 to 8: as it is."""
+    """H×W×C as a viewer shows it, of one that lies as its orientation says (EXIF: CIPA DC-008, 4.6.5); other numbers than 2 to 8: as it is."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)

@@ -73,7 +73,7 @@ def _beyond(page: Any) -> bool:
 
 
 ORIENTATION = 274
-NOT_BANDS = {0: "whose zero is white", 3: "of a palette", 5: "of printing inks (CMYK)", 6: "of YCbCr", 8: "of CIELab", 9: "of ICCLab", 10: "of ITULab"}
+NOT_BANDS = {0: "whose zero is white", 3: "of a palette", 5: "of inks (CMYK)", 6: "of YCbCr", 8: "of CIELab", 9: "of ICCLab", 10: "of ITULab"}
 """Values of PhotometricInterpretation (TIFF 6.0, and its supplements) that are not what the numbers of three bands look like."""
 
 

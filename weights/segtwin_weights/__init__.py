@@ -9,7 +9,7 @@ from typing import Any
 from segtwin import Row, __version__, architectures
 
 from segtwin_weights import caffe_h5, caffemodel, keras_file, metadata, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
-from segtwin_weights.hub import Weights, WeightsError, check_keys, file_kind
+from segtwin_weights.hub import Weights, WeightsError, check_finite, check_keys, file_kind
 from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions, initialize
 
 __all__ = [
@@ -103,7 +103,13 @@ def as_row(weights: Any, row: Row) -> Weights:
     if isinstance(weights, Weights) and weights.metadata.get("batchnorm") == "folded":
         source = weights.metadata.get("source", "the weights")
         raise WeightsError(f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})")
-    return names.with_counters(names.hub_names(weights if isinstance(weights, Weights) else Weights(weights)), row)
+    named = names.hub_names(weights if isinstance(weights, Weights) else Weights(weights))
+    where = named.metadata.get("source", "the weights")
+    for name, blob in named.items():
+        if blob.dtype.kind not in "fiub":
+            raise WeightsError(f"{where}: {name} is of the type {blob.dtype}, which is no real number")
+        check_finite(where, name, blob)
+    return names.with_counters(named, row)
 
 
 def resolve(

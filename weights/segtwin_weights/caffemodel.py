@@ -93,7 +93,10 @@ def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool) ->
             raise WeightsError(f"{path}: is a V0 network of 2013; Caffe's upgrade_net_proto_binary makes it readable")
     blobs = [_blob(path, reader, blob, f"{name} blob {i}") for i, blob in enumerate(pending)]
     if kind == "InnerProduct" and blobs and blobs[0].ndim == 4:
-        blobs[0] = blobs[0].reshape(blobs[0].shape[2:])  # 1×1×O×I
+        if blobs[0].shape[:2] != (1, 1):
+            shape = "×".join(map(str, blobs[0].shape))
+            raise WeightsError(f"{path}: the inner product {name} has weights of shape {shape}, not 1×1×O×I; the file is damaged")
+        blobs[0] = blobs[0].reshape(blobs[0].shape[2:])
     return name, kind, [blob.reshape(-1) if i and blob.shape[:-1] == (1, 1, 1) else blob for i, blob in enumerate(blobs)]
 
 

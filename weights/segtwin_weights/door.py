@@ -163,22 +163,29 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
         raise WeightsError(f"{name}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again") from None
 
 
-def reader(read: Callable[..., Result]) -> Callable[..., Result]:
-    """Decorator of a function whose first argument is a file: the door."""
+def reader(read: Callable[..., Result], parts: bool = False) -> Callable[..., Result]:
+    """Decorator of a function whose first argument is a file: the door.
+
+    Args:
+        read: the function.
+        parts: it also takes folders, and names that begin those of several files; they are told by the files in them.
+    """
 
     @functools.wraps(read)
     def through(path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Result:
         given = os.fspath(path)  # TypeError: no path, a mistake of the caller's and not the file's
         with damage(given):
-            if "\0" in given or not (
-                os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given.removesuffix('.index')}.index"))
-            ):
-                regular(given)  # a folder, and the prefix of a checkpoint, are told by their files
+            prefix = parts and "\0" not in given and (os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given}.index")))
+            if not prefix:
+                regular(given)
             result = read(path, *arguments, **options)
             _check(given, result)
             return result
 
     return through
+
+
+reader_of_parts = functools.partial(reader, parts=True)
 
 
 def _check(path: str, result: Any) -> None:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segtwin_weights.door import WeightsError, shown
+from segtwin_weights.door import WeightsError, line, shown
 
 TIMES = 3
 """Bytes of memory, in sizes of the file."""
@@ -61,8 +61,8 @@ class Child:
             [sys.executable or "python3", *flags, str(Path(__file__).with_name("hdf5_walk.py"))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, **alone,
         )  # fmt: skip
-        self.tried = False
-        """It has met a damaged file, after which a C library may be in any state."""
+        self.fresh = True
+        """It has read no file: nothing that an earlier one left behind in a C library, and nobody who killed it since, can be what ends it."""
         try:
             self.ask({"sys.path": [one for one in sys.path if os.path.isabs(one)]}, START_SECONDS)
         except BaseException:
@@ -132,7 +132,7 @@ def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> N
         if known in _walked:
             return
         size = part[1] if part else found.st_size
-        _asked(path, {"path": os.path.abspath(path), "offset": part[0] if part else None, "size": size}, size)
+        _asked(path, {"path": os.fsdecode(os.path.abspath(path)), "offset": part[0] if part else None, "size": size}, size)
         if max(found.st_mtime_ns, found.st_ctime_ns) < begun - RACY_NANOSECONDS:
             _walked[known] = None
             if len(_walked) > MOST_KEPT:
@@ -148,20 +148,21 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         try:
             if _child is None:
                 _child = Child()
-        except (Died, TimeoutError):
+        except (Died, TimeoutError, OSError) as error:
             raise WeightsError(
-                f"{name}: cannot be examined: the process that reads HDF5 files ({shown(sys.executable, 80)}) does not start; is memory short?"
+                f"{name}: cannot be examined: the process that reads HDF5 files ({shown(sys.executable, 80)}) does not start "
+                f"({line(error) or type(error).__name__}); is memory short?"
             ) from None
         child = _child
-        tried = child.tried
+        fresh, child.fresh = child.fresh, False
         try:
             told = child.ask(question, PATIENCE * seconds)
         except (TimeoutError, Died) as error:
             status = _ended(child)
             if isinstance(error, TimeoutError) or status == -getattr(signal, "SIGXCPU", 0):
                 raise WeightsError(f"{name}: {ENDLESS}; the file is damaged or was made to hang a reader; fetch it again") from None
-            if tried:
-                continue  # perhaps of what an earlier file left behind: asked once more of a new process
+            if not fresh:
+                continue  # asked once more, of a new process
             raise WeightsError(f"{name}: HDF5 crashes on it (status {status}); the file is damaged or hostile; fetch it again") from None
         except BaseException:
             _ended(child)
@@ -169,10 +170,9 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         break
     if told["error"] is None:
         return
-    child.tried = True
     if told["memory"]:
         _ended(child)
-        if tried:
+        if not fresh:
             _asked(path, question, size)
             return
         raise WeightsError(f"{name}: takes more memory than a file of {size:,} bytes can hold; it is damaged or was made to fill memory")

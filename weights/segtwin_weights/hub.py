@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segtwin_weights import kinds
-from segtwin_weights.door import WeightsError, damage, line, reader, shown
+from segtwin_weights.door import WeightsError, damage, line, reader_of_parts, shown
 
 __all__ = [
     "Metadata", "Weights", "WeightsError", "at_most", "check_finite", "check_keys", "checkpoint_prefix", "damage", "file_kind", "is_checkpoint",
@@ -138,7 +137,7 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
         raise ValueError(f"{what}: {len(misfits)} blobs have another shape, first {name!r}: {tuple(have[name])} given, {tuple(want[name])} expected")
 
 
-@reader
+@reader_of_parts
 def file_kind(path: str | os.PathLike[str]) -> str:
     """What a file is by its content: a key of `segtwin_weights.FORMATS`.
 
@@ -197,7 +196,9 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    with damage(path), zipfile.ZipFile(path) as archive:
+    from segtwin_weights import archives
+
+    with archives.opened(path) as archive:
         names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from segtwin import Converted, architectures
 from segtwin.architectures import Row
 from segtwin.files import check_room, whole, written_by_a_library
 
-from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy
+from segtwin_weights import archives, hdf5, keras_names, plausibility, vgg16_npy
 from segtwin_weights.door import line, reader
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
@@ -92,7 +90,7 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[h5py.File, An
         opened = stack.enter_context(hdf5.opened(path))
         config = opened.attrs.get("model_config")
         return opened, None if config is None else _config(path, _text(config), size)
-    members = _members(path, stack.enter_context(zipfile.ZipFile(path)), size)
+    members = archives.stored(path, stack.enter_context(archives.opened(path)), ("model.weights.h5", "config.json"))
     if "model.weights.h5" not in members:
         raise WeightsError(f"{path}: is a zip archive without Keras' model.weights.h5")
     config = None
@@ -102,37 +100,6 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[h5py.File, An
             file.seek(at)
             config = _config(path, file.read(count), size)
     return stack.enter_context(hdf5.opened(path, members["model.weights.h5"])), config
-
-
-def _members(path: object, archive: zipfile.ZipFile, size: int) -> dict[str, tuple[int, int]]:
-    """Name → (first byte, bytes) of what is read of an archive, where the file itself says that it lies.
-
-    Raises:
-        WeightsError: it is compressed, there twice, goes beyond the file's end, or lies over another.
-    """
-    found: dict[str, tuple[int, int]] = {}
-    for entry in archive.infolist():
-        if entry.filename not in ("model.weights.h5", "config.json"):
-            continue
-        name = entry.filename
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
-            raise WeightsError(f"{path}: {name} is compressed, as Keras writes none; unpack it and save it again")
-        assert archive.fp is not None
-        archive.fp.seek(entry.header_offset)
-        head = archive.fp.read(LOCAL.size)
-        signature, name_length, extra_length = LOCAL.unpack(head) if len(head) == LOCAL.size else (b"", 0, 0)
-        at = entry.header_offset + LOCAL.size + name_length + extra_length
-        if signature != b"PK\x03\x04" or entry.file_size != entry.compress_size or at + entry.file_size > size:
-            raise WeightsError(f"{path}: {name} is said to have {entry.file_size:,} bytes, which are not there; the file is cut short or damaged")
-        if name in found or any(at < other + count and other < at + entry.file_size for other, count in found.values()):
-            raise WeightsError(f"{path}: {name} is there twice, or lies over another member; do not trust this file")
-        found[name] = (at, entry.file_size)
-    return found
-
-
-LOCAL = struct.Struct("<4s22xHH")
-"""The head of a member in a zip archive: signature, lengths of name and extra field."""
-ENCRYPTED = 1
 
 
 def _config(path: object, text: str | bytes, size: int) -> Any:

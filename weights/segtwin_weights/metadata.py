@@ -150,7 +150,7 @@ def _channels(told: Mapping[str, Any], weights: Mapping[str, Any] | None) -> int
     row = ROWS.get(str(told.get("architecture")))
     if row is None:
         return None
-    found = found_dimensions(weights, row).get("in_channels") if weights is not None else None  # type: ignore[arg-type]
+    found = found_dimensions(weights, row).get("in_channels") if weights is not None else None
     return found or (None if row.any_channels else row.in_channels)
 
 

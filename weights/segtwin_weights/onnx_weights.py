@@ -13,7 +13,6 @@ Source: `onnx.proto` of onnx 1.23. Field numbers:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -24,8 +23,9 @@ import numpy as np
 from segtwin import Converted, architectures
 
 from segtwin_weights import onnx_graph, onnx_stamp, wire
-from segtwin_weights.door import reader
+from segtwin_weights.door import Budget, reader, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
+from segtwin_weights.metadata import loads
 from segtwin_weights.names import identify
 from segtwin_weights.onnx_graph import Graph
 
@@ -61,13 +61,14 @@ def read(path: str | os.PathLike[str]) -> Weights:
     graph = Graph(path)
     with wire.mapped(path) as data:
         reader = wire.Reader()
+        stored = Stored(path, len(data))
         try:
             for number, _, value in reader.fields(data):
                 if number == 7 and isinstance(value, memoryview):
-                    _graph(path, reader, value, graph)
+                    _graph(path, reader, value, graph, stored)
                 elif number == 14 and isinstance(value, memoryview):
                     key, text = _entry(reader, value)
-                    properties[key] = _loads(text)
+                    properties[key] = loads(path, key, text, len(data))
             onnx_stamp.check_data(path, properties)
             row = architectures.ROWS.get(str(properties.get("architecture")))
             blobs = onnx_graph.weights(graph, None if row is None else [parameter.name for parameter in row.parameters()])
@@ -87,32 +88,32 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
 
 
-def _graph(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, graph: Graph) -> None:
+def _graph(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, graph: Graph, stored: Stored) -> None:
     """Initializers first: nodes may stand before them in the file."""
     for number, _, value in reader.fields(data):
         if not isinstance(value, memoryview):
             continue
         if number == 5:
-            graph.add(*_tensor(path, reader, value))
+            graph.add(*_tensor(path, reader, value, stored))
         elif number == 15:
-            graph.add(*_sparse(path, reader, value))
+            graph.add(*_sparse(path, reader, value, stored))
         elif number in (11, 12):
             name = next((str(one, "utf-8") for n, _, one in reader.fields(value) if n == 1 and isinstance(one, memoryview)), "")
             (graph.inputs if number == 11 else graph.outputs).append(name)
     for number, _, value in reader.fields(data):
         if number == 1 and isinstance(value, memoryview):
             node = onnx_graph.node(reader, value)
-            graph.visit(node, lambda tensor: _tensor(path, reader, tensor)[1:], lambda tensor: _sparse(path, reader, tensor)[1:])
+            graph.visit(node, lambda tensor: _tensor(path, reader, tensor, stored)[1:], lambda tensor: _sparse(path, reader, tensor, stored)[1:])
     graph.inputs = [name for name in graph.inputs if name not in graph.values]
 
 
-def _sparse(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None, str]:
+def _sparse(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, stored: Stored) -> tuple[str, np.ndarray | None, str]:
     """(name, dense array, type) of a SparseTensorProto."""
     parts: dict[int, tuple[str, np.ndarray | None, str]] = {}
     shape: list[int] = []
     for number, _, value in reader.fields(data):
         if number in (1, 2) and isinstance(value, memoryview):
-            parts[number] = _tensor(path, reader, value)
+            parts[number] = _tensor(path, reader, value, stored)
         elif number == 3:
             shape += [value] if isinstance(value, int) else _dims(value)
     name, values, kind = parts.get(1, ("", None, ""))
@@ -126,6 +127,7 @@ def _sparse(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
         at = np.ravel_multi_index(tuple(at.T), tuple(shape)) if values.size else at[:, 0]
     if at.shape != values.shape or (at.size and not (at.min() >= 0 and at.max() < size)):
         raise WeightsError(f"{path}: the sparse tensor {name!r} has numbers outside its shape; the file is damaged")
+    stored.made.spend(size * values.dtype.itemsize, f"the sparse tensor {shown(name, 80)} asks for more numbers")
     dense = np.zeros(size, values.dtype)
     dense[at] = values
     return name, dense.reshape(shape), kind
@@ -143,14 +145,7 @@ def _entry(reader: wire.Reader, data: memoryview) -> tuple[str, str]:
     return pair[1], pair[2]
 
 
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview) -> tuple[str, np.ndarray | None, str]:
+def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, stored: Stored) -> tuple[str, np.ndarray | None, str]:
     """(name, array, type) of a TensorProto; no array where numpy has no such type."""
     name, kind, shape = "", 0, []
     raw: memoryview | None = None
@@ -169,7 +164,9 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
         elif number in TYPED and isinstance(value, memoryview) and wire_type in (2, 5 if number == 4 else 1):
             typed.append(np.frombuffer(value[: len(value) // int(TYPED[number][2]) * int(TYPED[number][2])], TYPED[number]))
         elif number in (5, 7):
-            varints += [value] if isinstance(value, int) else _varints(value, len(data))
+            found = [value] if isinstance(value, int) else _varints(value, len(data))
+            stored.made.spend(VARINT * len(found), "holds more numbers as varints")
+            varints += found
         elif number == 13 and isinstance(value, memoryview):
             key, text = _entry(reader, value)
             external[key] = text
@@ -180,7 +177,7 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
     if dtype.kind == "V":
         return name, None, said
     if external:
-        flat = _external(path, name, external, dtype, math.prod(shape))
+        flat = _external(path, name, external, dtype, math.prod(shape), stored)
     elif raw is not None:
         flat = np.frombuffer(raw, dtype).copy() if len(raw) == math.prod(shape) * dtype.itemsize else np.zeros(0, dtype)
     elif typed:
@@ -192,8 +189,10 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview)
     if flat.size != math.prod(shape):
         raise WeightsError(f"{path}: {name} has other numbers than its shape {'×'.join(map(str, shape))} asks for; the file is damaged")
     if DTYPES[kind] == "bf16":
-        warnings.warn(f"{path}: {name} is bfloat16, converted to float32", Converted, stacklevel=2)
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        warnings.warn(f"{path}: {shown(name, 80)} is bfloat16, converted to float32", Converted, stacklevel=2)
+        bits = flat.astype(np.uint32)
+        bits <<= 16  # in place: a third array would be beyond the file's budget
+        flat = bits.view(np.float32)
     return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape), said
 
 
@@ -222,19 +221,40 @@ def _dims(data: memoryview) -> list[int]:
     return values
 
 
-def _external(path: str | os.PathLike[str], name: str, entries: dict[str, str], dtype: np.dtype[Any], count: int) -> np.ndarray:
+def _external(path: str | os.PathLike[str], name: str, entries: dict[str, str], dtype: np.dtype[Any], count: int, stored: Stored) -> np.ndarray:
     """Numbers in a file beside the graph; never one elsewhere."""
     folder = Path(path).resolve().parent
     location = entries.get("location", "")
     beside = (folder / location).resolve() if location and "\0" not in location else folder
     if Path(location).is_absolute() or not beside.is_relative_to(folder) or beside == folder:
         raise WeightsError(f"{path}: {name} lies in {location!r}, outside the file's folder; do not trust this file")
-    if not beside.is_file():
-        raise WeightsError(f"{path}: {name} lies in {location!r}, which is not there; put it beside the file")
+    if len(location) > MOST_NAME or not beside.exists():
+        raise WeightsError(f"{path}: {name} lies in {shown(repr(location), 80)}, which is not there; put it beside the file")
+    if beside not in stored.files:
+        stored.files[beside] = regular(beside).st_size
+        stored.external.left += int(TIMES * stored.files[beside])
     try:
         offset = int(entries.get("offset") or 0)
     except ValueError:
         raise WeightsError(f"{path}: {name} begins at {entries['offset'][:20]!r} of {location!r}; the file is damaged") from None
-    if offset < 0 or offset + count * dtype.itemsize > beside.stat().st_size:
+    if offset < 0 or offset + count * dtype.itemsize > stored.files[beside]:
         raise WeightsError(f"{path}: {name} goes beyond the end of {location!r}; the file is cut short")
+    stored.external.spend(count * dtype.itemsize, "names more numbers in the data beside it")
     return np.fromfile(beside, dtype, count, offset=offset)
+
+
+class Stored:
+    """What may be made of one file: its own bytes once as they lie, and so with the files beside it, whose ranges tensors may share in part."""
+
+    def __init__(self, path: object, size: int) -> None:
+        self.made = Budget(path, size)
+        self.external = Budget(path, size, TIMES, 0)
+        self.files: dict[Path, int] = {}
+
+
+TIMES = 1.5
+"""Bytes that tensors may name in external data, in sizes of these files: some exporters store equal tensors once and name them twice."""
+VARINT = 36
+"""Bytes of an integer from a varint while it is a Python object in a list."""
+MOST_NAME = 1024
+"""Characters of a relative path."""

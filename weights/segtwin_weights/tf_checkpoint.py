@@ -12,13 +12,14 @@ Source: `fcn8_vgg.py`, class FCN8VGG of the seed.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 from segtwin import architectures
 
-from segtwin_weights.door import reader
+from segtwin_weights.door import reader_of_parts, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
 
@@ -26,7 +27,7 @@ KINDS = {"filter": "weight", "weights": "weight", "up_filter": "weight", "biases
 MOST_TIMES = 3
 
 
-@reader
+@reader_of_parts
 def read(path: str | os.PathLike[str]) -> Weights:
     """Read a checkpoint; `path` is its prefix (`fcn8.ckpt`) or any of its files.
 
@@ -39,13 +40,18 @@ def read(path: str | os.PathLike[str]) -> Weights:
     except ImportError:
         raise WeightsError(f"{path}: is a TensorFlow checkpoint; pip install tensorflow to read it") from None
     prefix = checkpoint_prefix(path)
-    files = [*Path(prefix).parent.glob(f"{Path(prefix).name}*")]
-    budget = MOST_TIMES * sum(file.stat().st_size for file in files if file.is_file())
+    name = Path(prefix).name
+    beside = Path(prefix).parent.iterdir()
+    files = [file for file in beside if file.name == name or file.name.startswith((f"{name}.index", f"{name}.data-"))]
+    budget = MOST_TIMES * sum(regular(file).st_size for file in files)
     try:
         reader = tensorflow.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()
         wanted = {name: f"{layer}/{KINDS[kind]}" for name in sorted(shapes) if "/" in name for layer, kind in [name.rsplit("/", 1)] if kind in KINDS}
-        if sum(int(np.prod(shapes[name], dtype=object)) * 4 for name in wanted) > budget:
+        types = reader.get_variable_to_dtype_map()
+        if odd := [name for name in wanted if not types[name].is_floating]:
+            raise WeightsError(f"{path}: {shown(odd[0], 80)} is {types[odd[0]].name}, no floating-point numbers; it is damaged")
+        if sum(math.prod(shapes[name]) * types[name].size for name in wanted) > budget:
             raise WeightsError(f"{path}: declares more numbers than its files can hold; it is damaged")
         blobs = {blob: np.asarray(reader.get_tensor(name)) for name, blob in wanted.items()}
     except WeightsError:
