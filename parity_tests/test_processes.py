@@ -352,12 +352,17 @@ def test_a_file_that_appears_meanwhile_stays(name: str, tmp_path: Path, weights:
     assert (tmp_path / name).stat().st_size > 1000
 
 
+def two_files(folder: Path) -> None:
+    with replacing(False), whole_together(folder / "a", folder / "b") as (one, other):
+        one.write_text("1")
+        other.write_text("2")
+        (folder / "b").write_text("theirs")
+
+
 def test_the_last_step_does_not_replace_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(2):
-        with pytest.raises(FileExistsError) as error, replacing(False), whole_together(tmp_path / "a", tmp_path / "b") as (one, other):
-            one.write_text("1")
-            other.write_text("2")
-            (tmp_path / "b").write_text("theirs")
+    for _number in range(2):
+        with pytest.raises(FileExistsError) as error:
+            two_files(tmp_path)
         assert error.value.filename == str(tmp_path / "b")
         assert contents(tmp_path) == ["b"]
         (tmp_path / "b").unlink()
@@ -390,7 +395,7 @@ main()
             process.stdin.flush()
         errors = [process.communicate(timeout=60)[1] for process in both]
         assert sorted(process.returncode for process in both) == [0, 2], errors
-        assert [error for error in errors if error][0].endswith("exists already; choose another name or add --overwrite\n")
+        assert next(error for error in errors if error).endswith("exists already; choose another name or add --overwrite\n")
         assert segtwin_weights.read(target).fingerprint() == segtwin_weights.read(weights).fingerprint()
     assert len(contents(tmp_path)) == 4 * 4 + 1
 

@@ -33,7 +33,7 @@ def start(*arguments: object, **options) -> subprocess.Popen:
     words = [os.fsencode(str(one)) for one in arguments]
     take = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - background jobs ignore it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([*COMMAND, *words], preexec_fn=take, **pipes)  # noqa: PLW1509
+    return subprocess.Popen([*COMMAND, *words], preexec_fn=take, **pipes)
 
 
 def run(*arguments: object) -> int:
@@ -168,10 +168,10 @@ def test_a_signal_while_a_file_is_written(how: str, number: int, word: str, tmp_
 
 
 def test_what_a_library_makes_of_ctrl_c_is_an_interruption(tmp_path: Path, weights: Path) -> None:
-    how = "\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n    except BaseException as error: raise RuntimeError('C code failed') from None"
+    how = "\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n    except BaseException: raise RuntimeError('C code failed') from None"
     command = [sys.executable, "-c", slow_write(how), "convert", weights, tmp_path / "out/x.safetensors"]
     take = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=take)  # noqa: PLW1509
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=take)
     assert (done.returncode, done.stderr) == (130, "segtwin: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -38,10 +38,7 @@ def run(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         status = complain(error.format_message())
     except BrokenPipeError as error:
-        if error.filename is not None:
-            status = complain(f"{error.filename}: {error.strerror}")
-        else:
-            status = NOBODY_READS
+        status = complain(f"{error.filename}: {error.strerror}") if error.filename is not None else NOBODY_READS
         deaf()
     except OSError as error:
         where = " → ".join(os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in (error.filename, error.filename2) if name)

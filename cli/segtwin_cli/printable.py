@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def printable(text: object) -> str:
-    """Text as it is, but for what is no letter to be seen (control characters, line ends, tabs, escape sequences, controls of the direction, half of a
-    surrogate pair): that is written out.
+    """Text as it is, but for what is no letter to be seen (control characters, line ends, tabs, escape sequences, controls of the direction, half of
+    a surrogate pair): that is written out.
     """
     text = str(text)
     return text if text.isprintable() else "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -40,7 +40,7 @@ class Stopping:
                 for name in WORDS:
                     number = getattr(signal, name, None)
                     if number is not None and (
-                        for_good and name == taken or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+                        (for_good and name == taken) or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
                     ):
                         before[number] = signal.signal(number, self.stop)
             sys.unraisablehook = self.swallowed(hook)

@@ -304,7 +304,7 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _settle(target: Target, mode: int) -> None:
-    """The bytes are on disk, and whoever could read the file before can, or whoever may read new files: some writers make them their owner's alone."""
+    """The bytes are on disk, and whoever could read the file before can, or whoever may read new files: some writers make them their owner's."""
     descriptor = os.open(target.draft, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -339,10 +339,11 @@ def _publish(written: Sequence[Target], folder: Path, replace: bool) -> None:
                 undo.append((target.final, None))
                 continue
             check_target(target.final)
-            kept: Path | None = draft.parent / f"{number}.before"
+            aside = draft.parent / f"{number}.before"
+            kept: Path | None = aside
             there = True
             try:
-                os.link(target.final, kept)
+                os.link(target.final, aside)
             except FileNotFoundError:
                 kept, there = None, False
             except OSError:

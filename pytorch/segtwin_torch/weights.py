@@ -18,7 +18,6 @@ from segtwin_weights import Weights
 from segtwin_weights.fitting import check_values
 from torch import nn
 
-
 ONE_AT_A_TIME = threading.RLock()
 """torch's switch of kernels and a model's weights are for all threads: who changes them, or needs them to stay, holds this."""
 

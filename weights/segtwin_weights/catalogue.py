@@ -31,7 +31,7 @@ CHUNK = 1 << 16
 KNOWN = "known_hashes.json"
 POLL_SECONDS = 1.0
 WAIT_SECONDS = 300.0
-"""How long another process may hold a lock without a byte more of the file: above the two time-outs of each of its sources, and what is made of it."""
+"""How long another process may hold a lock without a byte more of the file: above the time-outs of its two sources, and what is made of it."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """The disk, or what one may write to it, is full: what has come is in the way of everything, and is removed."""
 
@@ -289,7 +289,7 @@ class Download:
                 self.progress.total = expected or 0
                 self.progress.update(have)
             self._write(response, goes_on, url)
-        if expected is not None and self.size() != expected or total is not None and self.size() != total:
+        if (expected is not None and self.size() != expected) or (total is not None and self.size() != total):
             if total is not None and self.size() > total:
                 self.forget()
             raise Incomplete(f"{self.size()} bytes came of {expected if total is None else total}")
