@@ -68,16 +68,53 @@ def convert(
             weights, changes = surgery.convert_with_report(weights, to, num_classes, score_init or "fc8-average", preprocessing=preprocessing)
         elif preprocessing is not None:
             weights = Weights(hub, metadata.state(hub, preprocessing))
+        else:
+            weights = counted(source, weights)
         weights.metadata |= labels
         check_labels(weights, labels)
         step(f"writing {target}")
         segtwin_weights.write(weights, target)
     if not quiet:
+        for line in losses(weights, source, target, to):
+            console.print(f"note: {line}", markup=False)
         counts = Counter(change.what for change in changes)
         said = ", ".join(f"{count} {what}" for what, count in counts.items())
         echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))
         if weights.metadata.get("synthetic"):
             echo(f"{target}: SYNTHETIC weights, not trained", fg="yellow", bold=True, err=True)
+
+
+def counted(source: str, weights: Weights) -> Weights:
+    """Weights that are written as they are, with the counters of BatchNorm that ONNX files and old ones lack.
+
+    Raises:
+        click.ClickException: BatchNorm is folded into the convolutions: they are no network's any more.
+    """
+    if weights.metadata.get("batchnorm") == "folded":
+        raise click.ClickException(f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})")
+    row = ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
+    return names.with_counters(weights, row) if row is not None and row.naming == "torch" else weights
+
+
+NO_METADATA = (".npy", ".caffemodel", ".weights.h5")
+"""Endings of formats that hold arrays and nothing else."""
+
+
+def losses(weights: Weights, source: str, target: str, to: str | None) -> list[str]:
+    """What the user should know of what was written: preprocessing that was only assumed, facts that the format cannot hold."""
+    row = ROWS.get(str(weights.metadata.get("architecture")))
+    said = metadata.stated(weights, row)
+    found = []
+    if to is not None and row is not None and said is None:
+        words = row.preprocessing.describe()
+        found.append(f"preprocessing assumed from the names in {source}: {words}; say --colour, --mean, --std, --scale where it was another")
+    if target.endswith(NO_METADATA):
+        lost = [key for key in ("classes", "palette") if weights.metadata.get(key) not in (None, list((row and row.classes) or ()))]
+        if said is not None and row is not None and not names.same_inputs(said, row.preprocessing.for_channels(len(said.mean))):
+            lost.append(f"the preprocessing ({said.describe()})")
+        if lost:
+            found.append(f"{target}: this format cannot hold {' and '.join(lost)}; keep a .safetensors or .pth beside it")
+    return found
 
 
 def channels_of(weights: Weights) -> int | None:

@@ -49,7 +49,7 @@ LEGEND = "classes.legend.png"
     "--pad", type=click.Choice(["reflect"]), help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result."
 )
 @click.option("--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Probability from which on a single class is there.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Probability from which on a single class is there (0.5).")
 @click.option("--probability", is_flag=True, help="Write the probabilities of all classes too, C×H×W float32 (N×C×H×W of a stack).")
 @preprocessing_options
 @click.option("--range", "value_range", type=Numbers(), help="LOW,HIGH: the values that become 0 and 255, of float and 32-bit images.")
@@ -67,7 +67,7 @@ def predict(
     row: str | None,
     pad: str | None,
     tile: int,
-    threshold: float,
+    threshold: float | None,
     probability: bool,
     stated: dict[str, Any],
     value_range: tuple[float, ...] | None,
@@ -104,6 +104,8 @@ def predict(
             network = running.start_onnx(weights, row, stated, say)
         else:
             network = running.start_weights(weights, engine, row, stated, say, step, stack)
+        if threshold is not None and network.num_classes != 1:
+            raise click.ClickException(f"--threshold is for networks of one class; {network.name} has {network.num_classes}")
         colours = colours_of(network.facts, given_palette, network.num_classes)
         names = names_of(network.facts, given_names, network.num_classes)
         for path in found:
@@ -112,7 +114,9 @@ def predict(
             report: dict[str, Any] = {"image": str(path), "status": "ok", "reason": None}
             try:
                 bits = stated.get("bits") or (network.preprocessing.bits if network.preprocessing.bits != 8 else None)
-                shares = segment(network, path, targets[path], bits, value_range, pad, tile, threshold, colours, probability, say)
+                shares = segment(
+                    network, path, targets[path], bits, value_range, pad, tile, 0.5 if threshold is None else threshold, colours, probability, say
+                )
                 counts = shares.pop("counts")
                 report |= shares | {"classes": {names[at]: float(count / counts.sum()) for at, count in enumerate(counts) if count}}
                 report["outputs"] = {kind: str(file) for kind, file in targets[path].items()}

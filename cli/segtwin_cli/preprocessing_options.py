@@ -63,7 +63,7 @@ def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], Non
         channels: of the network's input; None: not known.
 
     A mean or std without --scale tells the scale: numbers of at most 1 are for values 0..1, larger ones for 0..255. Where that is another scale than
-    that of `base`, it is said.
+    that of `base`, it is said. With another --scale than that of `base`, its mean and std are not used: the mean has to be stated, the std is 1.
 
     Raises:
         ValueError: mean and std are for different ranges, or for another number of channels; a value is none.
@@ -87,7 +87,10 @@ def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], Non
             say(f"--mean and --std are taken for values 0..{255 * scale:g}; --scale says it otherwise")
             other = {name: (0.0,) if name == "mean" else (1.0,) for name in ("mean", "std") if name not in stated}
             base = base.replace(scale=scale, **other)
-    elif "scale" in stated and abs(stated["scale"] / base.scale - 1) > 1e-6 and "mean" not in stated:
-        factor = Preprocessing(scale=stated["scale"]).scale / base.scale  # the same mean of the same values
-        base = base.replace(mean=tuple(value * factor for value in base.mean), std=tuple(v * factor if v != 1 else 1.0 for v in base.std))
+    elif "scale" in stated and abs(Preprocessing(scale=stated["scale"]).scale / base.scale - 1) > 1e-6:
+        if any(base.mean) and "mean" not in stated:  # of another range: the same normalisation in other words, or none? Nobody can tell
+            raise ValueError(
+                f"--scale {stated['scale']:g} is another range of values than the mean's ({base.describe()}); say --mean too (and --std)"
+            )
+        base = base.replace(std=(1.0,))  # a deviation of the other range
     return base.replace(**stated)

@@ -106,7 +106,8 @@ class Running:
             try:
                 self.check_size(height, width)
             except ValueError as error:
-                raise ValueError(f"{error} (or add --pad reflect)") from None
+                legal = self.legal_size(height, width)
+                raise ValueError(f"{error} (or add --pad reflect)" if legal[0] >= height and legal[1] >= width else str(error)) from None
             result = self.network(data)
         else:
             legal = self.legal_size(height, width)
@@ -120,6 +121,11 @@ class Running:
             result = result[:, :, :height, :width]
         if result.ndim != 4 or result.shape[2:] != (height, width):
             raise ValueError(f"{self.file}: gives {'×'.join(map(str, result.shape))} for {height}×{width} pixels, no class a pixel (N×classes×H×W)")
+        if self.output == "probability" and not -NEARLY <= float(result.min()) <= float(result.max()) <= 1 + NEARLY:
+            raise ValueError(
+                f"{self.file}: gives values from {result.min():.4g} to {result.max():.4g}, which are no probabilities; "
+                'call the output "logits" where a sigmoid is still to come, or export the graph with it'
+            )
         single = result.shape[1] == 1
         if self.output == "logits" and (always or single):
             result = 1 / (1 + np.exp(-result.astype(np.float64)))
@@ -129,6 +135,8 @@ class Running:
         return result[0]
 
 
+NEARLY = 1e-3
+"""What a probability may lie outside 0..1: float16 and rounded sums of a softmax."""
 ENGINES_SPACE = 4
 """An engine may take so many times what the blobs take: measured 1 to 3 in PyTorch and ONNX Runtime, up to 9 in Keras, which keeps every blob of a
 functional model, 3 to 6 in numpy."""
@@ -233,9 +241,17 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
     result = next((one for one in outputs if len(one.shape) == 4), outputs[0])
     classes = result.shape[1] if len(result.shape) == 4 and isinstance(result.shape[1], int) else int(facts.get("num_classes", 0))
     output = result.name if result.name in ("probability", "logits") else "probability" if row and row.output == "probability" else "score"
-    if not row and classes == 1 and output == "score":
-        output = "probability"
-        say(f"{path}: its one output {result.name!r} is taken for a probability 0..1")
+    if not row:
+        last = last_operation(path, result.name)
+        if last == "ArgMax" or result.type not in TYPES:
+            raise ValueError(f"{path}: its output {result.name!r} is a class a pixel, no scores; export the graph without its ArgMax")
+        if last in ("Softmax", "Sigmoid"):
+            output = "probability"
+        elif classes == 1 and output == "score":
+            output = "probability"
+            say(f"{path}: its one output {result.name!r} is taken for a probability 0..1")
+        if len([one for one in outputs if len(one.shape) == 4]) > 1:
+            say(f"{path}: has {len(outputs)} outputs; {result.name!r} is taken")
 
     def run(data: np.ndarray) -> np.ndarray:
         data = data.astype(dtype, copy=False)
@@ -245,6 +261,22 @@ def start_onnx(path: str, network: str | None, stated: dict[str, Any], say: Call
         return np.concatenate(results)[: len(data)].astype(np.float32, copy=False)
 
     return Running(run, path, "onnxruntime", row, classes, channels, preprocessing, output, facts, (size[0], size[1]))
+
+
+def last_operation(path: str, output: str) -> str:
+    """What computes an output of an ONNX file, behind operations that move or convert its values alone; "" where the graph does not say it."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for _ in range(len(graph.node)):
+        node = makers.get(output)
+        if node is None or not node.input:
+            return ""
+        if node.op_type not in ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice"):
+            return node.op_type
+        output = node.input[0]
+    return ""
 
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

@@ -27,7 +27,7 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     with open(path, "rb") as file:
         data = file.read(MOST_BYTES + 1)
     try:
-        text = data.decode("utf-8").strip()
+        text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         text = "\0"
     if len(data) > MOST_BYTES or "\0" in text:

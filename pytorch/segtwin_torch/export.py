@@ -23,7 +23,7 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin import architectures
 from segtwin.files import whole, written_by_a_library
-from segtwin_weights import batchnorm, onnx_check, onnx_file
+from segtwin_weights import batchnorm, onnx_check, onnx_file, torch_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
@@ -87,13 +87,14 @@ def export_onnx(
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the state_dict, which `torch.load(path, weights_only=True)` reads.
+    """Write the state_dict, which `torch.load(path, weights_only=True)` reads, and beside it in the archive the model's metadata, which `load` reads.
 
     Raises:
         OSError: the file cannot be written.
     """
     with whole(path) as draft, written_by_a_library(path):
         torch.save(model.state_dict(), draft)
+        torch_file.add_metadata(draft, getattr(model, "metadata", {}))
 
 
 def run(model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from segtwin.files import whole_together
 
-from segtwin_weights import prototxt, wire
+from segtwin_weights import metadata, prototxt, wire
 from segtwin_weights.door import reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
 from segtwin_weights.names import identify
@@ -166,7 +166,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     odd = {name: blob.dtype for name, blob in weights.items() if blob.dtype not in (np.float32, np.float64)}
     if odd:
         raise WeightsError(f"{path}: {at_most(set(odd))} is {next(iter(odd.values()))}; a .caffemodel holds float32 or float64")
-    texts = prototxt.files(row, classes, in_channels, widths, path.stem)
+    texts = prototxt.files(row, classes, in_channels, widths, path.stem, metadata.stated(weights, row))
     with whole_together(*(path.with_name(path.stem + suffix) for suffix in texts), path) as (*drafts, draft):
         for beside, text in zip(drafts, texts.values(), strict=True):
             beside.write_text(text, encoding="utf-8")

@@ -228,7 +228,7 @@ def _say_aside(path: object, chosen: Candidate, rest: list[Entry]) -> None:
 
 def _state(entry: Entry) -> bool:
     """A single number, as a best score is, or the bytes of a random generator."""
-    return len(entry.tensor.shape) == 0 or (entry.tensor.storage.dtype == "u1" and len(entry.tensor.shape) == 1)
+    return len(entry.tensor.shape) == 0 or (getattr(entry.tensor, "storage", entry.tensor).dtype in ("u1", "uint8") and len(entry.tensor.shape) == 1)
 
 
 def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[str, Any]:

@@ -165,7 +165,8 @@ def vgg16_preprocessing(weights: Weights) -> tuple[Preprocessing, bool]:
         raise WeightsError(
             f"{weights.metadata.get('source', 'the weights')}: {'torchvision names' if torchvision else 'names of the Caffe training'} say "
             f"{named.describe()}, but {numbers.evidence}; nothing was turned. Say how the inputs were made: --colour bgr (Oxford's: 0..255 minus "
-            f"{', '.join(f'{value:g}' for value in architectures.VGG_MEAN)}), --colour rgb (the names' order; with --scale 1 for values 0..255), "
+            f"{', '.join(f'{value:g}' for value in architectures.VGG_MEAN)}), --colour rgb --scale 1 --mean "
+            f"{','.join(f'{value:g}' for value in reversed(architectures.VGG_MEAN))} (the same in RGB), "
             "or --mean, --std, --scale (in Python: preprocessing=segtwin.Preprocessing(…))"
         )
     return named, numbers.colour == named.colour

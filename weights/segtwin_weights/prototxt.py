@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from segtwin import Preprocessing
 from segtwin.architectures import Layer, Row
 
 Message = Sequence[tuple[str, object]]
@@ -108,9 +109,10 @@ def body(message: Message, indent: str = "") -> str:
     return "".join(lines)
 
 
-def deploy(row: Row, classes: int, in_channels: int, widths: tuple[int, ...]) -> str:
-    """The net for inference: an Input layer of one image, no loss."""
-    header = f'# {row.name}: {row.source}\n# input: {row.colour}, 0..255 minus {", ".join(map(str, row.mean))}\nname: "{row.name}"\n'
+def deploy(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], preprocessing: Preprocessing | None = None) -> str:
+    """The net for inference: an Input layer of one image, no loss. A comment says how inputs are made, where it is stated."""
+    said = (preprocessing or row.preprocessing).for_channels(in_channels).describe() + ("" if preprocessing else " (the network's default)")
+    header = f'# {row.name}: {row.source}\n# input: {said}\nname: "{row.name}"\n'
     return header + "".join(map(layer_text, net(row, classes, in_channels, widths)))
 
 
@@ -142,9 +144,9 @@ def solver(row: Row, stem: str) -> str:
     ])  # fmt: skip
 
 
-def files(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], stem: str) -> dict[str, str]:
+def files(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], stem: str, preprocessing: Preprocessing | None = None) -> dict[str, str]:
     """Ending of the name → text, of every prototxt that goes with a row's .caffemodel."""
-    texts = {".deploy.prototxt": deploy(row, classes, in_channels, widths)}
+    texts = {".deploy.prototxt": deploy(row, classes, in_channels, widths, preprocessing)}
     if row.name in BASE_LR:
         texts[".train_val.prototxt"] = train_val(row, classes, in_channels, widths)
         texts[".solver.prototxt"] = solver(row, stem)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from segtwin.files import whole, whole_together
 
+from segtwin_weights import checkpoints
 from segtwin_weights.door import OBJECT, Budget, check_name, line, reader, regular
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
@@ -31,12 +32,23 @@ def read(path: str | os.PathLike[str]) -> Weights:
     with open(path, "rb") as file:
         head = file.read(16)
     if head[8:9] != b"{" and head.lstrip()[:1] == b"{":
-        return _read_shards(Path(path))
+        return _found(path, _read_shards(Path(path)))
     if (shard := ONE_OF.fullmatch(Path(path).name)) and int(shard[3]) > 1:
         raise WeightsError(
             f"{path}: is shard {int(shard[2])} of {int(shard[3])}; give their index, {shard[1]}.safetensors.index.json, beside all of them"
         )
-    return _read_one(path)
+    return _found(path, _read_one(path))
+
+
+def _found(path: str | os.PathLike[str], weights: Weights) -> Weights:
+    """The network among tensors of a training script, by the same rule as in a torch file; weights of no known network as they are."""
+    if not checkpoints.complete(checkpoints.walk(path, dict(weights), np.ndarray)):
+        return weights
+    first, *others = checkpoints.find(path, dict(weights), np.ndarray)
+    if any(first.keys() != other.keys() or not all(np.array_equal(first[name], other[name]) for name in first) for other in others):
+        places = checkpoints.places(dict(weights), np.ndarray)
+        raise WeightsError(f"{path}: holds a network more than once, with other numbers: {places}; save the one to use alone")
+    return Weights(first, weights.metadata)
 
 
 def _read_one(path: str | os.PathLike[str]) -> Weights:

@@ -364,3 +364,10 @@ def _integer(value: int) -> bytes:
     if value < 1 << 31:
         return pickle.BININT + struct.pack("<i", value)
     return pickle.LONG1 + b"\x08" + struct.pack("<q", value)
+
+
+def add_metadata(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
+    """Put the hub's metadata into a file that `torch.save` wrote, where `write` puts them; torch reads past them."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{folder}/{METADATA}", json.dumps(dict(metadata), ensure_ascii=False))
