@@ -233,7 +233,7 @@ def _external(path: str | os.PathLike[str], name: str, entries: dict[str, str], 
         raise WeightsError(f"{path}: {name} lies in {shown(repr(location), 80)}, which is not there; put it beside the file")
     if beside not in stored.files:
         regular(beside)
-        stored.files[beside] = stored.stack.enter_context(open(beside, "rb"))
+        stored.files[beside] = stored.stack.enter_context(open(beside, "rb"))  # noqa: SIM115 - closed by the stack
         stored.sizes[beside] = os.fstat(stored.files[beside].fileno()).st_size
         stored.external.left += int(TIMES * stored.sizes[beside])
     try:
