@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segtwin_weights.hub import WeightsError
 
@@ -19,12 +19,19 @@ STAMP = b"segtwin: weights of an ONNX file\nsha256 %s\n"
 """How a data file begins, on a page of its own: the hash of what follows. The graph states the same one, so that the two know each other."""
 
 
-def check_data(path: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
+def folder_of(path: str | os.PathLike[str], name: str) -> Path:
+    """Where a graph's other file lies: beside the name that is given, as ONNX Runtime has it; or, where that is a link, beside what it leads to."""
+    folder = Path(path).parent.resolve()
+    return folder if (folder / name).exists() else Path(path).resolve().parent
+
+
+def check_data(path: str | os.PathLike[str], facts: Mapping[str, Any], opened: Mapping[Path, BinaryIO] | None = None) -> None:
     """Compare the stamp of the weights beside a graph with the one that the graph states: they are of one export. Older exports state none.
 
     Args:
         path: the .onnx file.
         facts: its metadata, values as they are or as JSON.
+        opened: files beside it from which weights were read: it is these that are looked at, whatever has their names now.
 
     Raises:
         WeightsError: the weights are of another export, or not there.
@@ -42,11 +49,15 @@ def check_data(path: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
     if not (isinstance(name, str) and isinstance(digest, str)) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
         raise WeightsError(f"{path}: what it states of its weights' file is damaged; export it again")
     wanted = STAMP % digest.encode("utf-8", "replace")
-    beside = Path(path).parent / name
+    beside = folder_of(path, name) / name
     try:
-        regular = stat.S_ISREG(beside.stat().st_mode)
-        with open(beside, "rb") if regular else open(os.devnull, "rb") as file:
+        if (file := (opened or {}).get(beside.resolve())) is not None:
+            file.seek(0)
             found = file.read(len(wanted))
+        else:
+            regular = stat.S_ISREG(beside.stat().st_mode)
+            with open(beside, "rb") if regular else open(os.devnull, "rb") as file:
+                found = file.read(len(wanted))
     except FileNotFoundError:
         raise WeightsError(f"{path}: its weights are in {name}, which is not beside it; copy both, or export it again") from None
     if found != wanted:

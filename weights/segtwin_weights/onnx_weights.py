@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from segtwin import Converted, architectures
@@ -59,9 +60,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     properties: dict[str, Any] = {}
     graph = Graph(path)
-    with wire.mapped(path) as data:
+    with wire.mapped(path) as data, ExitStack() as stack:
         reader = wire.Reader()
-        stored = Stored(path, len(data))
+        stored = Stored(path, len(data), stack)
         try:
             for number, _, value in reader.fields(data):
                 if number == 7 and isinstance(value, memoryview):
@@ -69,7 +70,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 elif number == 14 and isinstance(value, memoryview):
                     key, text = _entry(reader, value)
                     properties[key] = loads(path, key, text, len(data))
-            onnx_stamp.check_data(path, properties)
+            onnx_stamp.check_data(path, properties, stored.files)
             row = architectures.ROWS.get(str(properties.get("architecture")))
             blobs = onnx_graph.weights(graph, None if row is None else [parameter.name for parameter in row.parameters()])
         except wire.Malformed as error:
@@ -223,33 +224,42 @@ def _dims(data: memoryview) -> list[int]:
 
 def _external(path: str | os.PathLike[str], name: str, entries: dict[str, str], dtype: np.dtype[Any], count: int, stored: Stored) -> np.ndarray:
     """Numbers in a file beside the graph; never one elsewhere."""
-    folder = Path(path).resolve().parent
     location = entries.get("location", "")
+    folder = onnx_stamp.folder_of(path, location if "\0" not in location else "")
     beside = (folder / location).resolve() if location and "\0" not in location else folder
     if Path(location).is_absolute() or not beside.is_relative_to(folder) or beside == folder:
         raise WeightsError(f"{path}: {name} lies in {location!r}, outside the file's folder; do not trust this file")
     if len(location) > MOST_NAME or not beside.exists():
         raise WeightsError(f"{path}: {name} lies in {shown(repr(location), 80)}, which is not there; put it beside the file")
     if beside not in stored.files:
-        stored.files[beside] = regular(beside).st_size
-        stored.external.left += int(TIMES * stored.files[beside])
+        regular(beside)
+        stored.files[beside] = stored.stack.enter_context(open(beside, "rb"))  # noqa: SIM115 - closed by the stack
+        stored.sizes[beside] = os.fstat(stored.files[beside].fileno()).st_size
+        stored.external.left += int(TIMES * stored.sizes[beside])
     try:
         offset = int(entries.get("offset") or 0)
     except ValueError:
         raise WeightsError(f"{path}: {name} begins at {entries['offset'][:20]!r} of {location!r}; the file is damaged") from None
-    if offset < 0 or offset + count * dtype.itemsize > stored.files[beside]:
+    if offset < 0 or offset + count * dtype.itemsize > stored.sizes[beside]:
         raise WeightsError(f"{path}: {name} goes beyond the end of {location!r}; the file is cut short")
     stored.external.spend(count * dtype.itemsize, "names more numbers in the data beside it")
-    return np.fromfile(beside, dtype, count, offset=offset)
+    file = stored.files[beside]
+    file.seek(offset)
+    return np.fromfile(file, dtype, count)
 
 
 class Stored:
-    """What may be made of one file: its own bytes once as they lie, and so with the files beside it, whose ranges tensors may share in part."""
+    """What may be made of one file: its own bytes once as they lie, and so with the files beside it, whose ranges tensors may share in part.
 
-    def __init__(self, path: object, size: int) -> None:
+    Each file beside it is opened once, so that all tensors come from the same one where another process replaces it meanwhile.
+    """
+
+    def __init__(self, path: object, size: int, stack: ExitStack) -> None:
         self.made = Budget(path, size)
         self.external = Budget(path, size, TIMES, 0)
-        self.files: dict[Path, int] = {}
+        self.stack = stack
+        self.files: dict[Path, BinaryIO] = {}
+        self.sizes: dict[Path, int] = {}
 
 
 TIMES = 1.5
