@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,8 +100,9 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def line(error: BaseException) -> str:
-    """An error's message on one short line."""
-    return " ".join(str(error).split())[:120]
+    """An error's message on one short line, without what a terminal would obey."""
+    text = " ".join(str(error).split())[:120]
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -199,7 +199,9 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    with damage(path), zipfile.ZipFile(path) as archive:
+    from segtwin_weights import archives, pickles  # which need the errors above
+
+    with damage(path), archives.opened(path) as (archive, _):
         names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"
@@ -210,7 +212,7 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
     if names and all(name.endswith(".npy") for name in names):
-        held = ", ".join(name.removesuffix(".npy") for name in names[:4])
+        held = ", ".join(pickles.shown(name.removesuffix(".npy"))[1:-1] for name in names[:4])
         raise WeightsError(f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of weights")
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 
