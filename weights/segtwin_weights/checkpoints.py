@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,6 +31,10 @@ TRANSPARENT = ("module", "_orig_mod")
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa)(?![a-z])")
 NUMBER = re.compile(r"\d+")
 SHOWN = 5
+MOST_NAME = 1024
+"""Characters of a tensor's name; networks of torchvision have names of 60."""
+ENTRY = 512
+"""Bytes that an entry takes here, beside its name."""
 
 
 class Entry(NamedTuple):
@@ -101,11 +105,17 @@ def networks() -> tuple[Network, ...]:
     return tuple(sorted(found, key=lambda network: -len(network.required)))
 
 
-def walk(path: object, loaded: Any, kind: type) -> list[Entry]:
+def walk(path: object, loaded: Any, kind: type, spend: Callable[[int], None] = lambda _: None) -> list[Entry]:
     """Every tensor in dicts, lists and tuples, but for those of optimisers.
 
+    Args:
+        path: for messages.
+        loaded: what the file holds.
+        kind: the type of a tensor.
+        spend: counts the bytes that the entries take: dicts that are shared are walked as often as they are shared.
+
     Raises:
-        WeightsError: the items are more than any training saves.
+        WeightsError: the items are more than any training saves, or a name is none.
     """
     entries: list[Entry] = []
     count = 0
@@ -124,9 +134,14 @@ def walk(path: object, loaded: Any, kind: type) -> list[Entry]:
                 raise WeightsError(f"{path}: has more than {MOST_ITEMS:,} items in its dicts and lists; save model.state_dict() alone")
             if isinstance(value, kind):
                 step = _text(key)
-                entries.append(Entry(where, step, _joined((*where, step)), value))
+                name = _joined((*where, step))
+                if len(name) > MOST_NAME or not (name.isprintable() or name.isascii()) or "\0" in name:
+                    raise WeightsError(f"{path}: a tensor is named {pickles.shown(name)}, as no network's is; the file is damaged")
+                spend(ENTRY + 4 * len(name))
+                entries.append(Entry(where, step, name, value))
             elif isinstance(value, dict | list | tuple):
-                visit(value, (*where, _text(key)))
+                step = _text(key)
+                visit(value, (*where, step if len(step) <= MOST_NAME else f"{step[:MOST_NAME]}…"))
         open_now.discard(id(container))
 
     if isinstance(loaded, dict | list | tuple):
@@ -135,7 +150,9 @@ def walk(path: object, loaded: Any, kind: type) -> list[Entry]:
 
 
 def _text(key: Any) -> str:
-    return key if isinstance(key, str) else key.decode("latin1") if isinstance(key, bytes) else str(key) if isinstance(key, int) else "?"
+    if isinstance(key, bytes):
+        return key.decode("latin1")
+    return str(key) if isinstance(key, str | int | pickles.Key) else "?"
 
 
 def _joined(steps: Iterable[str]) -> str:
@@ -172,7 +189,7 @@ def _larger(network: Network, prefix: str, others: list[Entry]) -> bool:
     return any(NUMBER.sub("#", name) in kinds for name in names)
 
 
-def find(path: object, loaded: Any, kind: type, nested: bool = False) -> list[dict[str, Any]]:
+def find(path: object, loaded: Any, kind: type, nested: bool = False, spend: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
     """The tensors of the network that a checkpoint holds, by the network's own names; several when only their numbers can tell if they are one.
 
     Where no known network is whole, the one dict of tensors that there is, its keys as they are but for the prefixes of training scripts.
@@ -182,13 +199,14 @@ def find(path: object, loaded: Any, kind: type, nested: bool = False) -> list[di
         loaded: what the file holds.
         kind: the type of a tensor.
         nested: a dict is a module, and the dicts in it are its modules.
+        spend: counts the bytes that are taken.
 
     Raises:
         WeightsError: there is no dict of tensors, or more than one and no network.
     """
     if not isinstance(loaded, dict | list | tuple):
         raise WeightsError(f"{path}: holds a {_what(loaded)}, no state_dict; save model.state_dict()")
-    entries = walk(path, loaded, kind)
+    entries = walk(path, loaded, kind, spend)
     candidates = complete(entries)
     if not candidates:
         return [_raw(path, loaded, entries, nested)]
@@ -269,7 +287,7 @@ def _by_name(loaded: Any, where: tuple[str, ...]) -> bool:
 def _objects(loaded: Any) -> str:
     """The objects of a checkpoint that is a dict, for a message: a whole model among them is none of weights."""
     values: Iterator[tuple[Any, Any]] = iter(loaded.items()) if isinstance(loaded, dict) else iter(())
-    named = [f"{_text(key)!r} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
+    named = [f"{pickles.shown(_text(key))} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
     return f" ({', '.join(named[:SHOWN])})" if named else ""
 
 

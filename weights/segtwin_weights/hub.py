@@ -196,7 +196,7 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    from segtwin_weights import archives
+    from segtwin_weights import archives, pickles  # which need what is above
 
     with archives.opened(path) as archive:
         names = archive.namelist()
@@ -209,7 +209,7 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
     if names and all(name.endswith(".npy") for name in names):
-        held = ", ".join(name.removesuffix(".npy") for name in names[:4])
+        held = ", ".join(pickles.shown(name.removesuffix(".npy"))[1:-1] for name in names[:4])
         raise WeightsError(f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of weights")
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 

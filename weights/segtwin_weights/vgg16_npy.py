@@ -26,7 +26,7 @@ import numpy as np
 from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
-from segtwin_weights import pickles
+from segtwin_weights import pickles, zipped
 from segtwin_weights.door import reader
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
@@ -47,8 +47,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """
     with open(path, "rb") as file:
         npz = file.read(4) == b"PK\x03\x04"
-    layers = _npz(path) if npz else _unpickle(path)
+    layers, budget = _npz(path) if npz else _unpickle(path)
     _check_layers(path, layers)
+    budget.spend(sum(4 * array.size for pair in layers.values() for array in pair))
     blobs: dict[str, np.ndarray] = {}
     digest = sha256(path)
     for layer in [layer for layer in LAYERS if layer.name in layers]:
@@ -167,7 +168,10 @@ def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the pickle, run by nobody
 
 
-def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
+Layers = dict[str, list[np.ndarray]]
+
+
+def _unpickle(path: str | os.PathLike[str]) -> tuple[Layers, pickles.Budget]:
     """{layer: [weights, biases]} of the file, as arrays over the bytes of the pickle."""
     with damage(path), open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
@@ -175,33 +179,55 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
         shape, _, dtype = header(file)
         if shape != () or not dtype.hasobject:
             raise WeightsError(f"{path}: is one array {shape} of {dtype}, not the pickled dict of a vgg16.npy")
-        loaded = pickles.Unpickler(file, path, pickles.NUMPY).load()
+        budget = pickles.Budget(path, os.fstat(file.fileno()).st_size)
+        loaded = pickles.Unpickler(file, budget, pickles.NUMPY).load()
         if file.read(1):
             raise WeightsError(f"{path}: goes on after its pickle; the file is damaged")
         loaded = loaded.item() if isinstance(loaded, pickles.Array) else loaded
     if not isinstance(loaded, dict):
         what = "an array" if isinstance(loaded, pickles.Array) else f"a {type(loaded).__name__}"
         raise WeightsError(f"{path}: holds {what}, not the pickled dict of a vgg16.npy")
-    return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}
+    return {_text(path, name): _pair(path, name, value) for name, value in loaded.items()}, budget
 
 
-def _npz(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
+def _npz(path: str | os.PathLike[str]) -> tuple[Layers, pickles.Budget]:
     """{layer: [weights, biases]} of Davi Frossard's vgg16_weights.npz: arrays conv1_1_W, conv1_1_b, … in vgg16.npy's layouts, for RGB."""
-    layers: dict[str, list[np.ndarray]] = {}
-    with damage(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MOST_TIMES * os.path.getsize(path):
+    layers: Layers = {}
+    with damage(path), zipped.opened(path) as (archive, budget):
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        size = sum(entry.file_size for entry in entries.values())
+        if size > MOST_TIMES * budget.size:
             raise WeightsError(f"{path}: declares {size:,} bytes, more than weights are compressed to; it was made to fill memory")
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in sorted(arrays.files):  # W before b
-                layers.setdefault(name[:-2], []).append(arrays[name])
+        wanted = {f"{layer.name}_{part}" for layer in LAYERS for part in "Wb"}
+        if extra := entries.keys() - wanted:
+            raise WeightsError(f"{path}: holds {pickles.shown(min(extra))}, which VGG-16 has not; it is another network")
+        for name in sorted(entries):  # W before b
+            layers.setdefault(name[:-2], []).append(_member(path, archive, entries[name], budget))
     if any(len(pair) != 2 for pair in layers.values()):
         raise WeightsError(f"{path}: {at_most({name for name, pair in layers.items() if len(pair) != 2})} has not two arrays, _W and _b")
-    return layers
+    return layers, budget
 
 
-MOST_TIMES = 10
+MOST_TIMES = 2
+"""Float32 of a training is compressed to nine tenths; a file of half its numbers' size was not trained."""
+
+
+def _member(path: object, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: pickles.Budget) -> np.ndarray:
+    """One array of an .npz, whose header is compared with its length before room is made for it."""
+    name = entry.filename
+    with archive.open(entry) as stream:
+        if stream.read(6) != np.lib.format.MAGIC_PREFIX:
+            raise WeightsError(f"{path}: {name} is no array; the file is damaged")
+        version = (stream.read(1) + b"\0")[0], (stream.read(1) + b"\0")[0]
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.str[1:] not in pickles.NUMERIC:
+            raise WeightsError(f"{path}: {name} is of type {pickles.shown(str(dtype))}, no numbers")
+        count = math.prod(pickles.dimensions(shape))
+        if count * dtype.itemsize != entry.file_size - stream.tell():
+            raise WeightsError(f"{path}: {name} has the shape {shape} and {entry.file_size - stream.tell():,} bytes; the file is damaged")
+        budget.spend(count * dtype.itemsize)
+        return zipped.fill(stream, count, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _text(path: object, name: Any) -> str:
@@ -221,11 +247,11 @@ def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
         named = {_text(path, key): array for key, array in value.items()}
         value = next(([named[w], named[b]] for w, b in PAIRS if named.keys() == {w, b}), value)
     if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
-        raise WeightsError(f"{path}: {name} is not a list [weights, biases] of two arrays")
+        raise WeightsError(f"{path}: {pickles.shown(name)[1:-1]} is not a list [weights, biases] of two arrays")
     arrays = []
     for one, kind in zip(value, ("weights", "biases"), strict=True):
         try:
             arrays.append(one.array())
         except Exception as error:
-            raise WeightsError(f"{path}: {name} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
+            raise WeightsError(f"{path}: {pickles.shown(name)[1:-1]} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
     return arrays
