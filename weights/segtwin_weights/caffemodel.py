@@ -23,7 +23,7 @@ import numpy as np
 from segtwin.files import whole_together
 
 from segtwin_weights import metadata, prototxt, wire
-from segtwin_weights.door import reader
+from segtwin_weights.door import OBJECT, Budget, reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
 from segtwin_weights.names import identify
 from segtwin_weights.surgery import dimensions
@@ -32,6 +32,8 @@ MOST_DIMENSIONS = 32
 """kMaxBlobAxes of Caffe."""
 V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
 """V1LayerParameter.LayerType, the layers with weights that V1 had."""
+MOST_PIECES = 1000
+"""Of a blob's numbers; writers make one, packed or number by number."""
 BLOB_NAMES = {"BatchNorm": ("mean", "variance", "factor")}
 """What the blobs of a layer are called; elsewhere weight and bias."""
 
@@ -68,17 +70,17 @@ def read(path: str | os.PathLike[str]) -> Weights:
 
 def _layers(path: object, data: memoryview) -> Iterator[tuple[str, list[str], list[np.ndarray]]]:
     """(layer, names of its blobs, blobs) of every layer that has some."""
-    reader = wire.Reader()
+    reader, budget = wire.Reader(), Budget(path, len(data))
     for field in reader.fields(data):
         if isinstance(field.value, memoryview) and field.number in (2, 100):
-            name, kind, blobs = _layer(path, reader, field.value, legacy=field.number == 2)
+            name, kind, blobs = _layer(path, reader, field.value, field.number == 2, budget)
             if blobs:
                 known = BLOB_NAMES.get(kind, ("weight", "bias"))
                 labels = [known[i] if i < len(known) else f"blob{i}" for i in range(len(blobs))]
                 yield name, [f"{name}/{label}" for label in labels], blobs
 
 
-def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool) -> tuple[str, str, list[np.ndarray]]:
+def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool, budget: Budget) -> tuple[str, str, list[np.ndarray]]:
     name = kind = ""
     pending = []
     name_field, type_field, blob_field = (4, 5, 6) if legacy else (1, 2, 7)
@@ -89,6 +91,7 @@ def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool) ->
             kind = _text(path, value) if isinstance(value, memoryview) else V1_TYPES.get(value, "")
         elif number == blob_field and isinstance(value, memoryview):
             pending.append(value)
+            budget.spend(OBJECT, "holds more blobs")
         elif number == 1 and legacy:
             raise WeightsError(f"{path}: is a V0 network of 2013; Caffe's upgrade_net_proto_binary makes it readable")
     blobs = [_blob(path, reader, blob, f"{name} blob {i}") for i, blob in enumerate(pending)]
@@ -126,6 +129,8 @@ def _blob(path: object, reader: wire.Reader, data: memoryview, what: str) -> np.
             if len(value) % dtype.itemsize:
                 raise WeightsError(f"{path}: {what} holds {len(value)} bytes, no whole number of values; the file is damaged")
             pieces.append(np.frombuffer(value, dtype))
+            if len(pieces) > MOST_PIECES:
+                raise WeightsError(f"{path}: {what} is in more than {MOST_PIECES} pieces; the file is damaged or was made to fill memory")
     count = sum(piece.size for piece in pieces)
     if shape is None:
         shape = legacy if seen_legacy else [count]

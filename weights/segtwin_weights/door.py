@@ -233,9 +233,9 @@ def loads(text: str | bytes, size: int) -> Any:
         ValueError: it is none of that, or no JSON.
     """
     plain = text if isinstance(text, str) else text.decode("utf-8")
-    values = plain.count(",") + plain.count("{") + plain.count("[")
-    if values * VALUE > TIMES * size + SLACK:
-        raise ValueError(f"{values:,} values in JSON")
+    members, values = plain.count(":"), plain.count(",") + plain.count("{") + plain.count("[")
+    if MEMBER * members + VALUE * values + STRING * (plain.count('"') // 2) > TIMES * size + SLACK:
+        raise ValueError(f"{members + values:,} values in JSON")
     try:
         loaded = json.loads(plain, parse_constant=_refused, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:
@@ -251,8 +251,8 @@ def loads(text: str | bytes, size: int) -> Any:
     return loaded
 
 
-VALUE = 100
-"""Bytes that a value of JSON costs as a Python object, in the mean of an object, its key and its place; an empty dict or list has 64."""
+MEMBER, VALUE, STRING = 150, 50, 60
+"""Bytes that a name with its value, a value, and a string of JSON cost as Python objects: their places in a dict or list, a pair on the way there."""
 MOST_DIGITS = 40
 
 

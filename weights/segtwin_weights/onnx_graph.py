@@ -22,6 +22,7 @@ import numpy as np
 from segtwin import Converted
 
 from segtwin_weights import wire
+from segtwin_weights.door import SLACK
 from segtwin_weights.hub import WeightsError, at_most
 from segtwin_weights.names import identify
 
@@ -44,7 +45,9 @@ SMALL = {"int8", "uint8", "int4", "uint4", "int2", "uint2", "float4", "float8"}
 QUANTISED = re.compile("Cast|Dequantize|Integer|QLinear|MatMulNBits|microsoft")
 """Kinds of nodes that take weights of few bits."""
 MOST_TIMES = 2
-"""Bytes of moved weights, in bytes of those that lie in the file: a Cast doubles them."""
+"""Bytes of moved weights, in bytes of those that lie in the file: a Cast doubles them. So it is with copies that only lay them out anew."""
+MOST_NAMED = 8
+"""Bytes of weights by all of their names, in bytes of those that lie in the file: tensors that are equal are stored once, and a Cast doubles them."""
 
 
 class Node(NamedTuple):
@@ -69,6 +72,7 @@ class Value(NamedTuple):
     """None: of a type that numpy has not."""
     type: str
     moves: tuple[str, ...] = ()
+    """Kinds of nodes that it went through, each once."""
 
 
 class Use(NamedTuple):
@@ -107,17 +111,19 @@ def _attribute(reader: wire.Reader, data: memoryview) -> tuple[str, Any]:
         elif number in (5, 22) and isinstance(value, memoryview):
             content = value
         elif number == 8:
-            ints += [wire.signed(value)] if isinstance(value, int) else _varints(value)
+            ints += [wire.signed(value)] if isinstance(value, int) else _varints(reader, value)
         elif number in (2, 7) and isinstance(value, memoryview) and kind in (2, 5):
             floats.append(np.frombuffer(value[: len(value) // 4 * 4], "<f4"))
     return name, ints or (np.concatenate(floats) if floats else content)
 
 
-def _varints(data: memoryview) -> list[int]:
+def _varints(reader: wire.Reader, data: memoryview) -> list[int]:
+    """Integers of an attribute: axes and shapes, no weights; each counts as a field."""
     values, at = [], 0
     while at < len(data):
         value, at = wire.varint(data, at)
         values.append(wire.signed(value))
+        reader.count()
     return values
 
 
@@ -141,6 +147,8 @@ class Graph:
         self.outputs: list[str] = []
         self.stored = 0
         self.copied = 0
+        self.named = 0
+        self.laid_out = 0
 
     def add(self, name: str, array: np.ndarray | None, kind: str) -> None:
         """An initializer.
@@ -164,7 +172,7 @@ class Graph:
             moved = self._move(node, data.array)
             if moved is not None:
                 self.moved.update(node.inputs)
-                self.values[node.outputs[0]] = data._replace(array=moved, moves=(*data.moves, node.kind))
+                self.values[node.outputs[0]] = data._replace(array=moved, moves=data.moves if node.kind in data.moves else (*data.moves, node.kind))
                 return
         for slot, name in enumerate(node.inputs):
             self.uses.setdefault(name, []).append(Use(node, slot))
@@ -198,7 +206,10 @@ class Graph:
                 to = CASTS.get(int(own.get("to", 0)))
                 if to is None or array.dtype.kind != "f":
                     return None
-                return array if array.dtype == to else self._kept(array.astype(to))
+                if array.dtype == to:
+                    return array
+                self._copies(array.size * np.dtype(to).itemsize)
+                return array.astype(to)
             if node.kind == "Transpose":
                 return array.transpose(own.get("perm"))
             if node.kind == "Flatten":
@@ -222,15 +233,22 @@ class Graph:
             raise WeightsError(f"{self.path}: {node} does not fit its weight of shape {array.shape}; the file is damaged") from None
 
     def _reshaped(self, array: np.ndarray, shape: list[int]) -> np.ndarray:
-        moved = array.reshape(shape)
-        return moved if np.may_share_memory(moved, array) else self._kept(moved)
+        if not array.flags.c_contiguous:  # numpy may have to copy
+            self._copies(array.nbytes)
+        return array.reshape(shape)
 
-    def _kept(self, copy: np.ndarray) -> np.ndarray:
-        """A copy, as long as the copies stay in proportion to the file."""
-        self.copied += copy.nbytes
+    def _copies(self, count: int) -> None:
+        """Bytes that are about to be copied, as long as all of them stay in proportion to the file."""
+        self.copied += count
         if self.copied > MOST_TIMES * self.stored:
             raise WeightsError(f"{self.path}: copies its weights over and over; it was made to fill memory")
-        return copy
+
+    def taken(self, array: np.ndarray) -> None:
+        """An array gets a name among the weights; one that does not lie as it should is going to be copied."""
+        self.named += array.nbytes
+        self.laid_out += 0 if array.flags.c_contiguous else array.nbytes
+        if self.named > MOST_NAMED * self.stored + SLACK or self.laid_out > MOST_TIMES * self.stored + SLACK:
+            raise WeightsError(f"{self.path}: names its weights over and over; it was made to fill memory")
 
 
 def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
@@ -245,22 +263,26 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
     """
     if wanted is not None:
         stored = {name: value.array for name in wanted if (value := graph.values.get(name)) is not None and value.array is not None}
+        for one in stored.values():
+            graph.taken(one)
         return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in stored.items()}
     found: dict[str, np.ndarray] = {}
     others: dict[str, np.ndarray] = {}
-    constants = set(graph.values) - set(graph.initializers)
+    initializers = set(graph.initializers)
+    constants = set(graph.values) - initializers
     names = [*graph.initializers, *(name for name in graph.values if name in constants)]  # the file's own before those that come of them
     for name in names:
         value = graph.values[name]
         uses = [use for use in graph.uses.get(name, []) if use.node.kind not in SETTINGS or (use.slot == 0 and use.node.kind != "Range")]
         dead = not graph.uses.get(name) and name not in graph.moved
-        if not uses and not (dead and (name in graph.initializers or value.moves)):  # what only a subgraph takes is unused here
+        if not uses and not (dead and (name in initializers or value.moves)):  # what only a subgraph takes is unused here
             continue
         _refuse_small(graph, name, value, uses)
         array = value.array
         if array is None or not ((array.dtype.kind == "f" and array.ndim) or name.endswith("num_batches_tracked")):
             continue
         array = _laid_out(graph, value, array, uses)
+        graph.taken(array)
         root = name if UNNAMED.fullmatch(value.root) and not UNNAMED.fullmatch(name) else value.root
         if root not in found:
             found[root] = array

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ import numpy as np
 from segtwin import Converted, architectures
 
 from segtwin_weights import onnx_graph, onnx_stamp, wire
-from segtwin_weights.door import Budget, reader, regular, shown
+from segtwin_weights.door import OBJECT, Budget, reader, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.metadata import loads
 from segtwin_weights.names import identify
@@ -151,7 +152,7 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview,
     name, kind, shape = "", 0, []
     raw: memoryview | None = None
     typed: list[np.ndarray] = []
-    varints: list[int] = []
+    varints: list[np.ndarray] = []
     external: dict[str, str] = {}
     for number, wire_type, value in reader.fields(data):
         if number == 1:
@@ -165,13 +166,14 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview,
         elif number in TYPED and isinstance(value, memoryview) and wire_type in (2, 5 if number == 4 else 1):
             typed.append(np.frombuffer(value[: len(value) // int(TYPED[number][2]) * int(TYPED[number][2])], TYPED[number]))
         elif number in (5, 7):
-            found = [value] if isinstance(value, int) else _varints(value, len(data))
-            stored.made.spend(VARINT * len(found), "holds more numbers as varints")
-            varints += found
+            varints += [np.array([value], np.uint64)] if isinstance(value, int) else _narrowed(wire.varints(value), kind, stored)
         elif number == 13 and isinstance(value, memoryview):
             key, text = _entry(reader, value)
             external[key] = text
-    dtype = np.dtype("<u2" if DTYPES.get(kind) == "bf16" else DTYPES.get(kind, "V1"))
+        if len(typed) + len(varints) > MOST_PIECES:
+            raise WeightsError(f"{path}: {shown(name, 80)} is in more than {MOST_PIECES:,} pieces; the file is damaged or was made to fill memory")
+    stored.made.spend(OBJECT, "holds more tensors")
+    dtype = _dtype(kind)
     said = NAMES.get(kind, str(dtype) if kind in DTYPES else f"of type {kind}")
     if len(shape) > MOST_DIMENSIONS:
         raise WeightsError(f"{path}: {name} has more than {MOST_DIMENSIONS} dimensions; the file is damaged")
@@ -197,19 +199,22 @@ def _tensor(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview,
     return name, flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape), said
 
 
-def _varints(data: memoryview, most: int) -> list[int]:
-    values: list[int] = []
-    at = 0
-    while at < len(data) and len(values) <= most:
-        value, at = wire.varint(data, at)
-        values.append(value)
-    return values
+def _narrowed(blocks: Iterator[np.ndarray], kind: int, stored: Stored) -> Iterator[np.ndarray]:
+    """Integers in as many bytes as their type has, where it was stated before them."""
+    bits = np.dtype(f"<u{_dtype(kind).itemsize}") if kind in DTYPES else np.dtype(np.uint64)
+    for block in blocks:
+        stored.made.spend(block.size * bits.itemsize, "holds more numbers as varints")
+        yield block.astype(bits)
 
 
-def _of_varints(values: list[int], dtype: np.dtype[Any]) -> np.ndarray:
+def _of_varints(pieces: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
     """Numbers of `dtype` from int32_data or int64_data: integers as they are, 16-bit floats by their bits."""
     bits = np.dtype(f"<u{dtype.itemsize}")
-    return (np.array(values, np.uint64) & np.uint64((1 << 8 * dtype.itemsize) - 1)).astype(bits).view(dtype)
+    return np.concatenate([piece.astype(bits, copy=False) for piece in pieces]).view(dtype)
+
+
+def _dtype(kind: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if DTYPES.get(kind) == "bf16" else DTYPES.get(kind, "V1"))
 
 
 def _dims(data: memoryview) -> list[int]:
@@ -264,7 +269,7 @@ class Stored:
 
 TIMES = 1.5
 """Bytes that tensors may name in external data, in sizes of these files: some exporters store equal tensors once and name them twice."""
-VARINT = 36
-"""Bytes of an integer from a varint while it is a Python object in a list."""
+MOST_PIECES = 20_000
+"""Of a tensor's numbers; writers make one, and those of 64 kB that `wire.varints` makes are of files of less than 1 GB."""
 MOST_NAME = 1024
 """Characters of a relative path."""

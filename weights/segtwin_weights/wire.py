@@ -38,6 +38,16 @@ class Reader:
     def __init__(self) -> None:
         self.left = MOST_FIELDS
 
+    def count(self) -> None:
+        """One more field.
+
+        Raises:
+            Malformed: it is one of too many.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise Malformed(f"more than {MOST_FIELDS:,} fields")
+
     def fields(self, data: memoryview) -> Iterator[Field]:
         """The fields of one message, in order. Fixed-size fields of one number in a row come as one field with all of their bytes.
 
@@ -46,9 +56,7 @@ class Reader:
         """
         at = 0
         while at < len(data):
-            self.left -= 1
-            if self.left < 0:
-                raise Malformed(f"more than {MOST_FIELDS:,} fields")
+            self.count()
             start = at
             key, at = varint(data, at)
             number, wire = key >> 3, key & 7
@@ -80,6 +88,33 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at
         shift += 7
     raise Malformed("a number without an end")
+
+
+def varints(data: memoryview) -> Iterator[np.ndarray]:
+    """Packed integers, uint64, some thousand at a time: a network's numbers may be stored so.
+
+    Raises:
+        Malformed: a varint has more than 10 bytes, or no end.
+    """
+    at = 0
+    while at < len(data):
+        block = np.frombuffer(data[at : at + BLOCK], np.uint8)
+        ends = np.flatnonzero(block < 0x80)
+        if not len(ends):
+            raise Malformed("a number without an end")
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        lengths = ends - starts + 1
+        if lengths.max() > 10:
+            raise Malformed("a number without an end")
+        values = np.zeros(len(ends), np.uint64)
+        for place in range(int(lengths.max())):
+            there = lengths > place
+            values[there] |= (block[starts[there] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
+        yield values
+        at += int(ends[-1]) + 1
+
+
+BLOCK = 1 << 16
 
 
 def fixed_run(data: memoryview, start: int, key: int, size: int) -> tuple[memoryview, int]:
