@@ -29,7 +29,8 @@ from segtwin_weights.catalogue import Entry, Source
 
 TINY = (2, 2, 3, 3, 4, 5, 5)
 DATA = (FOLDER / "caffe" / "tiny_fcn8s_s1_c21.caffemodel").read_bytes()
-OTHER = DATA[:-1] + bytes([DATA[-1] ^ 1])
+OTHER = bytes([*DATA[:1000], DATA[1000] ^ 1, *DATA[1001:-1], DATA[-1] ^ 1])
+"""Another file of that length: neither half is DATA's."""
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
@@ -45,9 +46,9 @@ class Publisher(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         ranges, version = self.headers.get("Range", ""), self.headers.get("If-Range", "")
         self.asked.append((self.path, ranges, version))
-        body, etag = (OTHER, '"two"') if self.path == "/changed" else (DATA, '"one"')
+        body, etag = (OTHER, '"two"') if self.path in ("/changed", "/deaf") else (DATA, '"one"')
         begin = int(ranges.removeprefix("bytes=").rstrip("-") or 0)
-        if version and version != etag:
+        if version and version != etag and self.path != "/deaf":
             begin = 0
         part = body[begin:]
         self.send_response(206 if begin else 200)
@@ -152,13 +153,16 @@ def test_a_holder_that_does_nothing_is_not_waited_for_forever(published, tmp_pat
 
 
 @pytest.mark.parametrize("digest", ["", f"sha256:{SHA}"])
-def test_pieces_of_two_versions_are_never_joined(digest: str, published, tmp_path, monkeypatch) -> None:
-    """The file changes between the two tries: the rest of the new one does not go behind the beginning of the old one."""
+@pytest.mark.parametrize("now", ["/changed", "/deaf"])
+def test_pieces_of_two_versions_are_never_joined(now: str, digest: str, published, tmp_path, monkeypatch) -> None:
+    """The file changes between the two tries: the rest of the new one does not go behind the beginning of the old one; also where the server does not
+    hear If-Range.
+    """
     published(digest, "cut")
     with pytest.raises(WeightsError, match="cannot be fetched"):
         catalogue.fetch("net")
     cut = Publisher.asked[-1][0]
-    monkeypatch.setattr(Publisher, "do_GET", lambda self, get=Publisher.do_GET: (setattr(self, "path", "/changed"), get(self)))
+    monkeypatch.setattr(Publisher, "do_GET", lambda self, get=Publisher.do_GET: (setattr(self, "path", now), get(self)))
     if digest:
         with pytest.raises(WeightsError, match="its publisher states"):
             catalogue.fetch("net")

@@ -276,7 +276,9 @@ class Download:
                 return self(url, checked)
             response.raise_for_status()
             goes_on = bool(have) and response.status_code == requests.codes.partial_content
-            if goes_on and (first != have if first is not None or not checked else False):  # another part than the one asked for, or it does not say
+            other_part = first != have if first is not None or not checked else False  # or it does not say
+            other_version = bool(version) and _version(response) not in ("", version)  # of a server that does not hear If-Range
+            if goes_on and (other_part or other_version):
                 self.forget()
                 return self(url, checked)
             length = response.headers.get("content-length", "")
@@ -317,12 +319,16 @@ class Download:
         return ""
 
     def _remember(self, url: str, response: requests.Response) -> None:
-        etag = response.headers.get("etag", "")
-        version = etag if etag.startswith('"') else response.headers.get("last-modified", "")  # a weak ETag does not join pieces
-        if version:
+        if version := _version(response):
             self.version.write_text(f"{url}\n{version}", encoding="utf-8")
         else:
             self.version.unlink(missing_ok=True)
+
+
+def _version(response: requests.Response) -> str:
+    """What a server calls the version that it sends, or ""; a weak ETag does not join pieces."""
+    etag = response.headers.get("etag", "")
+    return etag if etag.startswith('"') else response.headers.get("last-modified", "")
 
 
 def _range(text: str) -> tuple[int | None, int | None]:
