@@ -40,10 +40,15 @@ def test_the_order_of_fc6_is_seen_in_its_smoothness() -> None:
 def test_the_colours_of_conv1_1_are_oxfords() -> None:
     weight = np.zeros((4, 3, 3, 3), np.float32)
     weight[0, :, 0, 0] = plausibility.OXFORD_BGR
-    assert plausibility.colour_order(weight, "BGR")[1::2] == ("looks BGR", True)
-    assert plausibility.colour_order(weight[:, ::-1], "BGR")[1::2] == ("looks RGB", False)
-    assert plausibility.colour_order(weight[:, ::-1], "RGB")[1::2] == ("looks RGB", True)
-    assert plausibility.colour_order(weight + 1, "BGR")[1::2] == ("cannot be told", True)
+    bgr, rgb = plausibility.OXFORD_INPUTS, plausibility.OXFORD_INPUTS.in_order("RGB")
+    assert plausibility.colour_order(weight, bgr)[1::2] == ("looks BGR", True)
+    assert plausibility.colour_order(weight[:, ::-1], bgr)[1::2] == ("looks RGB", False)
+    assert plausibility.colour_order(weight[:, ::-1], rgb)[1::2] == ("looks RGB", True)
+    assert plausibility.colour_order(weight[:, ::-1], plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", False)  # of another range
+    assert plausibility.colour_order(weight + 1, bgr)[1::2] == ("cannot be told", True)
+    weight[0, :, 0, 0] = plausibility.TORCHVISION_RGB
+    assert plausibility.colour_order(weight, plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", True)
+    assert plausibility.colour_order(weight, rgb)[1::2] == ("looks RGB", False)
 
 
 def test_check_fails_on_a_wrong_order(tmp_path, capsys) -> None:

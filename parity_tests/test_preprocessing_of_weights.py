@@ -294,3 +294,90 @@ def test_numbers_for_other_channels_are_refused(command, options, tmp_path, caps
     assert run(command, tmp_path / "u.safetensors", *rest, *options) == 2
     assert options[0] in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("o*"))
+
+
+TORCHVISION = (-0.5537, 0.1755, 0.3130)
+"""R, G, B of the corner of features.0's first filter in torchvision's vgg16 IMAGENET1K_V1, as notebooks print it."""
+
+
+def network(name: str, first: tuple[float, ...], path) -> None:
+    weights = dict(segtwin_weights.initialize(name, widths=TINY, seed=1))
+    conv = "vgg16.features.0.weight" if name.startswith("vggfcn") else "conv1_1/weight"
+    weights[conv] = (np.random.default_rng(1).normal(size=weights[conv].shape) * 0.3).astype(np.float32)
+    weights[conv][0, :, 0, 0] = first
+    if path.suffix == ".pth":
+        torch.save({key: torch.from_numpy(np.array(blob)) for key, blob in names.state_dict_names(Weights(weights)).items()}, path)
+    else:
+        segtwin_weights.write(Weights(weights, {"architecture": name}), path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("name", "first", "good"),
+    [
+        ("fcn32s", OXFORD, True),
+        ("fcn32s", OXFORD[::-1], False),
+        ("fcn16s", TORCHVISION, False),
+        ("fcn8s", TORCHVISION[::-1], False),
+        ("fcn8-vgg", OXFORD, True),
+        ("fcn8-vgg", OXFORD[::-1], False),
+        ("fcn8-vgg", TORCHVISION, False),
+        ("vggfcn8", TORCHVISION, True),
+        ("vggfcn16", TORCHVISION[::-1], False),
+        ("vggfcn32", OXFORD, False),
+        ("vggfcn8", OXFORD[::-1], False),
+    ],
+)
+def test_networks_are_asked_what_vgg16s_are_asked(name: str, first, good: bool, suffix: str, tmp_path, capsys) -> None:
+    """The names say how the inputs are made; first filters of a known training that say otherwise are a refusal until the user says it."""
+    path, image = tmp_path / f"w{suffix}", tmp_path / "x.png"
+    network(name, first, path)
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)).save(image)
+    to = {"fcn32s": "fcn16s", "fcn16s": "fcn8s", "fcn8s": "fcn8s"}.get(name, name)
+    for command in (
+        ("convert", path, tmp_path / "out.safetensors", "--to", to),
+        ("predict", path, image, "-o", tmp_path / "out", "--engine", "oracle"),
+    ):
+        if good:
+            assert run(*command) == 0
+            assert "assumed" in capsys.readouterr().err
+            continue
+        assert run(*command) == 2
+        said = capsys.readouterr().err
+        assert "begins" in said
+        assert "--colour" in said
+        assert "Traceback" not in said
+        assert run(*command, "--colour", "rgb") == 0  # the user's word settles it
+        capsys.readouterr()
+    assert run("inspect", path, "--check") == (0 if good else 1)
+    assert ("WRONG ORDER" in capsys.readouterr().out) is not good
+
+
+def test_a_turned_first_layer_is_called_turned(tmp_path, capsys) -> None:
+    torch.save(state_dict(), tmp_path / "vgg.pth")
+    assert run("convert", tmp_path / "vgg.pth", tmp_path / "x.safetensors", "--to", "fcn32s") == 0
+    said = capsys.readouterr().out
+    assert "2 turned" in said
+    assert "26 copied" in said or "24 copied" in said
+
+
+def test_channels_beyond_three_have_no_colours(tmp_path, capsys) -> None:
+    segtwin_weights.write(Weights(segtwin_weights.initialize("fcn32s", in_channels=4, widths=TINY), {"architecture": "fcn32s"}), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="mean and deviation"):
+        names.turned(Weights({"conv1_1/weight": np.ones((2, 4, 3, 3)), "conv1_1/bias": np.ones(2)}, {"names": "torchvision"}), names.OXFORD_BGR)
+    for command in ("convert", "export"):
+        out = tmp_path / ("x.caffemodel" if command == "convert" else "x.onnx")
+        assert run(command, tmp_path / "w.pth", out, "--colour", "bgr", *(("--framework", "torch") if command == "export" else ())) == 2
+        assert "keep the order" in capsys.readouterr().err
+    assert run("inspect", tmp_path / "w.pth") == 0
+    assert "inputs: 4 channels as the image has them, values 0..255 (assumed" in " ".join(capsys.readouterr().out.split())
+    assert run("convert", tmp_path / "w.pth", tmp_path / "x.caffemodel") == 0
+    assert "4 channels as the image has them, values 0..255" in (tmp_path / "x.deploy.prototxt").read_text()
+    assert run("export", tmp_path / "w.pth", tmp_path / "x.onnx", "--framework", "torch") == 0
+    facts = {one.key: one.value for one in onnx.load(tmp_path / "x.onnx").metadata_props}
+    assert "4 channels as the image has them, values 0..255" in facts["input"]
+    assert json.loads(facts["preprocessing"])["mean"] == [0.0]
+    np.save(tmp_path / "x.npy", np.zeros((32, 32, 4), np.uint8))
+    capsys.readouterr()
+    assert run("predict", tmp_path / "w.pth", tmp_path / "x.npy", "-o", tmp_path / "out", "--engine", "oracle") == 0
+    assert "4 channels as the image has them, values 0..255" in " ".join(capsys.readouterr().err.split())

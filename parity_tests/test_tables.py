@@ -19,7 +19,7 @@ from segtwin_weights import Weights
 NAMES = [
     "[red]inc.double_conv.0.weight[/red]",
     "[/]",
-    "a\tb\x1b[31m",
+    "a b[31m",
     "up4.conv.double_conv.1.num_batches_tracked.of.a.name.wider.than.eighty.columns",
 ]
 

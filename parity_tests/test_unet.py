@@ -394,7 +394,7 @@ def test_options_that_a_row_has_not_are_refused(framework: str) -> None:
         build("unet-paper", pad="reflect")
     with pytest.raises(ValueError, match="pad is None or 'reflect', not 'edge'"):
         build("unet-small", pad="edge")
-    with pytest.raises(ValueError, match="resnet34-unet: widths are 0 positive numbers"):
+    with pytest.raises(ValueError, match="resnet34-unet has no widths"):
         build("resnet34-unet", widths=TINY)
 
 

@@ -81,6 +81,8 @@ def export(
         step(f"reading {weights}")
         loaded, row = read_network(weights)
         check_size(weights, row, size)
+        if not stated:
+            names.check_inputs(loaded, ROWS[row])
         if stated:
             channels = segtwin_weights.dimensions(loaded, row).in_channels
             base, _ = metadata.preprocessing_of(loaded, ROWS[row], channels)

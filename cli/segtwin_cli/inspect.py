@@ -9,7 +9,7 @@ import click
 import numpy as np
 import segtwin_weights
 from segtwin import Preprocessing, architectures
-from segtwin_weights import Weights, WeightsError, metadata, names, plausibility
+from segtwin_weights import Weights, WeightsError, metadata, names, plausibility, surgery
 
 from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
 
@@ -28,7 +28,8 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
     \b
     --json: {"file", "blobs": [{"name", "shape", "dtype", "min", "max", "mean"}],
              "numbers", "metadata", "fingerprint",
-             "preprocessing", "preprocessing_known": false where assumed}
+             "preprocessing", "preprocessing_known": false where assumed,
+             "in_channels"}
     and with --check "findings": [{"what", "says", "evidence", "good"}];
     with --diff: {"file", "other", "blobs": count, "equal",
                   "differences": [{"name", "difference"}]}
@@ -62,14 +63,18 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
 
 
 def inputs(weights: Weights) -> dict[str, Any]:
-    """{"preprocessing", "preprocessing_known"} of a network that is known here: stated or shown by the numbers, else assumed from the names."""
+    """{"preprocessing", "preprocessing_known", "in_channels"} of a network that is known here: stated or shown by the numbers, else assumed from the names."""
     known = names.identify(weights)
     row = architectures.ROWS.get(str(weights.metadata.get("architecture"))) or known
+    known_channels = {"in_channels": surgery.found_dimensions(weights, row).get("in_channels", row.in_channels)} if row else {}
     try:
         if (said := metadata.stated(weights, row)) is not None:
-            return {"preprocessing": said.asdict(), "preprocessing_known": True}
+            return {"preprocessing": said.for_channels(known_channels.get("in_channels", 3)).asdict(), "preprocessing_known": True} | known_channels
         if row is None or row.name in architectures.ROWS:
-            return {} if row is None else {"preprocessing": row.preprocessing.asdict(), "preprocessing_known": False}
+            if row is None:
+                return {}
+            names.check_inputs(weights, row)
+            return {"preprocessing": row.preprocessing.for_channels(known_channels.get("in_channels", 3)).asdict(), "preprocessing_known": False} | known_channels
         found, proven = names.vgg16_preprocessing(weights)
     except WeightsError as error:
         return {"preprocessing": None, "preprocessing_known": False, "preprocessing_problem": str(error)}
@@ -93,7 +98,7 @@ def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
     for key, value in facts["metadata"].items():
         say(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     if facts.get("preprocessing"):
-        says = Preprocessing.from_dict(facts["preprocessing"]).describe()
+        says = Preprocessing.from_dict(facts["preprocessing"]).describe(facts.get("in_channels"))
         say(f"inputs: {says} ({'known' if facts['preprocessing_known'] else 'assumed from names: the file does not state it'})")
     elif "preprocessing_problem" in facts:
         say(f"inputs: not known: {facts['preprocessing_problem']}")

@@ -32,6 +32,7 @@ from segtwin.files import whole_together
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin_weights import metadata
+from segtwin_weights import names as names_of_weights
 from segtwin_weights.onnx_check import load_graph
 
 from segtwin_cli.decoders import quiet_pages
@@ -180,6 +181,8 @@ def parity(
         row = segtwin.get_architecture(found)
         size = segtwin_weights.dimensions(loaded, row)
         channels = size.in_channels
+        if not stated:
+            names_of_weights.check_inputs(loaded, row)
         preprocessing, known = metadata.preprocessing_of(loaded, row, channels)
         if stated:
             preprocessing = chosen(preprocessing, stated, say, channels)

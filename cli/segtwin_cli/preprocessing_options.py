@@ -74,6 +74,8 @@ def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], Non
                 raise ValueError(f"--{name} gives {len(stated[name])} numbers, the network takes {channels} channel{'s' * (channels > 1)}")
         if channels == 1 and stated.get("colour", "grey").lower() != "grey":
             raise ValueError(f"--colour {stated['colour']}: the network takes one channel, grey")
+        if channels not in (1, 3) and "colour" in stated:
+            raise ValueError(f"--colour {stated['colour']}: the network takes {channels} channels, which keep the order that they have in the image")
         base = base.for_channels(channels)
     if "colour" in stated:
         base = base.in_order(stated["colour"])

@@ -17,7 +17,7 @@ from segtwin import Preprocessing, Row, memory
 from segtwin.architectures import ROWS
 from segtwin.images import ImageError
 from segtwin.palette import voc_palette
-from segtwin_weights import Weights, metadata, onnx_stamp
+from segtwin_weights import Weights, metadata, names, onnx_stamp
 from segtwin_weights.hub import file_kind
 
 from segtwin_cli.engines import ENGINES, available_engines
@@ -306,6 +306,8 @@ def start_weights(
     if size.num_classes > 256:
         raise click.ClickException(f"{path}: has {size.num_classes} classes; a mask is an image of at most 256")
     own = metadata.stated(loaded, row)
+    if not OF_A_NETWORK & stated.keys():
+        names.check_inputs(loaded, row)
     preprocessing = prepared(own or row.preprocessing, size.in_channels, own is not None, stated, say)
     step(f"starting {engine}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segtwin-")))
@@ -319,7 +321,8 @@ def prepared(base: Preprocessing, channels: int, known: bool, stated: dict[str, 
     """The preprocessing that is used: the file's or the architecture's, as the options change it. What is only assumed is said."""
     preprocessing = chosen(base, stated, say, channels)
     if not known and not OF_A_NETWORK & stated.keys():
-        say(f"preprocessing assumed from the network's names: {preprocessing.describe()}; say --colour, --mean, --std, --scale where it was another")
+        assumed = preprocessing.describe(channels)
+        say(f"preprocessing assumed from the network's names: {assumed}; say --colour, --mean, --std, --scale where it was another")
     return preprocessing
 
 

@@ -100,10 +100,13 @@ class Preprocessing:
             return replace(other, mean=self.mean[::-1], std=self.std[::-1])
         return other
 
-    def describe(self) -> str:
-        """In one line of words: "BGR, values 0..255, minus (104.007, 116.669, 122.679)"."""
+    def describe(self, channels: int | None = None) -> str:
+        """In one line of words: "BGR, values 0..255, minus (104.007, 116.669, 122.679)". Channels beyond three have no colours: they keep the
+        order that they have in the image.
+        """
         top = 255 * self.scale
-        parts = [self.colour, f"values 0..{top:g}" + (f" of {self.bits} bits" if self.bits != 8 else "")]
+        colour = self.colour if channels in (None, 1, 3) else f"{channels} channels as the image has them"
+        parts = [colour, f"values 0..{top:g}" + (f" of {self.bits} bits" if self.bits != 8 else "")]
         if any(self.mean):
             parts.append(f"minus {_listed(self.mean)}")
         if any(value != 1 for value in self.std):

@@ -22,6 +22,8 @@ from segtwin.architectures import Row
 
 from segtwin_weights import metadata, plausibility
 from segtwin_weights.hub import Weights, WeightsError
+from segtwin_weights.plausibility import IMAGENET_RGB
+from segtwin_weights.plausibility import OXFORD_INPUTS as OXFORD_BGR
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DataParallel, torch.compile and Lightning."""
@@ -44,10 +46,6 @@ KERAS_VGG16 = {
     **{f"block{layer[4]}_conv{layer[6]}": layer for layer in VGG16_LAYERS[:-3]},
     **dict(zip(("fc1", "fc2", "predictions"), VGG16_LAYERS[-3:], strict=True)),
 }
-IMAGENET_RGB = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1 / 255)
-"""How torchvision's classifiers take an image."""
-OXFORD_BGR = Preprocessing("BGR", architectures.VGG_MEAN)
-"""How the VGG authors' own files do."""
 
 
 def unwrap(keys: Iterable[str]) -> str:
@@ -161,15 +159,43 @@ def vgg16_preprocessing(weights: Weights) -> tuple[Preprocessing, bool]:
     numbers = plausibility.training(weights["conv1_1/weight"], weights.get("conv1_1/bias"))
     if numbers is None:
         return named, False
-    if numbers.large != (named.scale == 1) or numbers.colour not in (None, named.colour):
+    if numbers.against(named):
         raise WeightsError(
             f"{weights.metadata.get('source', 'the weights')}: {'torchvision names' if torchvision else 'names of the Caffe training'} say "
-            f"{named.describe()}, but {numbers.evidence}; nothing was turned. Say how the inputs were made: --colour bgr (Oxford's: 0..255 minus "
-            f"{', '.join(f'{value:g}' for value in architectures.VGG_MEAN)}), --colour rgb --scale 1 --mean "
-            f"{','.join(f'{value:g}' for value in reversed(architectures.VGG_MEAN))} (the same in RGB), "
-            "or --mean, --std, --scale (in Python: preprocessing=segtwin.Preprocessing(…))"
+            f"{named.describe()}, but {numbers.evidence}; nothing was turned. {OPTIONS}"
         )
     return named, numbers.colour == named.colour
+
+
+def check_inputs(weights: Weights, row: Row) -> None:
+    """Refuse weights of a network that was made of a VGG-16 where their first filters speak against what its names say of the inputs, and nothing
+    is stated.
+
+    Raises:
+        WeightsError: they do; the message says which option settles it.
+    """
+    first = plausibility.first_layer(weights)
+    if first is None or metadata.stated(weights, row) is not None or weights[first].shape[1] != 3:
+        return
+    inputs = plausibility.seen(Weights({first: weights[first]}, {"architecture": row.name}))
+    numbers = plausibility.training(weights[first], weights.get(first.removesuffix("weight") + "bias"))
+    if numbers is None or not numbers.against(inputs):
+        return
+    where, evidence = weights.metadata.get("source", "the weights"), numbers.evidence.replace("conv1_1", first.removesuffix("weight")[:-1], 1)
+    if row.name == "fcn8-vgg":
+        raise WeightsError(
+            f"{where}: fcn8-vgg turns RGB round, so that its conv1_1 gets {inputs.colour}, but {evidence}; convert the VGG-16 that it came from "
+            "again, or, if it was trained so, say --colour rgb"
+        )
+    raise WeightsError(f"{where}: the names of {row.name} say {inputs.describe()}, but {evidence}. {OPTIONS}")
+
+
+OPTIONS = (
+    f"Say how the inputs were made: --colour bgr --scale 1 --mean {','.join(f'{value:g}' for value in architectures.VGG_MEAN)} (Oxford's), "
+    f"--colour rgb --scale 1 --mean {','.join(f'{value:g}' for value in reversed(architectures.VGG_MEAN))} (the same in RGB), --colour rgb "
+    "--scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (torchvision's), or what else it was (in Python: "
+    "preprocessing=segtwin.Preprocessing(…))"
+)
 
 
 def turned(weights: Weights, to: Preprocessing) -> Weights:
@@ -182,6 +208,11 @@ def turned(weights: Weights, to: Preprocessing) -> Weights:
     own = vgg16_preprocessing(weights)[0]
     weight = weights["conv1_1/weight"]
     channels = weight.shape[1]
+    if channels not in (1, 3) and metadata.stated(weights) is None and own.scale != to.scale:
+        raise WeightsError(
+            f"{weights.metadata.get('source', 'the weights')}: conv1_1 takes {channels} channels, whose mean and deviation the names do not tell; "
+            f"say them: --scale 1/255 --mean and --std of {channels} numbers each"
+        )
     own, to = own.for_channels(channels), to.for_channels(channels)
     if same_inputs(own, to):
         return Weights(weights, metadata.state(weights, to))

@@ -48,7 +48,7 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueIn
         "version": __version__,
         "preprocessing": preprocessing.asdict(),
         **({} if known else {"preprocessing_assumed": True}),
-        "input": f"{dtype} {n}×{in_channels}×{height}×{width}; {preprocessing.describe()}",
+        "input": f"{dtype} {n}×{in_channels}×{height}×{width}; {preprocessing.describe(in_channels)}",
         "citation": row.citation,
         **kept,
     }

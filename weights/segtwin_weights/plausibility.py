@@ -1,8 +1,9 @@
 """What the numbers themselves say about their order: checks of errors that no shape shows.
 
 Trained filters are smooth: neighbouring pixels of one channel resemble each other, neighbouring channels do not. So fc6, read in the right
-order, is correlated along rows and columns, and read in the wrong one is not. And Oxford's conv1_1 is known: its first filter tells BGR
-from RGB in every network that was started from it and not trained long.
+order, is correlated along rows and columns, and read in the wrong one is not. And the first filters of the two trainings of VGG-16 that everybody
+starts from, Oxford's and torchvision's, are known: they tell BGR from RGB, and 0..255 from 0..1, in every network that was started from one of
+them and not trained long.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from segtwin import architectures
+from segtwin import Preprocessing, architectures
 
 from segtwin_weights import metadata
 from segtwin_weights.hub import Weights
 
+IMAGENET_RGB = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1 / 255)
+"""How torchvision's classifiers take an image."""
+OXFORD_INPUTS = Preprocessing("BGR", architectures.VGG_MEAN)
+"""How the VGG authors' own files do."""
 OXFORD_BGR = (0.429470569, 0.550379455, 0.480015397)
 """Oxford's VGG-16, conv1_1, filter 0, top left, of the channels B, G, R: as keras.applications' VGG16 prints its first kernel."""
+TORCHVISION_RGB = (-0.5537, 0.1755, 0.3130)
+"""The same of torchvision's vgg16 IMAGENET1K_V1 (features.0), of the channels R, G, B: as many a notebook prints its first kernel."""
 NEAR = 0.02
-"""How far fine-tuning may have moved them; B and R are 0.05 apart."""
+"""How far fine-tuning may have moved them; Oxford's B and R are 0.05 apart."""
 OUTPUTS = 256
 """Outputs of fc6 that are looked at: with 512 channels and 42 pairs in each, 5 million pairs a direction."""
 SIGMAS = 8.0
@@ -41,14 +48,11 @@ class Finding(NamedTuple):
 
 def check(weights: Weights) -> list[Finding]:
     """Every check that the weights allow."""
-    classifier = weights.metadata.get("architecture") == architectures.VGG16.name  # fcn8-vgg takes RGB, and turns it before conv1_1
-    stated = metadata.stated(weights)
-    claimed = stated.colour if stated and classifier else "RGB" if weights.metadata.get("names") == "torchvision" else "BGR"
     findings = []
     if "fc6/weight" in weights and weights["fc6/weight"].ndim in (2, 4):
         findings.append(fc6_order(weights["fc6/weight"]))
-    if "conv1_1/weight" in weights and weights["conv1_1/weight"].shape[1:] == (3, 3, 3):
-        findings.append(colour_order(weights["conv1_1/weight"], claimed))
+    if (first := first_layer(weights)) and weights[first].shape[1:] == (3, 3, 3):
+        findings.append(colour_order(weights[first], seen(weights)))
     dead = [name for name, blob in weights.items() if name.endswith("weight") and blob.ndim > 1 and not np.any(blob)]
     findings.append(Finding("numbers", f"{len(dead)} weights are all zero" if dead else "no weight is all zero", ", ".join(dead[:4]), True))
     return findings
@@ -81,6 +85,23 @@ def _smoothness(maps: np.ndarray) -> tuple[float, int]:
     return float((across.mean() + down.mean()) / 2 / variance - unrelated), across.size + down.size
 
 
+def first_layer(weights: Weights) -> str | None:
+    """The blob of a VGG-16's first filters, in a classifier or a network made of one; None where there is none."""
+    return next((name for name in ("conv1_1/weight", "vgg16.features.0.weight") if name in weights and weights[name].ndim == 4), None)
+
+
+def seen(weights: Weights) -> Preprocessing:
+    """What the first filters of a network get, by what is stated, or else by the names."""
+    row = architectures.ROWS.get(str(weights.metadata.get("architecture")))
+    if "vgg16.features.0.weight" in weights:
+        row = row or architectures.get("vggfcn8")
+    named = IMAGENET_RGB if weights.metadata.get("names") == "torchvision" else OXFORD_INPUTS
+    said = metadata.stated(weights, row) or (row.preprocessing if row else named)
+    if row is None or row.name != "fcn8-vgg":
+        return said
+    return said.in_order("RGB" if said.colour == "BGR" else "BGR")  # it takes RGB, and turns it and subtracts the mean before conv1_1
+
+
 class Training(NamedTuple):
     """What conv1_1 shows of the inputs that it was trained on."""
 
@@ -90,20 +111,27 @@ class Training(NamedTuple):
     """True: values of hundreds, 0..255 minus a mean; False: of a few units."""
     evidence: str
 
+    def against(self, inputs: Preprocessing) -> bool:
+        """Whether it contradicts that the network gets these inputs."""
+        return self.large != (inputs.scale * 255 > UNITS) or self.colour not in (None, inputs.colour)
+
 
 def training(weight: np.ndarray, bias: np.ndarray | None) -> Training | None:
     """What kind of inputs conv1_1 (O×3×k×k) was trained on; None where its numbers show nothing.
 
-    Oxford's first filter is known (0..255 minus the mean). Else the scales: the answers of a layer whose filters have the norm n to inputs of about
-    ±s are about n·s. Where n·2 is far below the biases, or below a twentieth, inputs of ±2 would move nothing: they are of hundreds. Norms as they
-    are common (0.3 … 3) allow both, and show nothing.
+    Oxford's first filter is known (0..255 minus the mean), and torchvision's (0..1, minus its mean, over its deviation). Else the scales: the
+    answers of a layer whose filters have the norm n to inputs of about ±s are about n·s. Where n·2 is far below the biases, or below a twentieth,
+    inputs of ±2 would move nothing: they are of hundreds. Norms as they are common (0.3 … 3) allow both, and show nothing.
     """
     if weight.ndim != 4 or weight.shape[1] != 3:
         return None
     for order, known in (("BGR", OXFORD_BGR), ("RGB", OXFORD_BGR[::-1])):
         if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
-            numbers = ", ".join(f"{value:.3f}" for value in weight[0, :, 0, 0])
-            return Training(order, True, f"conv1_1 begins {numbers}: Oxford's Caffe training, which takes {order}, 0..255 minus the mean")
+            return Training(order, True, f"conv1_1 begins {_first(weight)}: Oxford's Caffe training, which takes {order}, 0..255 minus the mean")
+    for order, known in (("RGB", TORCHVISION_RGB), ("BGR", TORCHVISION_RGB[::-1])):
+        if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
+            says = f"conv1_1 begins {_first(weight)}: torchvision's training, which takes {order}, 0..1, minus its mean, over its deviation"
+            return Training(order, False, says)
     norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
     norm = float(np.median(norms[norms > 0])) if np.any(norms > 0) else 0.0
     if not norm:
@@ -118,13 +146,18 @@ def training(weight: np.ndarray, bias: np.ndarray | None) -> Training | None:
 
 
 SMALL_NORM, LARGE_NORM, FAR_BIAS = 0.05, 30.0, 8.0
+UNITS = 4.0
+"""Largest values of an image up to which inputs are of units."""
 
 
-def colour_order(weight: np.ndarray, claimed: str) -> Finding:
-    """Whether conv1_1 (O×3×3×3) begins with Oxford's first filter, in the order B, G, R or R, G, B."""
-    first = tuple(float(value) for value in weight[0, :, 0, 0])
-    evidence = f"filter 0 begins {', '.join(f'{value:.3f}' for value in first)}; Oxford's is {', '.join(f'{v:.3f}' for v in OXFORD_BGR)} in B, G, R"
-    for order, known in (("BGR", OXFORD_BGR), ("RGB", OXFORD_BGR[::-1])):
-        if max(abs(a - b) for a, b in zip(first, known, strict=True)) < NEAR:
-            return Finding("conv1_1", f"looks {order}", evidence, order == claimed)
-    return Finding("conv1_1", "cannot be told", f"{evidence}: another training", True)
+def _first(weight: np.ndarray) -> str:
+    return ", ".join(f"{value:.3f}" for value in weight[0, :, 0, 0])
+
+
+def colour_order(weight: np.ndarray, inputs: Preprocessing) -> Finding:
+    """Whether conv1_1 (O×3×3×3) begins with the first filter of a known training, made for inputs as these."""
+    found = training(weight, None)
+    if found is None or found.colour is None:
+        known = f"Oxford's is {', '.join(f'{v:.3f}' for v in OXFORD_BGR)} in B, G, R"
+        return Finding("conv1_1", "cannot be told", f"filter 0 begins {_first(weight)}; {known}: another training", True)
+    return Finding("conv1_1", f"looks {found.colour}", found.evidence.replace("conv1_1", "filter 0", 1), not found.against(inputs))

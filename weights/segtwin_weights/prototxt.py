@@ -111,7 +111,8 @@ def body(message: Message, indent: str = "") -> str:
 
 def deploy(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], preprocessing: Preprocessing | None = None) -> str:
     """The net for inference: an Input layer of one image, no loss. A comment says how inputs are made, where it is stated."""
-    said = (preprocessing or row.preprocessing).for_channels(in_channels).describe() + ("" if preprocessing else " (the network's default)")
+    said = (preprocessing or row.preprocessing).for_channels(in_channels).describe(in_channels)
+    said += "" if preprocessing else " (the network's default)"
     header = f'# {row.name}: {row.source}\n# input: {said}\nname: "{row.name}"\n'
     return header + "".join(map(layer_text, net(row, classes, in_channels, widths)))
 

@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
     blob: str
     what: str
-    """copied, reshaped, averaged, expanded, zero, constant, counter, drawn, bilinear or dropped."""
+    """copied, turned (made for other inputs), reshaped, averaged, expanded, zero, constant, counter, drawn, bilinear or dropped."""
     source: str
     shape: tuple[int, ...]
 
@@ -86,6 +86,8 @@ def convert_with_report(
         weights = Weights(weights, metadata.state(weights, preprocessing))
     held = names.held(weights, row)
     trained = None if held is None else dimensions(held, row).num_classes
+    if held is not None:
+        names.check_inputs(held, row)
     if held is not None and num_classes in (None, trained):
         size = dimensions(held, row)
         kept = {key: value for key, value in held.metadata.items() if key not in metadata.OLD}
@@ -118,11 +120,13 @@ def convert_with_report(
     if not from_classifier and (row.name == "fcn8-vgg") != (source_row.name == "fcn8-vgg"):
         raise WeightsError(f"{row.name} does not start from {source_row.name}: they differ in padding and in the mean; convert a VGG-16")
 
-    known = metadata.stated(weights)
-    if from_classifier:
+    known, given = metadata.stated(weights), weights
+    if not from_classifier:
+        names.check_inputs(weights, source_row)
+    else:
         proven = names.vgg16_preprocessing(weights)[1]
         inner = Preprocessing("BGR", row.mean if row.colour == "BGR" else architectures.VGG_MEAN)  # fcn8-vgg turns RGB round itself
-        weights = names.turned(weights, inner)
+        given, weights = weights, names.turned(weights, inner)
         known = row.preprocessing.for_channels(in_channels) if proven else None
     blobs: dict[str, np.ndarray] = {}
     changes = []
@@ -139,7 +143,7 @@ def convert_with_report(
             blobs[name], what, source = np.zeros(shape, np.float32), "zero", ""
         elif name in weights and (weights[name].shape == shape or (from_classifier and weights[name].size == math.prod(shape))):
             source = name
-            what = "copied" if weights[name].shape == shape else "reshaped"
+            what = "turned" if weights[name] is not given[name] else "copied" if weights[name].shape == shape else "reshaped"
             blobs[name] = weights[name].reshape(shape)
         elif name in weights and layer.startswith("score"):
             blobs[name], what, source = expand_score(weights[name], shape), "expanded", name
