@@ -27,12 +27,14 @@ TIMES = 3
 """Bytes of memory, in sizes of the file."""
 SLACK = 32 << 20
 """Bytes besides: HDF5's caches of structure (at most 32 MB where a file is large) and of chunks (1 MB a data set)."""
-SECONDS = 3
-"""Of processor time, whatever the size; small files take milliseconds."""
+SECONDS = 1
+"""Of processor time, whatever the size; small files take milliseconds. The system counts whole ones, so that a loop ends after one or two."""
+OBJECTS_SECONDS, OBJECTS_BYTES = 4, 250_000
+"""At most so many more, one for so many bytes: a small data set takes a kilobyte, and up to a millisecond to open."""
 BYTES_A_SECOND = 20_000_000
 """How fast a file is decoded at the least: deflate makes 200 MB/s."""
 PATIENCE = 3
-"""Times the processor's seconds on the clock: other work on the machine, a slow disk."""
+"""Times the processor's seconds on the clock, of 3 and more: other work on the machine, a slow disk."""
 START_SECONDS = 60
 """In which Python and h5py start, from a slow disk."""
 RACY_NANOSECONDS = 2_000_000_000
@@ -141,7 +143,8 @@ def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> N
 
 def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) -> None:
     global _child
-    seconds = SECONDS + size // BYTES_A_SECOND
+    decoding = size // BYTES_A_SECOND
+    seconds = SECONDS + min(size // OBJECTS_BYTES, OBJECTS_SECONDS) + decoding
     question |= {"most": TIMES * size, "memory": TIMES * size + SLACK, "seconds": seconds}
     name = shown(os.fspath(path))
     while True:
@@ -156,7 +159,7 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         child = _child
         fresh, child.fresh = child.fresh, False
         try:
-            told = child.ask(question, PATIENCE * seconds)
+            told = child.ask(question, PATIENCE * (SECONDS + OBJECTS_SECONDS + decoding))
         except (TimeoutError, Died) as error:
             status = _ended(child)
             if isinstance(error, TimeoutError) or status == -getattr(signal, "SIGXCPU", 0):
