@@ -12,12 +12,14 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +82,14 @@ class Child:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        late = threading.Event()
-
-        def kill() -> None:
-            late.set()
-            self.process.kill()
-
-        timer = threading.Timer(seconds, kill)
-        timer.daemon = True
-        timer.start()
         said = b""
-        try:
+        with _clock(self.process, seconds) as left, suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            while not said.endswith(b"\n") and (piece := self.process.stdout.read(1 << 16)):
+            while not said.endswith(b"\n"):
+                left(self.process.stdout)
+                if not (piece := self.process.stdout.read(1 << 16)):
+                    break
                 said += piece
-        except BrokenPipeError:
-            pass
-        finally:
-            timer.cancel()
-        if late.is_set():
-            raise TimeoutError
         if not said.endswith(b"\n"):
             raise Died
         told: dict[str, Any] = json.loads(said)
@@ -114,6 +104,44 @@ class Child:
                 with suppress(OSError):
                     pipe.close()
         return status
+
+
+@contextmanager
+def _clock(process: subprocess.Popen[bytes], seconds: float) -> Iterator[Callable[[Any], None]]:
+    """Waits for a pipe of a process until there is something in it, or its end; after so many seconds the process is killed.
+
+    No thread waits where the system can do it: where memory is short, Python waits for ever for a thread that cannot begin.
+
+    Raises:
+        TimeoutError: the seconds are over.
+    """
+    if os.name == "posix":
+        end = time.monotonic() + seconds
+
+        def wait(pipe: Any) -> None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(pipe, selectors.EVENT_READ)
+                if not selector.select(max(end - time.monotonic(), 0)):
+                    process.kill()
+                    raise TimeoutError
+
+        yield wait
+        return
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda pipe: None
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError
 
 
 def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> None:
