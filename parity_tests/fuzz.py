@@ -218,7 +218,7 @@ def worker(folder: Path, name: str, first: int, count: int) -> None:
     run = outcome if folder.name == "weights" else image_outcome
     with tempfile.TemporaryDirectory() as scratch, suppress_stderr():
         with suppress(AssertionError, WeightsError):
-            run(case(files, name, first, Path(scratch)))  # the libraries are loaded now
+            run(files[name])  # the libraries are loaded now: a damaged file may be refused before they are
         _, used = _memory()
         room = 3 * files[name].stat().st_size if run is outcome else IMAGES_ROOM
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20) + room,) * 2)

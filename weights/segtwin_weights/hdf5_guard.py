@@ -12,12 +12,14 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,14 @@ TIMES = 3
 """Bytes of memory, in sizes of the file."""
 SLACK = 32 << 20
 """Bytes besides: HDF5's caches of structure (at most 32 MB where a file is large) and of chunks (1 MB a data set)."""
-SECONDS = 3
-"""Of processor time, whatever the size; small files take milliseconds."""
+SECONDS = 1
+"""Of processor time, whatever the size; small files take milliseconds. The system counts whole ones, so that a loop ends after one or two."""
+OBJECTS_SECONDS, OBJECTS_BYTES = 4, 250_000
+"""At most so many more, one for so many bytes: a small data set takes a kilobyte, and up to a millisecond to open."""
 BYTES_A_SECOND = 20_000_000
 """How fast a file is decoded at the least: deflate makes 200 MB/s."""
 PATIENCE = 3
-"""Times the processor's seconds on the clock: other work on the machine, a slow disk."""
+"""Times the processor's seconds on the clock, of 3 and more: other work on the machine, a slow disk."""
 START_SECONDS = 60
 """In which Python and h5py start, from a slow disk."""
 RACY_NANOSECONDS = 2_000_000_000
@@ -78,26 +82,14 @@ class Child:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        late = threading.Event()
-
-        def kill() -> None:
-            late.set()
-            self.process.kill()
-
-        timer = threading.Timer(seconds, kill)
-        timer.daemon = True
-        timer.start()
         said = b""
-        try:
+        with _clock(self.process, seconds) as left, suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            while not said.endswith(b"\n") and (piece := self.process.stdout.read(1 << 16)):
+            while not said.endswith(b"\n"):
+                left(self.process.stdout)
+                if not (piece := self.process.stdout.read(1 << 16)):
+                    break
                 said += piece
-        except BrokenPipeError:
-            pass
-        finally:
-            timer.cancel()
-        if late.is_set():
-            raise TimeoutError
         if not said.endswith(b"\n"):
             raise Died
         told: dict[str, Any] = json.loads(said)
@@ -112,6 +104,44 @@ class Child:
                 with suppress(OSError):
                     pipe.close()
         return status
+
+
+@contextmanager
+def _clock(process: subprocess.Popen[bytes], seconds: float) -> Iterator[Callable[[Any], None]]:
+    """Waits for a pipe of a process until there is something in it, or its end; after so many seconds the process is killed.
+
+    No thread waits where the system can do it: where memory is short, Python waits for ever for a thread that cannot begin.
+
+    Raises:
+        TimeoutError: the seconds are over.
+    """
+    if os.name == "posix":
+        end = time.monotonic() + seconds
+
+        def wait(pipe: Any) -> None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(pipe, selectors.EVENT_READ)
+                if not selector.select(max(end - time.monotonic(), 0)):
+                    process.kill()
+                    raise TimeoutError
+
+        yield wait
+        return
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda pipe: None
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError
 
 
 def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> None:
@@ -141,7 +171,8 @@ def walk(path: str | os.PathLike[str], part: tuple[int, int] | None = None) -> N
 
 def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) -> None:
     global _child
-    seconds = SECONDS + size // BYTES_A_SECOND
+    decoding = size // BYTES_A_SECOND
+    seconds = SECONDS + min(size // OBJECTS_BYTES, OBJECTS_SECONDS) + decoding
     question |= {"most": TIMES * size, "memory": TIMES * size + SLACK, "seconds": seconds}
     name = shown(os.fspath(path))
     while True:
@@ -156,7 +187,7 @@ def _asked(path: str | os.PathLike[str], question: dict[str, Any], size: int) ->
         child = _child
         fresh, child.fresh = child.fresh, False
         try:
-            told = child.ask(question, PATIENCE * seconds)
+            told = child.ask(question, PATIENCE * (SECONDS + OBJECTS_SECONDS + decoding))
         except (TimeoutError, Died) as error:
             status = _ended(child)
             if isinstance(error, TimeoutError) or status == -getattr(signal, "SIGXCPU", 0):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from segtwin import architectures
 
+from segtwin_weights import tf_table
 from segtwin_weights.door import reader_of_parts, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
@@ -44,6 +45,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
     beside = Path(prefix).parent.iterdir()
     files = [file for file in beside if file.name == name or file.name.startswith((f"{name}.index", f"{name}.data-"))]
     budget = MOST_TIMES * sum(regular(file).st_size for file in files)
+    bundle = os.path.lexists(f"{prefix}.index")
+    tf_table.check(f"{prefix}.index" if bundle else prefix, shown(prefix), bundle)
     try:
         reader = tensorflow.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()

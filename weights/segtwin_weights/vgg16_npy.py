@@ -110,6 +110,10 @@ def from_caffe(name: str, weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(outputs, -1, pixels).transpose(2, 1, 0)).reshape(-1, outputs)
 
 
+WORTH_A_THREAD = 16 << 20
+"""Bytes that one thread moves in some milliseconds. Where memory is short, Python waits for ever for a thread that cannot begin."""
+
+
 def _outputs_first(weight: np.ndarray, pixels: int, channels_at_once: int = 16, outputs_at_once: int = 64) -> np.ndarray:
     """An inner product from (H·W·C)×O to O×(C·H·W), with H·W = `pixels`.
 
@@ -125,8 +129,13 @@ def _outputs_first(weight: np.ndarray, pixels: int, channels_at_once: int = 16, 
             block = source[:, c : c + channels_at_once, o : o + outputs_at_once]
             target[o : o + outputs_at_once, c : c + channels_at_once] = block.transpose(2, 1, 0)
 
-    with ThreadPoolExecutor(max_workers=2) as pool:  # numpy copies without holding the interpreter's lock
-        list(pool.map(move, range(0, outputs, outputs_at_once)))
+    moves = range(0, outputs, outputs_at_once)
+    if weight.nbytes < WORTH_A_THREAD:
+        for o in moves:
+            move(o)
+    else:
+        with ThreadPoolExecutor(max_workers=2) as pool:  # numpy copies without holding the interpreter's lock
+            list(pool.map(move, moves))
     return target.reshape(outputs, -1)
 
 
