@@ -63,22 +63,24 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
 
 
 def inputs(weights: Weights) -> dict[str, Any]:
-    """{"preprocessing", "preprocessing_known", "in_channels"} of a network that is known here: stated or shown by the numbers, else assumed from the names."""
-    known = names.identify(weights)
-    row = architectures.ROWS.get(str(weights.metadata.get("architecture"))) or known
-    known_channels = {"in_channels": surgery.found_dimensions(weights, row).get("in_channels", row.in_channels)} if row else {}
+    """{"preprocessing", "preprocessing_known", "in_channels"} of a network that is known here: stated or shown by the numbers, else assumed from the
+    names.
+    """
+    row = architectures.ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
     try:
-        if (said := metadata.stated(weights, row)) is not None:
-            return {"preprocessing": said.for_channels(known_channels.get("in_channels", 3)).asdict(), "preprocessing_known": True} | known_channels
-        if row is None or row.name in architectures.ROWS:
-            if row is None:
-                return {}
+        said = metadata.stated(weights, row)
+        if row is None:
+            return {} if said is None else {"preprocessing": said.asdict(), "preprocessing_known": True}
+        if said is None and row.name not in architectures.ROWS:
+            found, proven = names.vgg16_preprocessing(weights)
+            return {"preprocessing": found.asdict(), "preprocessing_known": proven}
+        if said is None:
             names.check_inputs(weights, row)
-            return {"preprocessing": row.preprocessing.for_channels(known_channels.get("in_channels", 3)).asdict(), "preprocessing_known": False} | known_channels
-        found, proven = names.vgg16_preprocessing(weights)
     except WeightsError as error:
         return {"preprocessing": None, "preprocessing_known": False, "preprocessing_problem": str(error)}
-    return {"preprocessing": found.asdict(), "preprocessing_known": proven}
+    channels = surgery.found_dimensions(weights, row).get("in_channels", row.in_channels)
+    preprocessing = (said or row.preprocessing).for_channels(channels)
+    return {"preprocessing": preprocessing.asdict(), "preprocessing_known": said is not None, "in_channels": channels}
 
 
 def blob_facts(name: str, blob: np.ndarray) -> dict[str, Any]:
