@@ -40,7 +40,7 @@ from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import framework_twin, read_network
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, picture_of_page
-from segtwin_cli.preprocessing_options import chosen, preprocessing_options
+from segtwin_cli.preprocessing_options import chosen, preprocessing_options, range_option
 from segtwin_cli.printable import json_text, printable
 from segtwin_cli.running import fits
 from segtwin_cli.terminal import echo, overwrite_option, quiet_option, refuse_to_replace, steps
@@ -142,6 +142,7 @@ class Comparison:
 @click.option("--torch-onnx", type=click.Path(), help="Test this export of the torch model, not a fresh one.")
 @click.option("--keras-onnx", type=click.Path(), help="Test this export of the Keras model, not a fresh one.")
 @preprocessing_options
+@range_option
 @overwrite_option
 @quiet_option
 def parity(
@@ -151,6 +152,7 @@ def parity(
     torch_onnx: str | None,
     keras_onnx: str | None,
     stated: dict[str, Any],
+    value_range: tuple[float, float] | None,
     overwrite: bool,
     quiet: bool,
 ) -> int:
@@ -196,8 +198,10 @@ def parity(
                 return
             fits(name, height, width, f"{row.name}'s comparison", need, say)
 
-        pictures = [first_page(name, channels, preprocessing, partial(admit, name)) for name in images]
-        inputs = [(name, segtwin.preprocess(name, preprocessing, channels), picture) for name, picture in zip(images, pictures, strict=True)]
+        pictures = [first_page(name, channels, preprocessing, value_range, partial(admit, name)) for name in images]
+        inputs = [
+            (name, segtwin.preprocess(name, preprocessing, channels, value_range), picture) for name, picture in zip(images, pictures, strict=True)
+        ]
         if not known and not quiet:
             echo(f"note: {weights} does not state its preprocessing; assumed: {preprocessing.describe()}", err=True)
         for name, data, _ in inputs:
@@ -225,11 +229,13 @@ def parity(
     return 0 if passed else 1
 
 
-def first_page(name: str, channels: int, preprocessing: segtwin.Preprocessing, admit: Callable[[int, int], None]) -> np.ndarray:
+def first_page(
+    name: str, channels: int, preprocessing: segtwin.Preprocessing, value_range: tuple[float, float] | None, admit: Callable[[int, int], None]
+) -> np.ndarray:
     """The image as it is shown, H×W×3 uint8. What is converted on the way is said when it is prepared for the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", segtwin.Converted)
-        return picture_of_page(next(quiet_pages(name, admit)), channels, preprocessing.bits if preprocessing.bits != 8 else None)
+        return picture_of_page(next(quiet_pages(name, admit)), channels, preprocessing.bits if preprocessing.bits != 8 else None, value_range)
 
 
 def with_probes(weights: segtwin_weights.Weights, aliases: Mapping[str, str]) -> tuple[segtwin_weights.Weights, list[str]]:

@@ -27,7 +27,7 @@ from segtwin_cli.decoders import is_stack, quiet_count, quiet_pages
 from segtwin_cli.engines import ENGINES, available_engines
 from segtwin_cli.extras import require
 from segtwin_cli.pictures import best_class, legend, picture_of_page
-from segtwin_cli.preprocessing_options import Numbers, preprocessing_options
+from segtwin_cli.preprocessing_options import preprocessing_options, range_option
 from segtwin_cli.running import Running, choose_engine, colours_of, fits, is_onnx, names_of
 from segtwin_cli.terminal import echo, errors, json_option, quiet_option, refuse_to_replace, refuse_to_replace_json, steps, write_json
 
@@ -52,7 +52,7 @@ LEGEND = "classes.legend.png"
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Probability from which on a single class is there (0.5).")
 @click.option("--probability", is_flag=True, help="Write the probabilities of all classes too, C×H×W float32 (N×C×H×W of a stack).")
 @preprocessing_options
-@click.option("--range", "value_range", type=Numbers(), help="LOW,HIGH: the values that become 0 and 255, of float and 32-bit images.")
+@range_option
 @click.option("--classes", "class_file", type=click.Path(), help="Text file of the classes' names, one a line.")
 @click.option("--palette", help="Colours of the classes: voc, or a file of a colour (#rrggbb or r g b) a line.")
 @click.option("--legend", "with_legend", is_flag=True, help=f"Write {LEGEND}: names and colours of the classes found.")
@@ -70,7 +70,7 @@ def predict(
     threshold: float | None,
     probability: bool,
     stated: dict[str, Any],
-    value_range: tuple[float, ...] | None,
+    value_range: tuple[float, float] | None,
     class_file: str | None,
     palette: str | None,
     with_legend: bool,
@@ -80,8 +80,6 @@ def predict(
     quiet: bool,
 ) -> int:
     """Segment IMAGES (files, or folders of them) with the network of WEIGHTS: a file of weights, or an ONNX file, which is run as it is."""
-    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
-        raise click.ClickException("--range is LOW,HIGH, the smaller number first")
     require(engine, purpose=f"--engine {engine}")
     folder = Path(output)
     found = collect(images, recursive)
@@ -163,7 +161,9 @@ def collect(images: tuple[str, ...], recursive: bool = False) -> dict[Path, Path
         path = Path(name)
         if path.is_dir():
             candidates = path.rglob("*") if recursive else path.iterdir()
-            inside = sorted(one for one in candidates if one.suffix.lower() in ENDINGS and one.is_file() and not own_output(one))
+            inside = sorted(
+                one for one in candidates if one.suffix.lower() in ENDINGS and one.is_file() and not own_output(one) and not hidden(one, path)
+            )
             if not inside:
                 raise click.ClickException(f"{name}: the folder holds no image")
             for one in inside:
@@ -173,6 +173,11 @@ def collect(images: tuple[str, ...], recursive: bool = False) -> dict[Path, Path
         else:
             raise click.ClickException(f"{name}: there is no such file or folder")
     return found
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder on the way to it, begins with a dot, as ._a.png, which macOS leaves on other systems' disks."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def plan(found: dict[Path, Path], folder: Path, probability: bool, overwrite: bool) -> dict[Path, dict[str, Path]]:
@@ -210,7 +215,7 @@ def segment(
     path: Path,
     files: dict[str, Path],
     bits: int | None,
-    value_range: tuple[float, ...] | None,
+    value_range: tuple[float, float] | None,
     pad: str | None,
     tile: int,
     threshold: float,
@@ -219,7 +224,6 @@ def segment(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Segment the pages of a file, one at a time, and write what `plan` says. Returns pages, width, height and the classes' counts of pixels."""
-    span = None if value_range is None else (value_range[0], value_range[1])
     counts = np.zeros(256, np.int64)
     number = 0
 
@@ -228,12 +232,12 @@ def segment(
 
     with writing(files, quiet_count(path)) as put:
         for page in quiet_pages(path, admit):
-            values = page.values(network.in_channels, bits, span)
+            values = page.values(network.in_channels, bits, value_range)
             data = network.preprocessing.for_channels(network.in_channels).apply(values[np.newaxis])
             result = network.probabilities(data, pad, tile, always=probability)
             if len(result) > 256:
                 raise ValueError(f"{network.file}: gives {len(result)} classes; a mask is an image of at most 256")
-            picture = picture_of_page(page, network.in_channels, bits, span)
+            picture = picture_of_page(page, network.in_channels, bits, value_range)
             counts += put(result, picture, threshold, colours, probability)
             number += 1
             height, width = result.shape[1:]

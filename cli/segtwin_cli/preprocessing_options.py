@@ -53,6 +53,25 @@ def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+range_option = click.option(
+    "--range", "value_range", type=Numbers(), callback=lambda context, option, value: span(value),
+    help="LOW,HIGH: the values that become 0 and 255, of float and 32-bit images.",
+)  # fmt: skip
+
+
+def span(value: tuple[float, ...] | None) -> tuple[float, float] | None:
+    """The two numbers of `--range`.
+
+    Raises:
+        click.ClickException: they are not two, the smaller one first.
+    """
+    if value is None:
+        return None
+    if len(value) != 2 or not value[0] < value[1]:
+        raise click.ClickException("--range is LOW,HIGH, the smaller number first")
+    return value[0], value[1]
+
+
 def chosen(base: Preprocessing, stated: dict[str, Any], say: Callable[[str], None] = lambda line: None, channels: int | None = None) -> Preprocessing:
     """What the options state; what they leave open is taken from `base`.
 

@@ -31,6 +31,8 @@ ENDINGS = (
     ".j2k", ".mpo", ".tga", ".pcx", ".sgi", ".avif", ".npy",
 )  # fmt: skip
 """Endings of files that a folder's images have; .npy holds an array H×W×C."""
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+"""Formats whose values are near those that were saved."""
 STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 """Formats whose further pages are images of their own; those of a phone's JPEG (MPO) are previews."""
 MOST_PIXELS = 1 << 28
@@ -86,6 +88,10 @@ class Page:
     """Grey values of 2 or 4 bits, which Pillow spreads over 0..255: so far apart."""
     lost: int = 0
     """The values have so many bits, of which the decoder keeps 8 (JPEG 2000, AVIF)."""
+    own: str = ""
+    """The type of a TIFF's values where Pillow takes their bytes for another: int8 for uint8, uint32 for int32."""
+    bands: tiff.Bands | None = None
+    """The page of a TIFF that Pillow does not read; `raw` is its values."""
     told: set[str] = field(default_factory=set)
     """What was said of earlier pages of the file: a stack says it once."""
 
@@ -109,6 +115,14 @@ class Page:
         said: list[str] = []
         with _decoding(self.name):
             array = self._array(channels, said)
+        dropped = self.lost or (16 if HIGH_BYTE in said else 0)
+        if dropped and (value_range is not None or (bits or 8) > 8):
+            raise ImageError(
+                f"{self.name}: its values of {dropped} bits are decoded to 8 here, which {'--bits' if value_range is None else '--range'} does not "
+                "speak of; save it as an RGB or grey image of 16 bits (PNG or TIFF, without alpha), or as .npy"
+            )
+        if bits is not None and bits == self._few_bits():
+            bits = None  # Pillow has spread them over 0..255
         if self.ranged and array.dtype != np.uint8:
             if value_range is not None:
                 raise ImageError(f"{self.name}: the file's header states its range; leave --range out")
@@ -124,11 +138,15 @@ class Page:
             warnings.warn(f"{self.name}: {'; '.join(said)}", Converted, stacklevel=4)
         return array
 
+    def _few_bits(self) -> int:
+        """Bits of a value where they are 1, 2 or 4; else 8."""
+        return {85: 2, 17: 4}.get(self.spread, 1 if isinstance(self.raw, Image.Image) and self.raw.mode == "1" else 8)
+
     def _array(self, channels: int, said: list[str]) -> np.ndarray:
         """H×W×1, H×W×3 or H×W×channels in the file's own values."""
         image = self.raw
         if isinstance(image, np.ndarray):
-            array = self._of_array(image, channels)
+            array = self._of_array(image, channels) if self.bands is None else self._of_bands(self.bands, channels, said)
             if self.orientation != 1:
                 said.append("rotated as its orientation asks")
             return turned(array, self.orientation)
@@ -144,7 +162,7 @@ class Page:
                 found = array.shape[2] if array.ndim == 3 else 1
                 raise ImageError(f"{self.name}: has {found} channels, the network takes {channels}; give an array H×W×{channels} (.npy)")
             return self._with_low(array, orientation, said)
-        if image.mode.startswith("I") or image.mode == "F":
+        if image.mode.startswith("I") or image.mode == "F" or self.own:
             return self._grey_values(image, channels, said)
         if self.deep and image.mode in DEEP_MODES:
             array = self._with_low(np.asarray(image), orientation, said)
@@ -177,6 +195,8 @@ class Page:
     def _grey_values(self, image: Image.Image, channels: int, said: list[str]) -> np.ndarray:
         """H×W×1 of 16 or 32 bits, or floats."""
         array = np.asarray(image)[..., np.newaxis]
+        if self.own:
+            array = np.ascontiguousarray(array).view(self.own)
         if channels == 3:
             said.append(CONVERSIONS["L"])
         if not self.white_is_zero:
@@ -193,6 +213,22 @@ class Page:
         if self.deep:
             said.append(HIGH_BYTE)
         return high
+
+    def _of_bands(self, page: tiff.Bands, channels: int, said: list[str]) -> np.ndarray:
+        """Of the bands of a TIFF: as of an image that Pillow reads."""
+        values = page.values
+        if channels in (1, 3) and page.colours and values.shape[2] == 4:
+            values = values[..., :3]
+            said.append("the alpha channel is dropped")
+        if channels == 1 and page.colours:
+            self._of_array(values, 3)
+            said.append("colours became grey, 0.299 R + 0.587 G + 0.114 B")
+            return values
+        if channels == 3 and values.shape[2] == 1:
+            self._of_array(values, 1)
+            said.append(CONVERSIONS["L"])
+            return values
+        return self._of_array(values, channels)
 
     def _of_array(self, array: np.ndarray, channels: int) -> np.ndarray:
         shape = "×".join(map(str, array.shape))
@@ -266,6 +302,8 @@ def _decoding(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file") from None
     except ImageError:
         raise
+    except tiff.Unsupported as error:
+        raise ImageError(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning where warnings are errors
         raise ImageError(
             f"{name}: states more pixels than Pillow opens ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); cut it up, or give it as .npy"
@@ -345,9 +383,8 @@ def page_count(image: ImageLike) -> int:
     if isinstance(image, np.ndarray) or _is_array(image):
         array = _load_array(image)
         return len(array) if array.ndim == 4 else 1
-    if all(beyond := _beyond_pillow(os.fspath(image))) and beyond:
-        with _decoding(os.fspath(image)):
-            return tiff.count(os.fspath(image))
+    if beyond := _beyond_pillow(os.fspath(image)):
+        return len(beyond)
     with _decoding(os.fspath(image)), _open(os.fspath(image)) as opened:
         return len(_page_numbers(opened))
 
@@ -381,32 +418,34 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
     beyond = _beyond_pillow(name)
     told: set[str] = set()
 
-    def of_bands(title: str, which: Iterable[int] | None = None) -> Iterator[Page]:
+    def of_bands(places: Iterable[int]) -> Iterator[Page]:
+        title = name
+
         def admitted(height: int, width: int, bands: int) -> None:
             _fits(title, height, width, bands)
             admit(height, width)
 
-        banded = tiff.pages(name, admitted, which)
-        while True:
+        places = list(places)
+        banded = tiff.pages(name, admitted, places)
+        for place in places:
+            title = name if len(beyond) == 1 else f"{name}, page {place + 1}"
             with _decoding(title):
-                page = next(banded, None)
-            if page is None:
-                return
-            yield Page(title, page[0], orientation=page[1], told=told)
+                page = next(banded)
+            yield Page(title, page.values, orientation=page.orientation, bands=page, told=told)
 
-    if beyond and all(beyond):
-        yield from of_bands(name)
+    if beyond and beyond[min(beyond)]:  # Pillow opens a file that begins with a page that it knows
+        yield from of_bands(range(len(beyond)))
         return
     with _decoding(name):
         opened = _open(name)
     with opened:
         with _decoding(name):
-            numbers = _page_numbers(opened)
+            numbers = list(beyond) or _page_numbers(opened)
         for number in numbers:
             place = numbers.index(number)
             title = name if len(numbers) == 1 else f"{name}, page {place + 1}"
-            if len(beyond) == len(numbers) and beyond[place]:
-                yield from of_bands(title, [place])
+            if beyond.get(number):
+                yield from of_bands([place])
                 continue
             with _decoding(title):
                 opened.seek(number)
@@ -421,8 +460,8 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
                     opened.load()
                     low = _low_bytes(name, number) if deep else None
                 white = isinstance(opened, TiffImagePlugin.TiffImageFile) and opened.tag_v2.get(PHOTOMETRIC) == 0
-                lost = _lost_bits(name, opened)
-            yield Page(title, raw, low, deep, opened.format == "PPM", white_is_zero=white, spread=spread, lost=lost, told=told)
+                lost, own = _lost_bits(name, opened), _own_type(opened)
+            yield Page(title, raw, low, deep, opened.format == "PPM", white_is_zero=white, spread=spread, lost=lost, own=own, told=told)
 
 
 def _two_bytes(image: Image.Image) -> bool:
@@ -435,6 +474,15 @@ def _spread(image: Image.Image) -> int:
     modes = [tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args for tile in getattr(image, "tile", None) or []]
     depths = {found[1] for mode in modes if (found := re.match(r"L;([24])\b", str(mode)))}
     return 255 // (2 ** int(depths.pop()) - 1) if len(depths) == 1 else 1
+
+
+def _own_type(image: Image.Image) -> str:
+    """The type of a TIFF's grey values where Pillow takes their bytes for another (TIFF 6.0, SampleFormat); "" where it does not."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return ""
+    kinds = {("L", 2): "i1", ("I", 1): "u4"}
+    formats, depth = image.tag_v2.get(339, (1,)), image.tag_v2.get(258, (1,))
+    return kinds.get((image.mode, formats[0]), "") if depth in ((8,), (32,)) else ""
 
 
 def _lost_bits(name: str, image: Image.Image) -> int:
@@ -489,20 +537,20 @@ def _low_bytes(name: str, number: int) -> np.ndarray | None:
         return np.array(again)
 
 
-def _beyond_pillow(name: str) -> list[bool]:
-    """Which pages of a file are of a kind that Pillow does not know; none of a file that is no TIFF."""
+def _beyond_pillow(name: str) -> dict[int, bool]:
+    """The numbers of a TIFF's pages → whether they are of a kind that Pillow does not know; nothing where none is."""
     _regular(name)
     with _decoding(name):
         if not tiff.is_tiff(name):
-            return []
+            return {}
         found = tiff.beyond_pillow(name)
-        if any(found):
+        if any(found.values()):
             return found
         try:
             _open(name).close()
         except UnidentifiedImageError:
-            return [True] * max(len(found), 1)
-        return []
+            return dict.fromkeys(found or [0], True)
+        return {}
 
 
 def _is_array(image: Any) -> bool:
@@ -579,6 +627,9 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
         if mode not in ("P", "L") and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2):
             what = f"{mode} colours" if mode else f"{image.dtype} values"  # type: ignore[union-attr]
             raise ImageError(f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}")
+        if getattr(image, "format", None) in LOSSY:
+            words = f"is a {image.format}, which changes the values at every edge: classes that nobody drew; save labels as PNG"  # type: ignore[union-attr]
+            warnings.warn(f"{page.name}: {words}", Converted, stacklevel=2)
         if page.white_is_zero:
             raise ImageError(f"{page.name}: is a TIFF whose zero is white; which values are classes is not clear: save it with black as zero")
         orientation = page.orientation if isinstance(image, np.ndarray) else image.getexif().get(ORIENTATION, 1)
