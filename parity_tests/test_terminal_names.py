@@ -250,3 +250,23 @@ def test_a_failing_second_shard_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
     safetensors_file.write(weights, tmp_path / "x.safetensors", shard_bytes=100_000)
     assert segtwin_weights.read(tmp_path / "x.safetensors.index.json").fingerprint() == weights.fingerprint()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".caffemodel", ".pth", ".weights.h5"])
+def test_names_that_are_no_text_are_written_and_read(ending: str, tmp_path: Path, weights: Path) -> None:
+    path = tmp_path / f"{os.fsdecode(bytes([255, 254]))}{ending}"
+    held = segtwin_weights.read(weights)
+    segtwin_weights.write(held, path)
+    again = segtwin_weights.read(path)
+    assert segtwin_weights.convert(again, to="fcn8s").fingerprint() == segtwin_weights.convert(held, to="fcn8s").fingerprint()
+    segtwin_weights.write(again, tmp_path / "x.safetensors")  # with the name of its source
+    if ending == ".caffemodel":
+        assert b'net: "\xff\xfe.train_val.prototxt"' in path.with_name(path.name.replace(ending, ".solver.prototxt")).read_bytes()
+
+
+def test_an_onnx_file_has_a_name_that_is_text(tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture) -> None:
+    path = tmp_path / f"{os.fsdecode(bytes([255, 254]))}.onnx"
+    assert run("export", weights, path, "--framework", "torch", "--quiet") == 2
+    said = capfd.readouterr().err
+    is_text(said, 1)
+    assert "no UTF-8" in said

@@ -19,7 +19,9 @@ from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, r
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--to", type=click.Choice(list(ROWS)), help="The network to make; without it only the format changes.")
+@click.option(
+    "--to", type=click.Choice(list(ROWS)), metavar="NETWORK", help="The network to make (see segtwin list); without it only the format changes."
+)
 @click.option("--num-classes", type=int, help="Classes of the result; by default the source's, of a classifier the network's own.  [with --to]")
 @click.option("--score-init", type=click.Choice(surgery.SCORE_INITS), help="How score_fr starts; by default fc8-average.  [with --to]")
 @preprocessing_options

@@ -16,6 +16,7 @@ import segtwin_weights
 from safetensors import SafetensorError, safe_open
 from segtwin.architectures import ROWS
 from segtwin_weights import Weights, metadata, names, onnx_file
+from segtwin_weights.door import file_name
 
 from segtwin_cli.explain import Size
 from segtwin_cli.extras import require
@@ -68,6 +69,8 @@ def export(
         for file in (output, *([output + ".data"] if output.endswith(".onnx") else [])):
             refuse_to_replace(file, overwrite)
     files = [output for output in outputs if output.endswith(".onnx")]
+    for file in files:
+        onnx_file.check_name(file)
     if batch is not None and size is None:
         raise click.ClickException("--batch goes with --size: it fixes the number of images of a graph of one size")
     options: dict[str, Any] = {"size": size, "batch": batch, "fold_batchnorm": fold_batchnorm, "verify": not no_verify}
@@ -138,7 +141,7 @@ def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:
         OSError: it cannot be read.
     """
     weights = names.hub_names(segtwin_weights.read(path))
-    weights.metadata.setdefault("source", os.path.basename(path))
+    weights.metadata.setdefault("source", file_name(path))
     return weights, segtwin_weights.network_of(weights, row)
 
 

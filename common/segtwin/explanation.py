@@ -55,6 +55,8 @@ def explain(row: str | Row, height: int, width: int, num_classes: int | None = N
     row = architectures.get(row)
     if not row.layers:
         raise ValueError(f"{row.name} is described by its state_dict, not by a table of layers; only rows with one can be explained")
+    if in_channels not in (None, row.in_channels) and not row.any_channels:
+        raise ValueError(f"{row.name} with {in_channels} channels: its original takes {row.in_channels}")
     if min(height, width) < 1:
         raise ValueError(f"a size is at least 1 × 1, not {height} × {width}")
     shapes = row.shapes(height, width, num_classes, every_layer=True)

@@ -68,6 +68,7 @@ def export_onnx(
     row = architectures.get(str(model.name))
     if getattr(model, "pad", None):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    onnx_file.check_name(path)
     onnx_file.check_opset(path, opset, "torch")
     shape = onnx_file.fixed_shape(path, row, size, batch)
 

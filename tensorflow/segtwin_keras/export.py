@@ -66,6 +66,7 @@ def export_onnx(
     row = architectures.get(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
         raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+    onnx_file.check_name(path)
     onnx_file.check_opset(path, opset, "keras")
     shape = onnx_file.fixed_shape(path, row, size, batch)
     if model.input.dtype == "float64" and {layer.kind for layer in row.layers} & NOT_IN_DOUBLE:

@@ -11,13 +11,12 @@ Source: `Net::ToHDF5` in `src/caffe/net.cpp` of BVLC/caffe at 9b891540183ddc834a
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from segtwin_weights import hdf5
 from segtwin_weights.caffemodel import BLOB_NAMES
-from segtwin_weights.door import reader
+from segtwin_weights.door import file_name, reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import identify
 
@@ -62,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
             blobs[name] = array
     if not blobs:
         raise WeightsError(f"{path}: holds no layer with weights; it is no .caffemodel.h5")
-    metadata: Metadata = {"source": Path(path).name, "sha256": sha256(path)}
+    metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
     if row := identify(blobs):
         metadata["architecture"] = row.name
         blobs = {parameter.name: blobs[parameter.name] for parameter in row.parameters() if parameter.name in blobs}

@@ -23,7 +23,7 @@ import numpy as np
 from segtwin.files import whole_together
 
 from segtwin_weights import metadata, prototxt, wire
-from segtwin_weights.door import OBJECT, Budget, reader
+from segtwin_weights.door import OBJECT, Budget, file_name, reader
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
 from segtwin_weights.names import identify
 from segtwin_weights.surgery import dimensions
@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
             raise WeightsError(f"{path}: is cut short or damaged ({error}); fetch it again") from None
     if not blobs:
         raise WeightsError(f"{path}: holds no layer with weights; it is no .caffemodel")
-    metadata: Metadata = {"source": Path(path).name, "sha256": sha256(path)}
+    metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
     if row := identify(blobs):
         metadata["architecture"] = row.name
     return Weights(blobs, metadata)
@@ -174,7 +174,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     texts = prototxt.files(row, classes, in_channels, widths, path.stem, metadata.stated(weights, row))
     with whole_together(*(path.with_name(path.stem + suffix) for suffix in texts), path) as (*drafts, draft):
         for beside, text in zip(drafts, texts.values(), strict=True):
-            beside.write_text(text, encoding="utf-8")
+            beside.write_text(text, encoding="utf-8", errors="surrogateescape")  # the solver names a file, whose name may be no text
         with open(draft, "wb") as file:
             file.write(wire.text(1, row.name))
             for layer in prototxt.net(row, classes, in_channels, widths):

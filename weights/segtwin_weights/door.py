@@ -129,6 +129,11 @@ def _held(path: str | os.PathLike[str], enough: int) -> int:
 MOST_EXTENTS = 10_000
 
 
+def file_name(path: str | os.PathLike[str]) -> str:
+    """A file's name as metadata hold it: text, where the file system has bytes that are none (a name in Latin-1 on a disk of UTF-8)."""
+    return os.path.basename(os.fspath(path)).encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def damage(path: str | os.PathLike[str]) -> Iterator[None]:
     """What a damaged file does to the parser in the block becomes one line.

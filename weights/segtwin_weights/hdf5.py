@@ -97,6 +97,9 @@ def check_dataset(path: object, where: str, item: Any) -> None:
         raise WeightsError(f"{path}: {where} lies outside the file or needs a plug-in; do not trust this file")
 
 
+TOO_MANY = "declares numbers of more than 3 times its own size; it is damaged, was made to fill memory, or is compressed so far: save it uncompressed"
+
+
 def numbers(path: object, root: h5py.Group, budget: int) -> Iterator[tuple[str, Any]]:
     """(path, data set) of every array under a group, checked.
 
@@ -113,5 +116,5 @@ def numbers(path: object, root: h5py.Group, budget: int) -> Iterator[tuple[str, 
             check_dataset(path, where, item)
             budget -= item.size * item.dtype.itemsize
             if budget < 0:
-                raise WeightsError(f"{path}: declares more numbers than the file can hold; it is damaged or was made to fill memory")
+                raise WeightsError(f"{path}: {TOO_MANY}")
             yield where, item

@@ -30,7 +30,7 @@ from segtwin.architectures import Row
 from segtwin.files import check_room, whole, written_by_a_library
 
 from segtwin_weights import archives, hdf5, keras_names, plausibility, vgg16_npy
-from segtwin_weights.door import line, reader
+from segtwin_weights.door import file_name, line, reader
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.keras_names import Described, Layer
@@ -146,7 +146,7 @@ def _datasets(path: object, root: h5py.Group, budget: int, legacy: bool) -> Iter
         hdf5.check_dataset(path, where, item)
         budget -= item.size * item.dtype.itemsize
         if budget < 0:
-            raise WeightsError(f"{path}: declares more numbers than the file can hold; it is damaged or was made to fill memory")
+            raise WeightsError(f"{path}: {hdf5.TOO_MANY}")
         yield where, item
 
 
@@ -282,7 +282,7 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
                     array = _kernel(array, kind, part, content.channels_first, turned)
             blobs[blob] = array
     blobs |= {alias: blobs[owner].reshape(len(blobs[owner]), -1) for alias, owner in (row.aliases if row else {}).items() if owner in blobs}
-    metadata: Metadata = {"source": Path(path).name, "sha256": sha256(path)}
+    metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
     row = row or identify(blobs)
     if row or vgg16:
         row = row or architectures.VGG16

@@ -22,6 +22,7 @@ from segtwin import __version__
 from segtwin.architectures import Row
 from segtwin.files import whole_together
 
+from segtwin_weights.door import file_name
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
 from segtwin_weights.onnx_stamp import STAMP
 
@@ -56,6 +57,16 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueIn
 
 OPSETS = {"torch": (18, 23), "keras": (18, 18)}
 """Framework → the first and last version of the ONNX operators that its exporter writes; the first is the default."""
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that onnx and ONNX Runtime cannot open: they take text.
+
+    Raises:
+        ValueError: it holds bytes that are no UTF-8.
+    """
+    if file_name(path) != os.path.basename(os.fspath(path)):
+        raise ValueError(f"{path}: the name of an ONNX file is text, and this one holds bytes that are no UTF-8; give it another")
 
 
 def check_opset(path: str | os.PathLike[str], opset: int, framework: str) -> None:

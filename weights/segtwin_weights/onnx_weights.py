@@ -25,7 +25,7 @@ import numpy as np
 from segtwin import Converted, architectures
 
 from segtwin_weights import onnx_graph, onnx_stamp, wire
-from segtwin_weights.door import OBJECT, Budget, reader, regular, shown
+from segtwin_weights.door import OBJECT, Budget, file_name, reader, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.metadata import loads
 from segtwin_weights.names import identify
@@ -87,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     metadata: Metadata = {key: properties[key] for key in properties.keys() & TAKEN_OVER}
     if row is None and (row := identify(blobs)):
         metadata["architecture"] = row.name
-    return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
+    return Weights(blobs, {**metadata, "source": file_name(path), "sha256": sha256(path)})
 
 
 def _graph(path: str | os.PathLike[str], reader: wire.Reader, data: memoryview, graph: Graph, stored: Stored) -> None:

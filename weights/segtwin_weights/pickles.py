@@ -40,6 +40,14 @@ MOST_INTEGER = 64
 """Bytes of an integer: sizes have 8, torch's magic number 10, the states of random generators 16 to 32."""
 MOST_LINE = 4096
 """Characters of a line of protocol 0 that is no string: a number, a memo's index, a module or a class."""
+NO_NETWORK_HERE = {
+    ("torch._utils", "_rebuild_tensor_v3"): "a tensor of a type that numpy has not (float8, or an unsigned integer of more than 8 bits)",
+    ("torch._utils", "_rebuild_qtensor"): "a quantised tensor",
+    **{("torch", f"{kind}Storage"): "a quantised tensor" for kind in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")},
+    ("torch._utils", "_rebuild_sparse_tensor"): "a sparse tensor",
+    ("torch._utils", "_rebuild_nested_tensor"): "a nested tensor",
+}
+"""What torch saves that is harmless, and of no network here."""
 MOST_NAME = 256
 """Characters of a module's or a class's name, of a storage's key or a type's code."""
 MOST_ARGUMENTS = 64
@@ -645,6 +653,8 @@ class Unpickler(PurePython):
         try:
             return self.constructors[module, name]
         except KeyError:
+            if what := NO_NETWORK_HERE.get((module, name)):
+                raise WeightsError(f"{self.path}: holds {what}; save the network's state_dict alone, its tensors as float()") from None
             if self.foreign and not refused(module, name):
                 named = f"{module}.{name}"
                 self.spend(4 * len(named) + OBJECT)

@@ -283,7 +283,7 @@ def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
     try:
         check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
     except (KeyError, ValueError) as error:
-        raise WeightsError(error.args[0]) from None
+        raise WeightsError(f"{weights.metadata['source']}: {error.args[0]}" if "source" in weights.metadata else error.args[0]) from None
     return result
 
 

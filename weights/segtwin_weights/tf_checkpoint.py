@@ -20,7 +20,7 @@ import numpy as np
 from segtwin import architectures
 
 from segtwin_weights import tf_table
-from segtwin_weights.door import reader_of_parts, regular, shown
+from segtwin_weights.door import file_name, reader_of_parts, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
 
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
             blobs[name] = np.ascontiguousarray(blob.transpose(3, 2, 0, 1))
         elif blob.ndim == 2:
             blobs[name] = np.ascontiguousarray(blob.T)
-    metadata: Metadata = {"source": Path(prefix).name}
+    metadata: Metadata = {"source": file_name(prefix)}
     if row := identify(blobs):
         metadata["architecture"] = row.name
     order = [p.name for row in architectures.ROWS.values() for p in row.parameters()]

@@ -26,7 +26,7 @@ from segtwin import Converted
 from segtwin.files import whole
 
 from segtwin_weights import checkpoints, pickles, zipped
-from segtwin_weights.door import reader
+from segtwin_weights.door import file_name, reader
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.names import FEATURES_ONLY, state_dict_names
 
@@ -266,7 +266,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
             raise WeightsError(f"{path}: {name} holds numbers beyond float32 (±3.4e38), which would become infinite; the file is damaged")
     if halves := [name for name, tensor in tensors.items() if tensor.storage.dtype == "bf16"]:
         warnings.warn(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", Converted, stacklevel=2)
-    return Weights(blobs, {**metadata, "source": Path(path).name, "sha256": sha256(path)})
+    return Weights(blobs, {**metadata, "source": file_name(path), "sha256": sha256(path)})
 
 
 Loaded = tuple[Any, Callable[..., None], dict[str, Any], pickles.Budget]
@@ -420,7 +420,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     for name, blob in state.items():
         if blob.dtype.str[1:] not in STORAGES:
             raise WeightsError(f"{path}: {name} is {blob.dtype}, which a torch file cannot hold")
-    folder = Path(path).stem or "archive"
+    folder = file_name(Path(path).stem) or "archive"
     with whole(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{folder}/data.pkl", _state_dict_pickle(state))
         archive.writestr(f"{folder}/byteorder", "little")

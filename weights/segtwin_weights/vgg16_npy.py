@@ -27,7 +27,7 @@ from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles, zipped
-from segtwin_weights.door import reader
+from segtwin_weights.door import file_name, reader
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     metadata: dict[str, Any] = {
         "architecture": row.name,
         **({"num_classes": len(blobs["fc8/bias"])} if "fc8/bias" in blobs else {}),
-        "source": Path(path).name,
+        "source": file_name(path),
         "sha256": digest,
     }
     if npz:
