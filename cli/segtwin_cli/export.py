@@ -18,6 +18,7 @@ from segtwin.architectures import ROWS
 from segtwin_weights import Weights, metadata, names, onnx_file
 from segtwin_weights.door import file_name
 
+from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size
 from segtwin_cli.extras import require
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
@@ -96,6 +97,7 @@ def export(
         twin = framework_twin(framework)
         step("building the network")
         model = twin.build(row, **dimensions._asdict(), weights=loaded, logits=logits)
+        described = Weights({}, loaded.metadata)
         del loaded
         for output in outputs:
             step(f"writing {output}")
@@ -105,6 +107,8 @@ def export(
                 twin.save_checkpoint(model, output)
     if not quiet:
         for output in outputs:
+            for line in losses(described, weights, output, None):
+                console.print(f"note: {line}", markup=False)
             echo(f"{output}: {row} from {framework}")
 
 

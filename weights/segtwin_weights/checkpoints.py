@@ -26,8 +26,8 @@ DEEPEST = 40
 """How deep dicts may lie in each other; the modules of a TorchScript program are about ten deep."""
 MOST_ITEMS = 4_000_000
 """Items of dicts and lists that are looked at, shared ones as often as they are shared."""
-TRANSPARENT = ("module", "_orig_mod")
-"""Parts of names that DataParallel and torch.compile put in, wherever they stand."""
+TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that DataParallel, torch.compile, FSDP and checkpoint_wrapper put in, wherever they stand."""
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa)(?![a-z])")
 NUMBER = re.compile(r"\d+")
 SHOWN = 5
@@ -222,6 +222,31 @@ def find(path: object, loaded: Any, kind: type, nested: bool = False, spend: Cal
     used = {id(entry.tensor) for candidate in (*candidates, *averages) for entry in candidate.entries}
     _say_aside(path, candidates[0], [entry for entry in entries if id(entry.tensor) not in used])
     return [candidate.tensors for candidate in candidates]
+
+
+def of_classes(loaded: Any) -> dict[str, list[Any]]:
+    """{"classes", "palette"} as MMSegmentation writes them beside a state_dict: `meta` has CLASSES and PALETTE before 1.0, since then a dict
+    `dataset_meta` with both. What is no list of names, or of colours, is left out.
+    """
+    meta = loaded.get("meta") if isinstance(loaded, dict) else None
+    if not isinstance(meta, dict):
+        return {}
+    inner = meta.get("dataset_meta")
+    classes, palette = (inner.get("classes"), inner.get("palette")) if isinstance(inner, dict) else (meta.get("CLASSES"), meta.get("PALETTE"))
+    found: dict[str, list[Any]] = {}
+    if isinstance(classes, list | tuple) and classes and all(isinstance(one, str) and one.isprintable() and len(one) <= MOST_NAME for one in classes):
+        found["classes"] = list(classes)
+    if isinstance(palette, list | tuple) and 0 < len(palette) <= MOST_COLOURS and all(map(_colour, palette)):
+        found["palette"] = [list(one) for one in palette]
+    return found
+
+
+MOST_COLOURS = 256
+"""Of a palette image."""
+
+
+def _colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int and 0 <= one <= 255 for one in value)
 
 
 def places(loaded: Any, kind: type) -> str:

@@ -113,6 +113,9 @@ def hub_names(weights: Weights) -> Weights:
             row = identify(blobs)
             return Weights(blobs, ({"architecture": row.name} if row else {}) | weights.metadata)
     if not {"conv1_1.weight", "conv_d0a_b.weight", "conv_d0a-b.weight"} & weights.keys():
+        dotted = {name.replace("/", "."): blob for name, blob in weights.items()}  # of our Keras twin, as a layer of a user's model
+        if dotted.keys() != weights.keys() and (row := identify(dotted)) is not None and row.naming == "torch":
+            return Weights(dotted, {"architecture": row.name} | weights.metadata)
         return weights
     layers = caffe_names()
     blobs = {}

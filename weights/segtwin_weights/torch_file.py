@@ -28,7 +28,7 @@ from segtwin.files import whole
 from segtwin_weights import checkpoints, pickles, zipped
 from segtwin_weights.door import file_name, reader
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
-from segtwin_weights.names import FEATURES_ONLY, state_dict_names
+from segtwin_weights.names import FEATURES_ONLY, hub_names, identify, state_dict_names
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -254,6 +254,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
             budget.spend(max(tensor.copied for tensor in other.values()))
         load_storages(set(storages))
         blobs = {name: tensor.array() for name, tensor in tensors.items()}
+        beside = checkpoints.of_classes(loaded)
         if any(not _same_numbers(blobs, other) for other in found[1:]):
             raise WeightsError(
                 f"{path}: holds a network more than once, with other numbers: {checkpoints.places(loaded, Tensor)}; save the one to use alone"
@@ -266,7 +267,30 @@ def read(path: str | os.PathLike[str]) -> Weights:
             raise WeightsError(f"{path}: {name} holds numbers beyond float32 (±3.4e38), which would become infinite; the file is damaged")
     if halves := [name for name, tensor in tensors.items() if tensor.storage.dtype == "bf16"]:
         warnings.warn(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", Converted, stacklevel=2)
-    return Weights(blobs, {**metadata, "source": file_name(path), "sha256": sha256(path)})
+    return Weights(blobs, {**_fitting(path, blobs, beside), **metadata, "source": file_name(path), "sha256": sha256(path)})
+
+
+def _fitting(path: str | os.PathLike[str], blobs: Mapping[str, np.ndarray], beside: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The names and colours of classes that stand beside a network, where they are as many as its classes."""
+    if not beside:
+        return {}
+    from segtwin_weights import surgery
+
+    weights = hub_names(Weights(blobs))
+    row = identify(weights)
+    count = surgery.found_dimensions(weights, row).get("num_classes", 0) if row is not None else 0
+    if not count:
+        return {}
+    classes, palette = len(beside.get("classes", ())), len(beside.get("palette", ()))
+    kept = {}
+    if classes in ({count} if count > 1 else {1, 2}):
+        kept["classes"] = beside["classes"]
+    if palette == max(count, 2):
+        kept["palette"] = beside["palette"]
+    if left := beside.keys() - kept.keys():
+        said = f"{classes} names and {palette} colours stand beside a network of {count} classes"
+        warnings.warn(f"{path}: {said}; left aside: {' and '.join(sorted(left))}", Converted, stacklevel=3)
+    return kept
 
 
 Loaded = tuple[Any, Callable[..., None], dict[str, Any], pickles.Budget]
