@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,20 @@ def test_folders(tmp_path: Path) -> None:
 def test_libraries_of_formats_are_imported_when_a_file_asks_for_them() -> None:
     script = "import sys, segtwin_weights; print(*({'h5py', 'onnx', 'safetensors', 'pooch', 'requests', 'torch', 'tensorflow'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_json_of_a_failed_download(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text('{"error": "Repository not found"}')
+    with pytest.raises(WeightsError, match=r"model.safetensors: is JSON, and no index of safetensors shards; give the file of weights"):
+        segtwin_weights.read(tmp_path / "model.safetensors")
+
+
+def test_a_distributed_checkpoint_is_a_folder(tmp_path: Path) -> None:
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"w": torch.ones(2, 3)}, checkpoint_id=str(tmp_path / "step"), no_dist=True)
+    with pytest.raises(WeightsError, match=r"step: is a folder, a distributed checkpoint of torch; make one file of it"):
+        segtwin_weights.read(tmp_path / "step")

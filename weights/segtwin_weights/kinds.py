@@ -232,6 +232,9 @@ def folder(path: Path) -> str | None:
         return "a folder, TensorFlow's SavedModel; give the prefix of its variables, variables/variables"
     if (path / "Manifest.json").is_file() and path.suffix == ".mlpackage":
         return "a folder, a CoreML package; give the file it was made from"
+    if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+        how = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth"
+        return f"a folder, a distributed checkpoint of torch; make one file of it ({how})"
     if (path / "data.pkl").is_file() and (path / "data").is_dir():
         return "a folder, an unpacked torch file; give the .pth as it was, or zip the folder again without compression"
     return None

@@ -101,9 +101,13 @@ def _read_shards(path: Path) -> Weights:
         if path.stat().st_size > MOST_INDEX:
             raise ValueError(f"{path.stat().st_size:,} bytes of JSON")
         index = loads_json(path.read_bytes(), path.stat().st_size)
+        if isinstance(index, dict) and "weight_map" not in index:
+            raise WeightsError(f"{path}: is JSON, and no index of safetensors shards; give the file of weights, or fetch it again")
         where = index["weight_map"]
         if not where or not all(isinstance(shard, str) and SHARD.fullmatch(shard) for shard in where.values()):
             raise ValueError("a shard that is no safetensors file beside it")
+    except WeightsError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: is no index of safetensors shards ({' '.join(str(error).split())[:120]})") from None
     blobs: dict[str, np.ndarray] = {}
