@@ -153,6 +153,12 @@ main()
 """
 
 
+def as_in_a_terminal() -> None:
+    """Signals as a command gets them there: a background job ignores SIGINT, and nohup SIGHUP, and both hand that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")])
 @pytest.mark.parametrize("how", ["time.sleep(60)", "Swallow()"])
 def test_a_signal_while_a_file_is_written(how: str, number: int, word: str, tmp_path: Path, weights: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_signal_while_a_file_is_written(how: str, number: int, word: str, tmp_
     swallow = "class Swallow:\n    def __del__(self): time.sleep(60)\n"
     process = subprocess.Popen(
         [sys.executable, "-c", "import time\n" + swallow + slow_write(how), "convert", weights, tmp_path / "out/x.safetensors"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout.readline() == b"writing\n"
     time.sleep(0.1)

@@ -97,7 +97,7 @@ def check_dataset(path: object, where: str, item: Any) -> None:
         raise WeightsError(f"{path}: {where} lies outside the file or needs a plug-in; do not trust this file")
 
 
-TOO_MANY = "declares numbers of more than 3 times its own size; it is damaged, was made to fill memory, or is compressed so far: save it uncompressed"
+TOO_MANY = "declares more numbers than 3 times its own size holds; it is damaged, made to fill memory, or compressed so far: save it uncompressed"
 
 
 def numbers(path: object, root: h5py.Group, budget: int) -> Iterator[tuple[str, Any]]:
