@@ -364,7 +364,7 @@ def test_a_turned_first_layer_is_called_turned(tmp_path, capsys) -> None:
 def test_channels_beyond_three_have_no_colours(tmp_path, capsys) -> None:
     segtwin_weights.write(Weights(segtwin_weights.initialize("fcn32s", in_channels=4, widths=TINY), {"architecture": "fcn32s"}), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="mean and deviation"):
-        names.turned(Weights({"conv1_1/weight": np.ones((2, 4, 3, 3)), "conv1_1/bias": np.ones(2)}, {"names": "torchvision"}), names.OXFORD_BGR)
+        names.turned(Weights({"conv1_1/weight": np.ones((2, 4, 3, 3)), "conv1_1/bias": np.ones(2)}, {"names": "torchvision"}), names.OXFORD_INPUTS)
     for command in ("convert", "export"):
         out = tmp_path / ("x.caffemodel" if command == "convert" else "x.onnx")
         assert run(command, tmp_path / "w.pth", out, "--colour", "bgr", *(("--framework", "torch") if command == "export" else ())) == 2

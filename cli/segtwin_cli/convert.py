@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -77,7 +78,7 @@ def convert(
         step(f"writing {target}")
         segtwin_weights.write(weights, target)
     if not quiet:
-        for line in losses(weights, source, target, to):
+        for line in losses(weights.metadata, source, target, to):
             console.print(f"note: {line}", markup=False)
         counts = Counter(change.what for change in changes)
         said = ", ".join(f"{count} {what}" for what, count in counts.items())
@@ -102,16 +103,16 @@ NO_METADATA = (".npy", ".caffemodel", ".weights.h5")
 """Endings of formats that hold arrays and nothing else."""
 
 
-def losses(weights: Weights, source: str, target: str, to: str | None) -> list[str]:
+def losses(facts: Mapping[str, Any], source: str, target: str, to: str | None) -> list[str]:
     """What the user should know of what was written: preprocessing that was only assumed, facts that the format cannot hold."""
-    row = ROWS.get(str(weights.metadata.get("architecture")))
-    said = metadata.stated(weights, row)
+    row = ROWS.get(str(facts.get("architecture")))
+    said = metadata.stated(facts, row)
     found = []
     if to is not None and row is not None and said is None:
         words = row.preprocessing.describe()
         found.append(f"preprocessing assumed from the names in {source}: {words}; say --colour, --mean, --std, --scale where it was another")
     if target.endswith(NO_METADATA):
-        lost = [key for key in ("classes", "palette") if weights.metadata.get(key) not in (None, list((row and row.classes) or ()))]
+        lost = [key for key in ("classes", "palette") if facts.get(key) not in (None, list((row and row.classes) or ()))]
         if said is not None and row is not None and not names.same_inputs(said, row.preprocessing.for_channels(len(said.mean))):
             lost.append(f"the preprocessing ({said.describe()})")
         if lost:
@@ -136,7 +137,7 @@ def base(weights: Weights, stated: dict[str, Any]) -> Any:
     if row is not None and row.name in ROWS:
         return row.preprocessing
     torchvision = weights.metadata.get("names") == "torchvision" and str(stated.get("colour", "rgb")).lower() != "bgr"
-    return names.IMAGENET_RGB if torchvision else names.OXFORD_BGR
+    return names.IMAGENET_RGB if torchvision else names.OXFORD_INPUTS
 
 
 def read_names(path: str) -> list[str]:
@@ -162,7 +163,7 @@ def check_labels(weights: Weights, labels: dict[str, Any]) -> None:
         return
     row = ROWS.get(segtwin_weights.network_of(names.hub_names(weights)))
     classes = segtwin_weights.dimensions(names.hub_names(weights), row).num_classes if row else 0
-    if "classes" in labels and len(labels["classes"]) not in ({classes} if classes > 1 else {1, 2}):
+    if "classes" in labels and not metadata.as_many(len(labels["classes"]), classes):
         raise click.ClickException(f"--classes names {len(labels['classes'])} classes, the network has {classes}")
     if "palette" in labels and len(labels["palette"]) < max(classes, 2):
         raise click.ClickException(f"--palette has {len(labels['palette'])} colours, the network has {classes} classes")

@@ -87,7 +87,7 @@ def export(
         check_size(weights, row, size)
         if not stated:
             names.check_inputs(loaded, ROWS[row])
-        if stated:
+        else:
             channels = segtwin_weights.dimensions(loaded, row).in_channels
             base, _ = metadata.preprocessing_of(loaded, ROWS[row], channels)
             say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
@@ -97,7 +97,7 @@ def export(
         twin = framework_twin(framework)
         step("building the network")
         model = twin.build(row, **dimensions._asdict(), weights=loaded, logits=logits)
-        described = Weights({}, loaded.metadata)
+        facts = loaded.metadata
         del loaded
         for output in outputs:
             step(f"writing {output}")
@@ -107,7 +107,7 @@ def export(
                 twin.save_checkpoint(model, output)
     if not quiet:
         for output in outputs:
-            for line in losses(described, weights, output, None):
+            for line in losses(facts, weights, output, None):
                 console.print(f"note: {line}", markup=False)
             echo(f"{output}: {row} from {framework}")
 

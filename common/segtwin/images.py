@@ -56,6 +56,7 @@ CONVERSIONS = {
     "P": "palette colours were looked up",
     "RGBA": "the alpha channel is dropped",
 }
+TO_GREY = "colours became grey, 0.299 R + 0.587 G + 0.114 B"
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
 """Pillow's name of the order of two bytes → the order under which it takes the other one. It keeps one byte of each value of a colour image."""
 
@@ -90,8 +91,10 @@ class Page:
     """The values have so many bits, of which the decoder keeps 8 (JPEG 2000, AVIF)."""
     own: str = ""
     """The type of a TIFF's values where Pillow takes their bytes for another: int8 for uint8, uint32 for int32."""
-    bands: tiff.Bands | None = None
-    """The page of a TIFF that Pillow does not read; `raw` is its values."""
+    bands: bool = False
+    """An array that is a page of a TIFF that Pillow does not read."""
+    colours: bool = False
+    """Its first three bands are red, green and blue."""
     told: set[str] = field(default_factory=set)
     """What was said of earlier pages of the file: a stack says it once."""
 
@@ -146,7 +149,7 @@ class Page:
         """H×W×1, H×W×3 or H×W×channels in the file's own values."""
         image = self.raw
         if isinstance(image, np.ndarray):
-            array = self._of_array(image, channels) if self.bands is None else self._of_bands(self.bands, channels, said)
+            array = self._of_bands(image, channels, said) if self.bands else self._of_array(image, channels)
             if self.orientation != 1:
                 said.append("rotated as its orientation asks")
             return turned(array, self.orientation)
@@ -170,7 +173,7 @@ class Page:
                 said.append("the alpha channel is dropped")
             array = array[..., : 1 if array.shape[2] < 3 else 3]
             if channels == 1 and array.shape[2] == 3:
-                said.append("colours became grey, 0.299 R + 0.587 G + 0.114 B")
+                said.append(TO_GREY)
             elif channels == 3 and array.shape[2] == 1:
                 said.append(CONVERSIONS["L"])
             return array
@@ -178,7 +181,7 @@ class Page:
             said.append(HIGH_BYTE)
         if channels == 1:
             if image.mode not in ("L", "1"):
-                said.append("the alpha channel is dropped" if image.mode == "LA" else "colours became grey, 0.299 R + 0.587 G + 0.114 B")
+                said.append("the alpha channel is dropped" if image.mode == "LA" else TO_GREY)
             return np.asarray(self._converted(image, "RGB" if image.mode not in ("L", "1", "LA") else image.mode).convert("L"))[..., np.newaxis]
         if image.mode != "RGB":
             said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
@@ -214,20 +217,17 @@ class Page:
             said.append(HIGH_BYTE)
         return high
 
-    def _of_bands(self, page: tiff.Bands, channels: int, said: list[str]) -> np.ndarray:
+    def _of_bands(self, values: np.ndarray, channels: int, said: list[str]) -> np.ndarray:
         """Of the bands of a TIFF: as of an image that Pillow reads."""
-        values = page.values
-        if channels in (1, 3) and page.colours and values.shape[2] == 4:
+        if channels in (1, 3) and self.colours and values.shape[2] == 4:
             values = values[..., :3]
-            said.append("the alpha channel is dropped")
-        if channels == 1 and page.colours:
-            self._of_array(values, 3)
-            said.append("colours became grey, 0.299 R + 0.587 G + 0.114 B")
-            return values
-        if channels == 3 and values.shape[2] == 1:
-            self._of_array(values, 1)
+            said.append(CONVERSIONS["RGBA"])
+        if channels == 1 and self.colours:
+            said.append(TO_GREY)
+            channels = 3
+        elif channels == 3 and values.shape[2] == 1:
             said.append(CONVERSIONS["L"])
-            return values
+            channels = 1
         return self._of_array(values, channels)
 
     def _of_array(self, array: np.ndarray, channels: int) -> np.ndarray:
@@ -431,7 +431,7 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
             title = name if len(beyond) == 1 else f"{name}, page {place + 1}"
             with _decoding(title):
                 page = next(banded)
-            yield Page(title, page.values, orientation=page.orientation, bands=page, told=told)
+            yield Page(title, page.values, orientation=page.orientation, bands=True, colours=page.colours, told=told)
 
     if beyond and beyond[min(beyond)]:  # Pillow opens a file that begins with a page that it knows
         yield from of_bands(range(len(beyond)))

@@ -84,7 +84,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
             if module in CAFFE_NAMED:
                 weights = names.hub_names(weights)
                 if weights.metadata.get("names") == "torchvision":  # these formats are of Caffe's layers, for BGR minus the mean
-                    weights = names.turned(weights, names.OXFORD_BGR)
+                    weights = names.turned(weights, names.OXFORD_INPUTS)
             return module.write(weights, path)
     raise WeightsError(f"{path}: the name has to end in {', '.join(SUFFIXES)}")
 

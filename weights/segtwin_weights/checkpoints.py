@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from segtwin import Converted, architectures
 
-from segtwin_weights import pickles, resnet34
+from segtwin_weights import metadata, pickles, resnet34
 from segtwin_weights.hub import WeightsError
 from segtwin_weights.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
 
@@ -236,17 +236,9 @@ def of_classes(loaded: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     if isinstance(classes, list | tuple) and classes and all(isinstance(one, str) and one.isprintable() and len(one) <= MOST_NAME for one in classes):
         found["classes"] = list(classes)
-    if isinstance(palette, list | tuple) and 0 < len(palette) <= MOST_COLOURS and all(map(_colour, palette)):
+    if palette and metadata.is_palette(palette):
         found["palette"] = [list(one) for one in palette]
     return found
-
-
-MOST_COLOURS = 256
-"""Of a palette image."""
-
-
-def _colour(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int and 0 <= one <= 255 for one in value)
 
 
 def places(loaded: Any, kind: type) -> str:

@@ -213,7 +213,7 @@ class Budget:
         self.path, self.size = path, size
         self.left = int(times * size) + slack
 
-    def spend(self, count: int, what: str) -> None:
+    def spend(self, count: int, what: str = "asks for more memory") -> None:
         """Note that `count` bytes are made.
 
         Raises:

@@ -135,7 +135,7 @@ def check(path: object, told: Mapping[str, Any], weights: Mapping[str, Any] | No
             if len(values) not in (1, 3, channels):
                 raise WeightsError(f"{path}: the metadata's {name} has {len(values)} values, and the network takes {channels} channels")
     count, classes, palette = told.get("num_classes"), told.get("classes"), told.get("palette")
-    if count is not None and classes is not None and len(classes) not in ({count} if count > 1 else {1, 2}):
+    if count is not None and classes is not None and not as_many(len(classes), count):
         raise WeightsError(f"{path}: the metadata name {len(classes)} classes, and say that there are {count}")
     if count is not None and palette is not None and len(palette) < max(count, 2):
         raise WeightsError(f"{path}: the metadata's palette has {len(palette)} colours, and there are {count} classes")
@@ -184,6 +184,16 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30
 
 
+def is_palette(value: Any) -> bool:
+    """Whether it is a list of colours that a palette image may have."""
+    return isinstance(value, list | tuple) and len(value) <= 256 and all(map(_colour, value))
+
+
+def as_many(names: int, num_classes: int) -> bool:
+    """Whether a network of so many classes may have so many names of them: a single class may stand beside the background's."""
+    return names in ({num_classes} if num_classes > 1 else {1, 2})
+
+
 def _colour(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int and 0 <= one <= 255 for one in value)
 
@@ -200,9 +210,6 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "preprocessing_assumed": (_boolean, "true or false"),
     "batchnorm": (_text, "a word"),
     "classes": (lambda value: isinstance(value, list | tuple) and all(map(_text, value)), "a list of names"),
-    "palette": (
-        lambda value: isinstance(value, list | tuple) and len(value) <= 256 and all(map(_colour, value)),
-        "a list of at most 256 [red, green, blue], 0..255",
-    ),
+    "palette": (is_palette, "a list of at most 256 [red, green, blue], 0..255"),
 }
 """Key → test of its value, and what it is."""

@@ -22,8 +22,7 @@ from segtwin.architectures import Row
 
 from segtwin_weights import metadata, plausibility
 from segtwin_weights.hub import Weights, WeightsError
-from segtwin_weights.plausibility import IMAGENET_RGB
-from segtwin_weights.plausibility import OXFORD_INPUTS as OXFORD_BGR
+from segtwin_weights.plausibility import IMAGENET_RGB, OXFORD_INPUTS
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Put before every key by DataParallel, torch.compile and Lightning."""
@@ -156,7 +155,7 @@ def vgg16_preprocessing(weights: Weights) -> tuple[Preprocessing, bool]:
     if (said := metadata.stated(weights)) is not None:
         return said, True
     torchvision = weights.metadata.get("names") == "torchvision"
-    named = IMAGENET_RGB if torchvision else OXFORD_BGR
+    named = plausibility.of_names(weights)
     if "conv1_1/weight" not in weights or weights["conv1_1/weight"].shape[1:2] != (3,):
         return named, False
     numbers = plausibility.training(weights["conv1_1/weight"], weights.get("conv1_1/bias"))
@@ -180,7 +179,7 @@ def check_inputs(weights: Weights, row: Row) -> None:
     first = plausibility.first_layer(weights)
     if first is None or metadata.stated(weights, row) is not None or weights[first].shape[1] != 3:
         return
-    inputs = plausibility.seen(Weights({first: weights[first]}, {"architecture": row.name}))
+    inputs = plausibility.seen(weights, row)
     numbers = plausibility.training(weights[first], weights.get(first.removesuffix("weight") + "bias"))
     if numbers is None or not numbers.against(inputs):
         return
@@ -193,10 +192,14 @@ def check_inputs(weights: Weights, row: Row) -> None:
     raise WeightsError(f"{where}: the names of {row.name} say {inputs.describe()}, but {evidence}. {OPTIONS}")
 
 
+def _commas(values: Iterable[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
 OPTIONS = (
-    f"Say how the inputs were made: --colour bgr --scale 1 --mean {','.join(f'{value:g}' for value in architectures.VGG_MEAN)} (Oxford's), "
-    f"--colour rgb --scale 1 --mean {','.join(f'{value:g}' for value in reversed(architectures.VGG_MEAN))} (the same in RGB), --colour rgb "
-    "--scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (torchvision's), or what else it was (in Python: "
+    f"Say how the inputs were made: --colour bgr --scale 1 --mean {_commas(OXFORD_INPUTS.mean)} (Oxford's), "
+    f"--colour rgb --scale 1 --mean {_commas(reversed(OXFORD_INPUTS.mean))} (the same in RGB), --colour rgb "
+    f"--scale 1/255 --mean {_commas(IMAGENET_RGB.mean)} --std {_commas(IMAGENET_RGB.std)} (torchvision's), or what else it was (in Python: "
     "preprocessing=segtwin.Preprocessing(…))"
 )
 

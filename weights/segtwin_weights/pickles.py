@@ -21,17 +21,17 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from segtwin_weights import door
 from segtwin_weights.hub import WeightsError
 
 MOST_DIMENSIONS = 32
 NUMERIC = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
-TIMES = 3
-"""A reader may hold this many times a file's size: its numbers, once more in another order or type, and what leads to them."""
 ROOM = 6 << 20
 """Bytes that may be held whatever the file's size: a small file is mostly names and tables, which take more room as objects."""
 MOST_OPCODES = 4_000_000
@@ -54,30 +54,11 @@ MOST_ARGUMENTS = 64
 """Of a constructor, a reference, a shape; torch's own take eight, and a shape has at most 64 sizes in numpy."""
 
 
-class Budget:
-    """Bytes that may be held for one file, spent before they are taken.
-
-    Args:
-        path: the file, for the message.
-        size: its bytes.
-    """
+class Budget(door.Budget):
+    """Bytes that may be held for one file of pickles or arrays, spent before they are taken."""
 
     def __init__(self, path: object, size: int) -> None:
-        self.path, self.size = path, size
-        self.left = TIMES * size + ROOM
-
-    def spend(self, count: int) -> None:
-        """Count bytes that are about to be taken.
-
-        Raises:
-            WeightsError: they are more than are left.
-        """
-        self.left -= count
-        if self.left < 0:
-            raise WeightsError(
-                f"{self.path}: asks for more memory than a file of {self.size:,} bytes may ({TIMES} times its size); it is damaged or was made to "
-                "fill memory"
-            )
+        super().__init__(path, size, slack=ROOM)
 
 
 def shown(text: Any) -> str:
@@ -485,18 +466,6 @@ class Unpickler(PurePython):
         self.spend(size * (1 if widest < 0xC4 else 2 if widest < 0xF0 else 4) + OBJECT)
         self.append(str(data, "utf-8", "surrogatepass"))
 
-    def binunicode(self) -> None:
-        """BINUNICODE."""
-        self.text("<I")
-
-    def binunicode8(self) -> None:
-        """BINUNICODE8."""
-        self.text("<Q")
-
-    def short_binunicode(self) -> None:
-        """SHORT_BINUNICODE."""
-        self.text("<B")
-
     def line_of_text(self) -> None:
         """UNICODE, a line of text."""
         line = self.line()
@@ -508,22 +477,6 @@ class Unpickler(PurePython):
         size = self.read_size(layout)
         self.spend((size if size < LARGE else 0) + OBJECT)
         self.append(self.read(size))
-
-    def binbytes(self) -> None:
-        """BINBYTES."""
-        self.binary("<I")
-
-    def binbytes8(self) -> None:
-        """BINBYTES8."""
-        self.binary("<Q")
-
-    def short_binbytes(self) -> None:
-        """SHORT_BINBYTES and SHORT_BINSTRING."""
-        self.binary("<B")
-
-    def binstring(self) -> None:
-        """BINSTRING."""
-        self.binary("<i")
 
     def string(self) -> None:
         """STRING, a quoted line."""
@@ -547,23 +500,16 @@ class Unpickler(PurePython):
         self.spend(size)
         self._unframer.load_frame(size)
 
-    def integer(self, size: int) -> None:
+    def integer(self, layout: str) -> None:
         """An integer of some bytes.
 
         Raises:
             ValueError: it is longer than any that weights need.
         """
+        size = self.read_size(layout)
         if not 0 <= size <= MOST_INTEGER:
             raise ValueError(f"an integer of {size:,} bytes")
         self.append(int.from_bytes(self.read(size), "little", signed=True))
-
-    def long1(self) -> None:
-        """LONG1."""
-        self.integer(self.read_size("<B"))
-
-    def long4(self) -> None:
-        """LONG4."""
-        self.integer(self.read_size("<i"))
 
     def decimal(self) -> None:
         """INT and LONG, in digits.
@@ -730,19 +676,25 @@ class Unpickler(PurePython):
         raise ValueError("an opcode that weights do not need")
 
 
+SIZED = {
+    "text": {pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q", pickle.SHORT_BINUNICODE: "<B"},
+    "binary": {pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q", pickle.SHORT_BINBYTES: "<B", pickle.BINSTRING: "<i", pickle.SHORT_BINSTRING: "<B"},
+    "integer": {pickle.LONG1: "<B", pickle.LONG4: "<i"},
+}
+"""What is read by a length that comes before it: opcode → the length's layout."""
+
+
 def _dispatch() -> dict[int, Any]:
     """The opcodes of data, those above in place of Python's, and a refusal for the registries."""
     table = dict(PurePython.dispatch)
     table[pickle.BUILD[0]], table[pickle.REDUCE[0]] = Unpickler.build, Unpickler.reduce
     table[pickle.NEWOBJ[0]], table[pickle.NEWOBJ_EX[0]] = Unpickler.newobj, Unpickler.newobj_ex
     table[pickle.INST[0]], table[pickle.OBJ[0]] = Unpickler.inst, Unpickler.obj
-    table[pickle.BINUNICODE[0]], table[pickle.BINUNICODE8[0]] = Unpickler.binunicode, Unpickler.binunicode8
-    table[pickle.SHORT_BINUNICODE[0]], table[pickle.UNICODE[0]] = Unpickler.short_binunicode, Unpickler.line_of_text
-    table[pickle.BINBYTES[0]], table[pickle.BINBYTES8[0]] = Unpickler.binbytes, Unpickler.binbytes8
-    table[pickle.SHORT_BINBYTES[0]], table[pickle.BYTEARRAY8[0]] = Unpickler.short_binbytes, Unpickler.bytearray8
-    table[pickle.BINSTRING[0]], table[pickle.SHORT_BINSTRING[0]] = Unpickler.binstring, Unpickler.short_binbytes
-    table[pickle.STRING[0]], table[pickle.FRAME[0]] = Unpickler.string, Unpickler.frame
-    table[pickle.LONG1[0]], table[pickle.LONG4[0]] = Unpickler.long1, Unpickler.long4
+    table[pickle.UNICODE[0]], table[pickle.STRING[0]] = Unpickler.line_of_text, Unpickler.string
+    table[pickle.BYTEARRAY8[0]], table[pickle.FRAME[0]] = Unpickler.bytearray8, Unpickler.frame
+    for read, layouts in SIZED.items():
+        for opcode, layout in layouts.items():
+            table[opcode[0]] = partial(getattr(Unpickler, read), layout=layout)
     table[pickle.INT[0]] = table[pickle.LONG[0]] = Unpickler.decimal
     table[pickle.EMPTY_SET[0]], table[pickle.FROZENSET[0]] = Unpickler.empty_set, Unpickler.frozen_set
     table[pickle.TUPLE[0]], table[pickle.DICT[0]] = Unpickler.long_tuple, Unpickler.full_dict

@@ -24,6 +24,11 @@ OXFORD_BGR = (0.429470569, 0.550379455, 0.480015397)
 """Oxford's VGG-16, conv1_1, filter 0, top left, of the channels B, G, R: as keras.applications' VGG16 prints its first kernel."""
 TORCHVISION_RGB = (-0.5537, 0.1755, 0.3130)
 """The same of torchvision's vgg16 IMAGENET1K_V1 (features.0), of the channels R, G, B: as many a notebook prints its first kernel."""
+KNOWN = (
+    ("BGR", OXFORD_BGR, True, "Oxford's Caffe", "0..255 minus the mean"),
+    ("RGB", TORCHVISION_RGB, False, "torchvision's", "0..1, minus its mean, over its deviation"),
+)
+"""Order, first filter, whether the inputs are of hundreds, whose training, and what it takes."""
 NEAR = 0.02
 """How far fine-tuning may have moved them; Oxford's B and R are 0.05 apart."""
 OUTPUTS = 256
@@ -52,7 +57,10 @@ def check(weights: Weights) -> list[Finding]:
     if "fc6/weight" in weights and weights["fc6/weight"].ndim in (2, 4):
         findings.append(fc6_order(weights["fc6/weight"]))
     if (first := first_layer(weights)) and weights[first].shape[1:] == (3, 3, 3):
-        findings.append(colour_order(weights[first], seen(weights)))
+        row = architectures.ROWS.get(str(weights.metadata.get("architecture")))
+        if first != "conv1_1/weight":
+            row = row or architectures.get("vggfcn8")  # the three take the same inputs
+        findings.append(colour_order(weights[first], seen(weights, row)))
     dead = [name for name, blob in weights.items() if name.endswith("weight") and blob.ndim > 1 and not np.any(blob)]
     findings.append(Finding("numbers", f"{len(dead)} weights are all zero" if dead else "no weight is all zero", ", ".join(dead[:4]), True))
     return findings
@@ -90,13 +98,14 @@ def first_layer(weights: Weights) -> str | None:
     return next((name for name in ("conv1_1/weight", "vgg16.features.0.weight") if name in weights and weights[name].ndim == 4), None)
 
 
-def seen(weights: Weights) -> Preprocessing:
-    """What the first filters of a network get, by what is stated, or else by the names."""
-    row = architectures.ROWS.get(str(weights.metadata.get("architecture")))
-    if "vgg16.features.0.weight" in weights:
-        row = row or architectures.get("vggfcn8")
-    named = IMAGENET_RGB if weights.metadata.get("names") == "torchvision" else OXFORD_INPUTS
-    said = metadata.stated(weights, row) or (row.preprocessing if row else named)
+def of_names(weights: Weights) -> Preprocessing:
+    """What the names of a VGG-16 suggest of its inputs."""
+    return IMAGENET_RGB if weights.metadata.get("names") == "torchvision" else OXFORD_INPUTS
+
+
+def seen(weights: Weights, row: architectures.Row | None) -> Preprocessing:
+    """What the first filters of a network, or of a VGG-16 (None), get, by what is stated, or else by the names."""
+    said = metadata.stated(weights, row) or (row.preprocessing if row else of_names(weights))
     if row is None or row.name != "fcn8-vgg":
         return said
     return said.in_order("RGB" if said.colour == "BGR" else "BGR")  # it takes RGB, and turns it and subtracts the mean before conv1_1
@@ -125,13 +134,10 @@ def training(weight: np.ndarray, bias: np.ndarray | None) -> Training | None:
     """
     if weight.ndim != 4 or weight.shape[1] != 3:
         return None
-    for order, known in (("BGR", OXFORD_BGR), ("RGB", OXFORD_BGR[::-1])):
-        if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
-            return Training(order, True, f"conv1_1 begins {_first(weight)}: Oxford's Caffe training, which takes {order}, 0..255 minus the mean")
-    for order, known in (("RGB", TORCHVISION_RGB), ("BGR", TORCHVISION_RGB[::-1])):
-        if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
-            says = f"conv1_1 begins {_first(weight)}: torchvision's training, which takes {order}, 0..1, minus its mean, over its deviation"
-            return Training(order, False, says)
+    for own, first, large, whose, values in KNOWN:
+        for order, known in ((own, first), (own[::-1], first[::-1])):
+            if np.abs(weight[0, :, 0, 0] - known).max() < NEAR:
+                return Training(order, large, f"conv1_1 begins {_first(weight)}: {whose} training, which takes {order}, {values}")
     norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
     norm = float(np.median(norms[norms > 0])) if np.any(norms > 0) else 0.0
     if not norm:

@@ -28,6 +28,7 @@ from segtwin.files import whole
 from segtwin_weights import checkpoints, pickles, zipped
 from segtwin_weights.door import file_name, reader
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
+from segtwin_weights.metadata import as_many
 from segtwin_weights.names import FEATURES_ONLY, hub_names, identify, state_dict_names
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -283,7 +284,7 @@ def _fitting(path: str | os.PathLike[str], blobs: Mapping[str, np.ndarray], besi
         return {}
     classes, palette = len(beside.get("classes", ())), len(beside.get("palette", ()))
     kept = {}
-    if classes in ({count} if count > 1 else {1, 2}):
+    if as_many(classes, count):
         kept["classes"] = beside["classes"]
     if palette == max(count, 2):
         kept["palette"] = beside["palette"]
