@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import segtwin_weights
-from segtwin_weights import WeightsError, archives, hdf5_guard
+from segtwin_weights import WeightsError, door, hdf5_guard, pickles, zipped
 
 READ_ALL = """
 import json, os, resource, sys, warnings
@@ -147,7 +147,7 @@ def hostile(good, tmp_path_factory):
             file.writestr("model.weights.h5", whole)
             for key, value in change.items():
                 setattr(file.getinfo("model.weights.h5"), key, value)
-    with zipfile.ZipFile(made("over.keras", "lies over another|damaged|no JSON"), "w") as file:
+    with zipfile.ZipFile(made("over.keras", "lie in each other"), "w") as file:
         file.writestr("model.weights.h5", whole)
         file.writestr("config.json", "{}")
         file.getinfo("config.json").header_offset = 0
@@ -320,10 +320,15 @@ def test_without_it_nothing_is_read(good, monkeypatch) -> None:
         segtwin_weights.read(good / "good.weights.h5")
 
 
-def test_directories_of_large_archives(tmp_path) -> None:
-    """The size of the directory is read off both kinds of end records, and behind a comment."""
+def test_archives_with_a_comment_or_a_large_directory(tmp_path, monkeypatch) -> None:
+    """The directory is found behind a comment, and by the end record of archives of more than 4 GB."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)  # so many members, and the large record is written
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("a", b"1")
+        for name in "abc":
+            file.writestr(name, b"1")
         file.comment = b"c" * 60_000
-    size = (tmp_path / "a.zip").stat().st_size
-    assert list(archives.directories(tmp_path / "a.zip", size)) == [47]
+    assert b"PK\6\6" in (tmp_path / "a.zip").read_bytes()
+    with zipped.opened(tmp_path / "a.zip") as (archive, budget):
+        assert archive.namelist() == ["a", "b", "c"]
+    spent = door.TIMES * budget.size + pickles.ROOM - budget.left
+    assert 3 * zipped.ENTRY <= spent < 3 * zipped.ENTRY + 1000

@@ -209,6 +209,15 @@ def test_quantised_weights_are_refused(field: str, tmp_path: Path) -> None:
         segtwin_weights.read(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint64, np.bool_])
+@pytest.mark.parametrize(("kind", "shape"), [("Gemm", (4, 3)), ("Conv", (4, 3, 1, 1))])
+def test_whole_numbers_in_a_layer_are_refused(kind: str, shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    """They are weights, and were passed over without a word beside a bias that was read."""
+    path = saved(tmp_path / "m.onnx", [helper.make_node(kind, ["x", "w", "b"], ["y"])], {"w": np.ones(shape, dtype), "b": np.ones(4, np.float32)})
+    with pytest.raises(segtwin_weights.WeightsError, match=rf"m\.onnx: w is {np.dtype(dtype)}, in {kind} 'y', .*; store it as float32"):
+        segtwin_weights.read(path)
+
+
 @pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "INT4", "COMPLEX64"])
 def test_types_that_numpy_has_not_are_refused(kind: str, tmp_path: Path) -> None:
     tensor = helper.make_tensor("w", getattr(TensorProto, kind), [2, 1], [1.0, 2.0])

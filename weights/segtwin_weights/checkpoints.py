@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from segtwin import Converted, architectures
 
 from segtwin_weights import metadata, pickles, resnet34
+from segtwin_weights.door import quoted
 from segtwin_weights.hub import WeightsError
 from segtwin_weights.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
 
@@ -136,7 +137,7 @@ def walk(path: object, loaded: Any, kind: type, spend: Callable[[int], None] = l
                 step = _text(key)
                 name = _joined((*where, step))
                 if len(name) > MOST_NAME or not (name.isprintable() or name.isascii()) or "\0" in name:
-                    raise WeightsError(f"{path}: a tensor is named {pickles.shown(name)}, as no network's is; the file is damaged")
+                    raise WeightsError(f"{path}: a tensor is named {quoted(name)}, as no network's is; the file is damaged")
                 spend(ENTRY + 4 * len(name))
                 entries.append(Entry(where, step, name, value))
             elif isinstance(value, dict | list | tuple):
@@ -304,7 +305,7 @@ def _by_name(loaded: Any, where: tuple[str, ...]) -> bool:
 def _objects(loaded: Any) -> str:
     """The objects of a checkpoint that is a dict, for a message: a whole model among them is none of weights."""
     values: Iterator[tuple[Any, Any]] = iter(loaded.items()) if isinstance(loaded, dict) else iter(())
-    named = [f"{pickles.shown(_text(key))} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
+    named = [f"{quoted(_text(key))} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
     return f" ({', '.join(named[:SHOWN])})" if named else ""
 
 

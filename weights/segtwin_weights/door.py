@@ -52,6 +52,15 @@ def shown(text: object, most: int = LONGEST) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in plain)
 
 
+def quoted(name: object) -> str:
+    """A name of a file as it stands in a message, in quotes; of what is no text its type."""
+    if isinstance(name, bytes):
+        name = name[:LONGEST].decode("latin1")
+    if isinstance(name, int) and abs(name) < 1 << 64:
+        return str(name)
+    return f"'{shown(name, 80)}'" if isinstance(name, str) else f"a {type(name).__name__}"
+
+
 def line(error: BaseException) -> str:
     """An error's message on one short line."""
     return shown(" ".join(str(error).split()), 120)

@@ -196,9 +196,9 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    from segtwin_weights import archives, pickles  # which need what is above
+    from segtwin_weights import zipped  # which needs what is above
 
-    with archives.opened(path) as archive:
+    with damage(path), zipped.opened(path) as (archive, _):
         names = archive.namelist()
     if "model.weights.h5" in names:
         return "keras"
@@ -209,7 +209,7 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
     if names and all(name.endswith(".npy") for name in names):
-        held = ", ".join(pickles.shown(name.removesuffix(".npy"))[1:-1] for name in names[:4])
+        held = ", ".join(shown(name.removesuffix(".npy"), 80) for name in names[:4])
         raise WeightsError(f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of weights")
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 

@@ -29,7 +29,7 @@ from segtwin import Converted, architectures
 from segtwin.architectures import Row
 from segtwin.files import check_room, whole, written_by_a_library
 
-from segtwin_weights import archives, hdf5, keras_names, plausibility, vgg16_npy
+from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy, zipped
 from segtwin_weights.door import file_name, line, reader
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
@@ -90,16 +90,13 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[h5py.File, An
         opened = stack.enter_context(hdf5.opened(path))
         config = opened.attrs.get("model_config")
         return opened, None if config is None else _config(path, _text(config), size)
-    members = archives.stored(path, stack.enter_context(archives.opened(path)), ("model.weights.h5", "config.json"))
+    archive, _ = stack.enter_context(zipped.opened(path))
+    members = {entry.filename: entry for entry in archive.infolist()}
     if "model.weights.h5" not in members:
         raise WeightsError(f"{path}: is a zip archive without Keras' model.weights.h5")
-    config = None
-    if "config.json" in members:
-        at, count = members["config.json"]
-        with open(path, "rb") as file:
-            file.seek(at)
-            config = _config(path, file.read(count), size)
-    return stack.enter_context(hdf5.opened(path, members["model.weights.h5"])), config
+    places = {name: zipped.place(archive, members[name]) for name in ("model.weights.h5", "config.json") if name in members}
+    config = _config(path, archive.read("config.json"), size) if "config.json" in members else None
+    return stack.enter_context(hdf5.opened(path, places["model.weights.h5"])), config
 
 
 def _config(path: object, text: str | bytes, size: int) -> Any:

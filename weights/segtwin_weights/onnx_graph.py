@@ -329,8 +329,10 @@ def _refuse_small(graph: Graph, name: str, value: Value, uses: list[Use]) -> Non
     taken = not uses or any(QUANTISED.search(use.node.kind) or use.node.kind in LAYERS for use in uses)
     if value.type in SMALL and several and taken:
         raise WeightsError(f"{graph.path}: is quantised: {name} is {value.type}; give the float model that it was made from, or run it as it is")
-    if value.array is None and value.type != "string":
-        raise WeightsError(f"{graph.path}: {name} is {value.type}, which weights here are not; store it as float32")
+    layer = next((use.node for use in uses if use.node.kind in LAYERS and use.slot), None)
+    whole = value.array is not None and value.array.dtype.kind in "iub" and layer is not None
+    if whole or (value.array is None and value.type != "string"):
+        raise WeightsError(f"{graph.path}: {name} is {value.type}{f', in {layer}' if layer else ''}, which weights here are not; store it as float32")
 
 
 def _say_computed(graph: Graph) -> None:

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from segtwin_weights import door
+from segtwin_weights.door import quoted, shown
 from segtwin_weights.hub import WeightsError
 
 MOST_DIMENSIONS = 32
@@ -59,17 +60,6 @@ class Budget(door.Budget):
 
     def __init__(self, path: object, size: int) -> None:
         super().__init__(path, size, slack=ROOM)
-
-
-def shown(text: Any) -> str:
-    """A name out of a file, for a message: quoted, short, in printable ASCII; of other objects their type."""
-    if isinstance(text, bytes):
-        text = text[: MOST_NAME + 1].decode("latin1")
-    if isinstance(text, int) and abs(text) < 1 << 64:
-        return str(text)
-    if not isinstance(text, str):
-        return f"a {type(text).__name__}"
-    return ascii(text if len(text) <= 80 else f"{text[:60]}…")
 
 
 class Key:
@@ -162,7 +152,7 @@ class Dtype(StandIn):
             ValueError: it is not.
         """
         if self.code not in NUMERIC or self.order not in ("<", ">", "=", "|"):
-            raise ValueError(f"an array of type {shown(self.code)}")
+            raise ValueError(f"an array of type {quoted(self.code)}")
         return np.dtype(self.order + self.code)
 
 
@@ -240,7 +230,7 @@ class Array(StandIn):
 def encode(text: Any, encoding: Any = "latin1") -> bytes:
     """`_codecs.encode`, by which pickle protocols 0 to 2 write bytes: latin1 of a string and nothing else."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"_codecs.encode to {shown(encoding)}")
+        raise ValueError(f"_codecs.encode to {quoted(encoding)}")
     return text.encode("latin1")
 
 
@@ -482,10 +472,10 @@ class Unpickler(PurePython):
         """STRING, a quoted line."""
         line = self.line()
         self.spend(2 * len(line) + OBJECT)
-        quoted = line[:-1]
-        if len(quoted) < 2 or quoted[:1] not in (b"'", b'"') or quoted[-1:] != quoted[:1]:
+        literal = line[:-1]
+        if len(literal) < 2 or literal[:1] not in (b"'", b'"') or literal[-1:] != literal[:1]:
             raise ValueError("a string without its quotes")
-        self.append(codecs.escape_decode(quoted[1:-1])[0])
+        self.append(codecs.escape_decode(literal[1:-1])[0])
 
     def bytearray8(self) -> None:
         """BYTEARRAY8, whose bytes are read before room is made for them."""
@@ -604,9 +594,9 @@ class Unpickler(PurePython):
             if self.foreign and not refused(module, name):
                 named = f"{module}.{name}"
                 self.spend(4 * len(named) + OBJECT)
-                return Module if module.split(".")[0] == PROGRAM else Foreign(named if named.isprintable() and named.isascii() else shown(named))
+                return Module if module.split(".")[0] == PROGRAM else Foreign(named if named.isprintable() and named.isascii() else shown(named, 80))
             raise WeightsError(
-                f"{self.path}: asks for {shown(f'{module}.{name}')[1:-1]}, which weights do not need (nothing was run); "
+                f"{self.path}: asks for {shown(f'{module}.{name}', 80)}, which weights do not need (nothing was run); "
                 "do not trust this file, or save its state_dict where it holds a whole model"
             ) from None
 

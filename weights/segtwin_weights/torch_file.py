@@ -26,7 +26,8 @@ from segtwin import Converted
 from segtwin.files import whole
 
 from segtwin_weights import checkpoints, pickles, zipped
-from segtwin_weights.door import file_name, reader
+from segtwin_weights.door import file_name, quoted, reader
+from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
 from segtwin_weights.metadata import as_many
 from segtwin_weights.names import FEATURES_ONLY, hub_names, identify, state_dict_names
@@ -84,7 +85,7 @@ class Tensor(pickles.StandIn):
         if len(rest) > 2 and rest[2]:  # requires_grad, backward_hooks, metadata: the bits conj and neg, which say that the numbers are others
             if not isinstance(rest[2], dict):
                 raise ValueError("a tensor whose metadata are no dict")
-            bits = [pickles.shown(name) for name, value in rest[2].items() if value]
+            bits = [quoted(name) for name, value in rest[2].items() if value]
             self.odd = f"has torch's bit {bits[0]}, so that its numbers are not those of the file; save tensor.clone()" if bits else ""
 
     @classmethod
@@ -334,7 +335,7 @@ def _storage(pid: Any, storages: dict[str, Storage]) -> Storage | pickles.Foreig
     key = key if isinstance(key, str) else key.decode("latin1")
     storage = storages.setdefault(key, Storage(key, STORAGE_TYPES[storage_type], numel))
     if (storage.dtype, storage.numel) != (STORAGE_TYPES[storage_type], numel):
-        raise ValueError(f"two storages {pickles.shown(key)}")
+        raise ValueError(f"two storages {quoted(key)}")
     return storage
 
 
@@ -346,8 +347,8 @@ def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) 
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         code = program and not entry.filename.endswith(("/data.pkl", f"/{METADATA}", "/byteorder")) and entry.filename.split("/")[1:2] != ["data"]
-        if not code and (entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1):
-            raise WeightsError(f"{path}: {pickles.shown(entry.filename)} is compressed or encrypted, as torch writes none; do not trust this file")
+        if not code and (entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & zipped.ENCRYPTED):
+            raise WeightsError(f"{path}: {quoted(entry.filename)} is compressed or encrypted, as torch writes none; do not trust this file")
         entries[entry.filename] = entry
     pickled = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickled) != 1:
@@ -357,17 +358,17 @@ def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) 
     def record(name: str, most: int) -> bytes:
         """A small record, whose bytes are not more than it can need."""
         if entries[name].file_size > most:
-            raise WeightsError(f"{path}: {pickles.shown(name)} has {entries[name].file_size:,} bytes; the file is damaged")
+            raise WeightsError(f"{path}: {quoted(name)} has {entries[name].file_size:,} bytes; the file is damaged")
         return archive.read(name)
 
     order = record(f"{folder}byteorder", 16) if f"{folder}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
-        raise WeightsError(f"{path}: has the byte order {pickles.shown(order)}; the file is damaged")
+        raise WeightsError(f"{path}: has the byte order {quoted(order)}; the file is damaged")
     metadata = {}
     if f"{folder}{METADATA}" in entries:
         text = record(f"{folder}{METADATA}", MOST_METADATA)
         budget.spend(JSON_TIMES * len(text))
-        metadata = json.loads(text)
+        metadata = loads_json(text, budget.size)
     storages: dict[str, Storage] = {}
     budget.spend(entries[pickled[0]].file_size)
     program_of = archive.read(pickled[0])
@@ -378,7 +379,7 @@ def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) 
             storage, entry = storages[key], entries.get(f"{folder}data/{key}")
             dtype = storage.item.newbyteorder("<" if order == b"little" else ">")
             if entry is None or entry.file_size != storage.numel * dtype.itemsize:
-                raise WeightsError(f"{path}: storage {pickles.shown(key)} is missing or has not {storage.numel} numbers; the file is damaged")
+                raise WeightsError(f"{path}: storage {quoted(key)} is missing or has not {storage.numel} numbers; the file is damaged")
             with archive.open(entry) as stream:
                 storage.data = zipped.fill(stream, storage.numel, dtype)
 
@@ -418,7 +419,7 @@ def _legacy_object(path: object, file: BinaryIO) -> Loaded:
             dtype = storage.item.newbyteorder("<" if little else ">")
             (count,) = struct.unpack("<q" if little else ">q", file.read(8))
             if count != storage.numel or count * dtype.itemsize > size - file.tell():
-                raise EOFError(f"storage {pickles.shown(storage.key)} is cut short")
+                raise EOFError(f"storage {quoted(storage.key)} is cut short")
             if storage.key in wanted:
                 storage.data = np.fromfile(file, dtype, count)
             else:

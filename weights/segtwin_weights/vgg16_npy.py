@@ -27,7 +27,7 @@ from segtwin import Converted, Preprocessing, architectures
 from segtwin.files import whole
 
 from segtwin_weights import pickles, zipped
-from segtwin_weights.door import file_name, reader
+from segtwin_weights.door import file_name, quoted, reader, shown
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
@@ -209,7 +209,7 @@ def _npz(path: str | os.PathLike[str]) -> tuple[Layers, pickles.Budget]:
             raise WeightsError(f"{path}: declares {size:,} bytes, more than weights are compressed to; it was made to fill memory")
         wanted = {f"{layer.name}_{part}" for layer in LAYERS for part in "Wb"}
         if extra := entries.keys() - wanted:
-            raise WeightsError(f"{path}: holds {pickles.shown(min(extra))}, which VGG-16 has not; it is another network")
+            raise WeightsError(f"{path}: holds {quoted(min(extra))}, which VGG-16 has not; it is another network")
         for name in sorted(entries):  # W before b
             layers.setdefault(name[:-2], []).append(_member(path, archive, entries[name], budget))
     if any(len(pair) != 2 for pair in layers.values()):
@@ -231,7 +231,7 @@ def _member(path: object, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budg
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(stream)
         if dtype.str[1:] not in pickles.NUMERIC:
-            raise WeightsError(f"{path}: {name} is of type {pickles.shown(str(dtype))}, no numbers")
+            raise WeightsError(f"{path}: {name} is of type {quoted(str(dtype))}, no numbers")
         count = math.prod(pickles.dimensions(shape))
         if count * dtype.itemsize != entry.file_size - stream.tell():
             raise WeightsError(f"{path}: {name} has the shape {shape} and {entry.file_size - stream.tell():,} bytes; the file is damaged")
@@ -256,11 +256,11 @@ def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
         named = {_text(path, key): array for key, array in value.items()}
         value = next(([named[w], named[b]] for w, b in PAIRS if named.keys() == {w, b}), value)
     if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
-        raise WeightsError(f"{path}: {pickles.shown(name)[1:-1]} is not a list [weights, biases] of two arrays")
+        raise WeightsError(f"{path}: {shown(name, 80)} is not a list [weights, biases] of two arrays")
     arrays = []
     for one, kind in zip(value, ("weights", "biases"), strict=True):
         try:
             arrays.append(one.array())
         except Exception as error:
-            raise WeightsError(f"{path}: {pickles.shown(name)[1:-1]} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
+            raise WeightsError(f"{path}: {shown(name, 80)} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
     return arrays

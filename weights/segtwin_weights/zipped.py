@@ -7,6 +7,7 @@ lie in each other or outside the file, promise exabytes, or be a million that ho
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from segtwin_weights.hub import WeightsError
-from segtwin_weights.pickles import Budget, shown
+from segtwin_weights.door import WeightsError, quoted
+from segtwin_weights.pickles import Budget
 
 MOST_INFLATED = 1032
 """Bytes that a byte of deflate becomes at most: 258 for a bit or two (RFC 1951)."""
-HEADER = 30
-"""Bytes before a member, at least, and its name."""
+LOCAL = struct.Struct("<4s22xHH")
+"""The head of a member: signature, lengths of its name and of an extra field."""
+ENCRYPTED = 1
 RECORD = 46
 """Bytes of a member in the directory, at least, and its name."""
 ENTRY = 1000
@@ -45,7 +47,7 @@ def opened(path: str | os.PathLike[str], file: BinaryIO | None = None) -> Iterat
         return
     size = os.fstat(file.fileno()).st_size
     budget = Budget(path, size)
-    budget.spend(_directory(file, size, budget))
+    budget.spend(_directory(file, size, budget), "names more members")
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         _check(path, archive.infolist(), size)
@@ -70,11 +72,11 @@ def _check(path: object, entries: list[zipfile.ZipInfo], size: int) -> None:
     at, before = 0, ""
     names: set[str] = set()
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        name = shown(entry.filename)
+        name = quoted(entry.filename)
         if entry.filename in names:
             raise WeightsError(f"{path}: holds {name} twice; do not trust this file")
         names.add(entry.filename)
-        end = entry.header_offset + HEADER + len(entry.orig_filename) + entry.compress_size
+        end = entry.header_offset + LOCAL.size + len(entry.orig_filename) + entry.compress_size
         if end > size:
             raise WeightsError(f"{path}: {name} goes on beyond the file's end; it is cut short, or made to mislead; fetch it again")
         if entry.header_offset < at:
@@ -85,6 +87,25 @@ def _check(path: object, entries: list[zipfile.ZipInfo], size: int) -> None:
                 f"{path}: {name} claims {entry.file_size:,} bytes, which its {entry.compress_size:,} cannot hold; do not trust this file"
             )
         at, before = end, name
+
+
+def place(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
+    """(first byte, bytes) of a member that is neither compressed nor encrypted, and may be read without the archive.
+
+    Raises:
+        WeightsError: it is, or other bytes than a member's head lie there.
+    """
+    name = quoted(entry.filename)
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
+        raise WeightsError(f"{name} is compressed, as Keras writes none; unpack it and save it again")
+    assert archive.fp is not None
+    archive.fp.seek(entry.header_offset)
+    head = archive.fp.read(LOCAL.size)
+    signature, name_length, extra_length = LOCAL.unpack(head) if len(head) == LOCAL.size else (b"", 0, 0)
+    at = entry.header_offset + LOCAL.size + name_length + extra_length
+    if signature != b"PK\x03\x04" or at + entry.file_size > archive.fp.seek(0, os.SEEK_END):
+        raise WeightsError(f"{name} is said to have {entry.file_size:,} bytes, which are not there; the file is cut short or damaged")
+    return at, entry.file_size
 
 
 def fill(stream: Any, count: int, dtype: np.dtype[Any]) -> np.ndarray:
