@@ -139,8 +139,8 @@ def hostile(good, tmp_path_factory):
     archive(made("config.keras", "config is no JSON"), [("config.json", "[" * 100_000), ("model.weights.h5", whole)])
     archive(made("many.keras", "more members"), [("model.weights.h5", whole), *((f"{number:x}", b"") for number in range(40_000))])
     for name, reason, change in (
-        ("lying.keras", "which are not there", {"file_size": 1 << 40, "compress_size": 1 << 40}),
-        ("unequal.keras", "which are not there|damaged", {"file_size": 1 << 20}),
+        ("lying.keras", "beyond the file.s end", {"file_size": 1 << 40, "compress_size": 1 << 40}),
+        ("unequal.keras", "claims 1,048,576 bytes", {"file_size": 1 << 20}),
         ("before.keras", "which are not there|damaged", {"header_offset": 3}),
     ):
         with zipfile.ZipFile(made(name, reason), "w") as file:
