@@ -177,7 +177,7 @@ def test_predict_says_a_line_an_image_and_nothing_else(weights: Path, tmp_path: 
     damaged[60:64] = b"\xff\0\xff\0"
     (tmp_path / "deflate.tif").write_bytes(damaged)
     done = cli("predict", weights, tmp_path, "-o", tmp_path / "out", "--engine", "oracle", "--colour", "rgb", "--mean", "0", "--scale", "1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
     told = [line.split(": ")[1] for line in lines]
     assert sorted(told) == sorted(str(tmp_path / name) for name in ("cut.tif", "photo.jpg", "einval.tif", "wide.png", "token.npy", "deflate.tif"))
@@ -207,7 +207,7 @@ def test_the_networks_memory_is_told_before_it_is_spent(weights: Path, tmp_path:
             main([*run, str(tmp_path / str(free))])
         return int(done.value.code or 0)
 
-    assert status(need - 1) == 1
+    assert status(need - 1) == 2
     told = capsys.readouterr().err
     assert "a.png: 64×64 pixels take" in told
     assert "are free; cut the image" in told

@@ -348,7 +348,7 @@ def test_an_onnx_file_is_run_as_it_is(work: Path, monkeypatch, capsys) -> None:
     assert run("predict", "small.onnx", "g.png", "-o", "out2", "--engine", "torch") == 2
     assert capsys.readouterr().err.count("small.onnx: is an ONNX file, which --engine onnxruntime runs") == 1
     Image.fromarray(grey[:30]).save("odd.png")
-    assert run("predict", "small.onnx", "odd.png", "-o", "out3") == 1
+    assert run("predict", "small.onnx", "odd.png", "-o", "out3") == 2
     assert "30×48 pixels do not fit" in capsys.readouterr().err
 
 
@@ -376,7 +376,7 @@ def test_a_foreign_onnx_file_is_run_with_what_is_stated(work: Path, capsys) -> N
     foreign_onnx("fixed.onnx", 64, 48)
     assert run("predict", "fixed.onnx", "in/a.png", "-o", "fixed", *stated, "--quiet") == 0
     assert Path("fixed/a.mask.png").read_bytes() == Path("out/a.mask.png").read_bytes()
-    assert run("predict", "fixed.onnx", "in/b.png", "-o", "misfit", *stated) == 1
+    assert run("predict", "fixed.onnx", "in/b.png", "-o", "misfit", *stated) == 2
     assert "fixed.onnx: takes images of 64×48 pixels alone, not 40×33" in capsys.readouterr().err
     assert run("predict", "fixed.onnx", "in/b.png", "-o", "padded", "--pad", "reflect", *stated, "--quiet") == 0
     np.testing.assert_array_equal(np.asarray(Image.open("padded/b.mask.png")), np.asarray(Image.open("in/b.png")) < 100)
@@ -391,7 +391,7 @@ def test_deep_images_floats_and_arrays(work: Path, capsys) -> None:
     for image, options in (("d.png", ("--bits", 12)), ("d.npy", ("--bits", 12)), ("f.tif", ("--range", "-500,3595"))):
         assert run("predict", "small.safetensors", image, "-o", "out", "--engine", "torch", "--probability", "--overwrite", "--quiet", *options) == 0
         np.testing.assert_allclose(np.load(f"out/{image[0]}.probability.npy"), want, atol=1e-6)
-    assert run("predict", "small.safetensors", "f.tif", "-o", "none", "--engine", "torch") == 1
+    assert run("predict", "small.safetensors", "f.tif", "-o", "none", "--engine", "torch") == 2
     assert "f.tif: holds float values from" in capsys.readouterr().err
     segtwin_weights.write(random_weights("fcn32s", widths=TINY, in_channels=6), "six.safetensors")
     np.save("six.npy", np.random.RandomState(3).randint(0, 256, (32, 40, 6)).astype(np.uint8))
@@ -422,7 +422,7 @@ def test_a_stack_that_does_not_fit_leaves_nothing(work: Path, capsys) -> None:
     first, second = Image.fromarray(random_grey(32, 48)), Image.fromarray(random_grey(30, 48))
     first.save("late.tif", save_all=True, append_images=[second])
     second.save("early.tif", save_all=True, append_images=[first])
-    assert run("predict", "small.safetensors", "late.tif", "early.tif", "-o", "out", "--engine", "torch") == 1
+    assert run("predict", "small.safetensors", "late.tif", "early.tif", "-o", "out", "--engine", "torch") == 2
     failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")]
     assert len(failed) == 2
     assert all("30×48 pixels do not fit" in line for line in failed)

@@ -135,7 +135,9 @@ def predict(
         echo(f"{output}: {len(found) - len(failures)} of {len(found)} images segmented by {network.name} in {network.engine}")
     for failure in failures:
         echo(f"failed: {failure}", err=True)
-    return 1 if failures else 0
+    if not failures:
+        return 0
+    return 1 if len(failures) < len(found) else 2  # nothing was segmented: as any file that cannot be read
 
 
 def describe(path: Path, error: Exception) -> str:
