@@ -17,7 +17,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX files, and the proof that they agree
-	@$(BIN)/python -c 'import json, sys; report = json.load(open("out/parity.json")); print("out/parity.html:", report["row"], report["verdict"]); \
+	@$(BIN)/python -c 'import json, sys; report = json.load(open("out/parity.json")); print("out/parity.html:", report["network"], report["verdict"]); \
 	    report["synthetic"] and print("out/ holds SYNTHETIC weights, not trained; VGG16_NPY=/path/to/vgg16.npy make convert-vgg takes real ones"); \
 	    sys.exit(report["verdict"] != "equal")'
 

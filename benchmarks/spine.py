@@ -1,7 +1,8 @@
 """Measure the spine beside a plain copy of the same bytes: `python benchmarks/spine.py [--runs 5]`.
 
-Conversion is timed without start-up and without hashing, and compared with copying vgg16.npy and waiting until it is on the disk. Both are done
-in turn in one run, because machines are noisy: the ratio is what counts. Exports and inference follow, with peaks of resident memory.
+Conversion is timed without start-up and without hashing, and compared with copying vgg16.npy and
+waiting until it is on the disk. Both are done in turn in one run, because machines are noisy: the
+ratio is what counts. Exports and inference follow, with peaks of resident memory.
 """
 
 from __future__ import annotations
@@ -39,9 +40,14 @@ def copy_and_sync(source: Path, target: Path) -> None:
 
 def peak(*arguments: object) -> tuple[float, float]:
     """Seconds and peak of resident memory (GB) of a `segtwin` command in a process of its own."""
-    code = "import atexit; atexit.register(lambda: print(open('/proc/self/status').read())); from segtwin_cli.main import main; main()"
+    code = (
+        "import atexit; atexit.register(lambda: print(open('/proc/self/status').read())); from "
+        "segtwin_cli.main import main; main()"
+    )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+    )
     return time.perf_counter() - start, 1024 * int(re.search(r"VmHWM:\s+(\d+)", done.stdout)[1]) / 1e9
 
 
@@ -60,13 +66,23 @@ def main() -> None:
             "vgg16.npy → fcn8s.safetensors (553 MB)",
             f"{statistics.median(convert):.2f}",
             "",
-            f"{statistics.median(ratios):.2f} × copy with fsync ({statistics.median(copy):.2f} s), runs {min(ratios):.2f} … {max(ratios):.2f}",
+            f"{statistics.median(ratios):.2f} × copy with fsync ({statistics.median(copy):.2f} s), runs "
+            f"{min(ratios):.2f} … {max(ratios):.2f}",
         )
         weights = folder / "fcn8s.safetensors"
         for what, arguments in (
-            ("segtwin convert, the whole command", ("convert", source, weights, "--to", "fcn8s", "--overwrite", "--quiet")),
-            ("segtwin export --framework torch", ("export", weights, folder / "torch.onnx", "--framework", "torch", "--quiet")),
-            ("segtwin export --framework keras", ("export", weights, folder / "keras.onnx", "--framework", "keras", "--quiet")),
+            (
+                "segtwin convert, the whole command",
+                ("convert", source, weights, "--to", "fcn8s", "--overwrite", "--quiet"),
+            ),
+            (
+                "segtwin export --framework torch",
+                ("export", weights, folder / "torch.onnx", "--framework", "torch", "--quiet"),
+            ),
+            (
+                "segtwin export --framework keras",
+                ("export", weights, folder / "keras.onnx", "--framework", "keras", "--quiet"),
+            ),
         ):
             took, memory = peak(*arguments)
             table.add_row(what, f"{took:.1f}", f"{memory:.2f}", "")
@@ -104,7 +120,10 @@ def inference(weights: Path, folder: Path, runs: int) -> dict[str, float]:
     model = torch_twin.build("fcn8s", weights=weights)
     keras_model = keras_twin.build("fcn8s", weights=weights)
     last = np.ascontiguousarray(data.transpose(0, 2, 3, 1))
-    sessions = {name: onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"]) for name in ("torch", "keras")}
+    sessions = {
+        name: onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        for name in ("torch", "keras")
+    }
 
     def in_caffes_arithmetic() -> None:
         with torch_twin.caffe_arithmetic():

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # One photograph, two frameworks, four engines
 #
-# FCN-8s is written twice here: in PyTorch and in Keras. Both are meant to be *the* FCN-8s, the one that Caffe computed. This page takes one
-# photograph through both, and through ONNX Runtime on the file exported from each, and looks at every blob on the way. In the end it does what
-# ports usually get wrong, on purpose, to see what wrong looks like next to rounding.
+# FCN-8s is written twice here: in PyTorch and in Keras. Both are meant to be *the* FCN-8s, the one
+# that Caffe computed. This page takes one photograph through both, and through ONNX Runtime on the
+# file exported from each, and looks at every blob on the way. In the end it does what ports usually
+# get wrong, on purpose, to see what wrong looks like next to rounding.
 
 # %%
 import os
@@ -32,6 +33,8 @@ import segtwin
 import segtwin_torch  # before TensorFlow
 import segtwin_weights
 from segtwin import geometry, noise, oracle
+from segtwin.architectures import get_architecture
+from segtwin.layer_kinds import CoordinateMap
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.export import quiet_start
 from segtwin_weights.sources import find_vgg16
@@ -40,23 +43,28 @@ with quiet_start():  # TensorFlow lists the GPU libraries that it lacks
     import segtwin_keras
 
 ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs/images").is_dir())
-row = segtwin.get_architecture("fcn8s")
+architecture = get_architecture("fcn8s")
 
 # %% [markdown]
 # ## The weights
 #
-# `make convert-vgg` leaves them in `out/`. Without a network they are **synthetic**: random numbers in the schema and size of `vgg16.npy`. Nothing
-# below asks whether the cat is found; it asks whether four engines compute the same numbers, and for that random weights are as good.
+# `make convert-vgg` leaves them in `out/`. Without a network they are **synthetic**: random numbers
+# in the schema and size of `vgg16.npy`. Nothing below asks whether the cat is found; it asks
+# whether four engines compute the same numbers, and for that random weights are as good.
 
 # %%
 converted = ROOT / "out/fcn8s.safetensors"
-weights = segtwin_weights.read(converted) if converted.exists() else segtwin_weights.convert(segtwin_weights.read(find_vgg16(print)), "fcn8s")
+weights = (
+    segtwin_weights.read(converted)
+    if converted.exists()
+    else segtwin_weights.convert(segtwin_weights.read(find_vgg16(print)), "fcn8s")
+)
 print(weights)
 print("synthetic" if weights.metadata.get("synthetic") else "trained", "- from", weights.metadata["source"])
 
 # %% [markdown]
-# A converted network starts with `score_pool4` and `score_pool3` at zero, as Caffe starts them: its skips say nothing yet. So that they are compared
-# too, they get small random weights here.
+# A converted network starts with `score_pool4` and `score_pool3` at zero, as Caffe starts them: its
+# skips say nothing yet. So that they are compared too, they get small random weights here.
 
 # %%
 random = np.random.default_rng(8)
@@ -69,12 +77,13 @@ weights = segtwin_weights.Weights(blobs, weights.metadata)
 # %% [markdown]
 # ## The photograph, as the network sees it
 #
-# RGB becomes BGR, the mean of the training images is subtracted, and `conv1_1` pads by 100 pixels: more than half of what the
-# first layers compute here is border. It is there so that even an image of one pixel reaches `fc6`, whose 7×7 window needs a `pool5` of 7×7.
+# RGB becomes BGR, the mean of the training images is subtracted, and `conv1_1` pads by 100 pixels:
+# more than half of what the first layers compute here is border. It is there so that even an image
+# of one pixel reaches `fc6`, whose 7×7 window needs a `pool5` of 7×7.
 
 # %%
 image = segtwin.read_image(ROOT / "docs/images/chelsea.jpg")
-data = segtwin.preprocess(image, row)
+data = segtwin.preprocess(image, architecture)
 padded = np.pad(data[0], ((0, 0), (100, 100), (100, 100)))
 print(
     "data",
@@ -99,12 +108,14 @@ for axis in axes:
 # %% [markdown]
 # ## Four engines
 #
-# The twins are built from the same dictionary; each is exported, and ONNX Runtime computes the two files. The referee is none of them: a numpy run
-# of the network in float64. How close can float32 come at all? That is measured too, by the same numpy run in float32, which computes a convolution
-# as Caffe does: im2col and one matrix product. Its distance from float64 is the **noise floor** of a blob.
+# The twins are built from the same dictionary; each is exported, and ONNX Runtime computes the two
+# files. The referee is none of them: a numpy run of the network in float64. How close can float32
+# come at all? That is measured too, by the same numpy run in float32, which computes a convolution
+# as Caffe does: im2col and one matrix product. Its distance from float64 is the **noise floor** of
+# a blob.
 
 # %%
-dimensions = segtwin_weights.dimensions(weights, row)._asdict()
+dimensions = segtwin_weights.dimensions(weights, architecture)._asdict()
 torch_model = segtwin_torch.build("fcn8s", **dimensions, weights=weights)
 keras_model = segtwin_keras.build("fcn8s", **dimensions, weights=weights)
 folder = tempfile.TemporaryDirectory()
@@ -112,21 +123,22 @@ torch_file, keras_file = Path(folder.name) / "torch.onnx", Path(folder.name) / "
 segtwin_torch.export_onnx(torch_model, torch_file)
 segtwin_keras.export_onnx(keras_model, keras_file)
 
-truth = oracle.run(row, weights, data)
-floor = noise.floors(row, weights, data, truth)
-default_bound = noise.default_bounds(row, weights)
+truth = oracle.run(architecture, weights, data)
+floor = noise.floors(architecture, weights, data, truth)
+default_bound = noise.default_bounds(architecture, weights)
 engines = {
     "PyTorch": segtwin_torch.blobs(torch_model, data),
     "Keras": segtwin_keras.blobs(keras_model, data),
-    "ONNX Runtime, torch export": onnx_blobs(torch_file, data, row.blobs),
-    "ONNX Runtime, Keras export": onnx_blobs(keras_file, data, row.blobs),
+    "ONNX Runtime, torch export": onnx_blobs(torch_file, data, architecture.blobs),
+    "ONNX Runtime, Keras export": onnx_blobs(keras_file, data, architecture.blobs),
 }
 
 # %% [markdown]
 # ## What the blobs look like
 #
-# One channel of six blobs, from the torch twin above and the Keras twin below. The grid gets coarser by two at each pooling, and the border of 100
-# pixels is there until the crops take it away. `fc7` has as many pixels as 7×7 windows fit into `pool5`.
+# One channel of six blobs, from the torch twin above and the Keras twin below. The grid gets
+# coarser by two at each pooling, and the border of 100 pixels is there until the crops take it
+# away. `fc7` has as many pixels as 7×7 windows fit into `pool5`.
 
 # %%
 shown = ["conv1_1", "pool2", "pool4", "fc7", "fuse_pool4", "score"]
@@ -146,18 +158,20 @@ if Path.cwd().name == "_built":
 # %% [markdown]
 # ## How the rounding grows
 #
-# Pictures that look alike prove little. The numbers: each blob's largest error, relative to its largest value, through the depth of the network. The
-# black line is the floor: the worst of several float32 runs in numpy that add up in different orders. The dark band is what Caffe's way of computing
-# is allowed, four times the floor. The dotted lines are both frameworks with their vendors' kernels, which may add up all products of an output in
-# a single float32 number; in `fc6` these are 25,088. What that may cost follows from the length of the sums (`segtwin.noise`): the light band. Where
-# the dotted lines lie in it depends on the CPU.
+# Pictures that look alike prove little. The numbers: each blob's largest error, relative to its
+# largest value, through the depth of the network. The black line is the floor: the worst of several
+# float32 runs in numpy that add up in different orders. The dark band is what Caffe's way of
+# computing is allowed, four times the floor. The dotted lines are both frameworks with their
+# vendors' kernels, which may add up all products of an output in a single float32 number; in `fc6`
+# these are 25,088. What that may cost follows from the length of the sums (`segtwin.noise`): the
+# light band. Where the dotted lines lie in it depends on the CPU.
 
 # %%
 default_kernels = {
     "PyTorch, default kernels": segtwin_torch.blobs(torch_model, data, caffe=False),
     "Keras, default kernels": segtwin_keras.blobs(keras_model, data, caffe=False),
 }
-names = [name for name in row.blobs if name != "data"]
+names = [name for name in architecture.blobs if name != "data"]
 x = np.arange(len(names))
 floors = np.array([floor[name] for name in names])
 figure, axis = plt.subplots(figsize=(13, 4.5), layout="constrained")
@@ -185,8 +199,9 @@ for engine, values in (engines | default_kernels).items():
 # %% [markdown]
 # ## What wrong looks like
 #
-# Each of these is a real mistake of a public port, made here on purpose. The shapes agree in every case; nothing crashes; the picture may
-# even look plausible. The right column is the error of `score` in noise floors: rounding is below 4.
+# Each of these is a real mistake of a public port, made here on purpose. The shapes agree in every
+# case; nothing crashes; the picture may even look plausible. The right column is the error of
+# `score` in noise floors: rounding is below 4.
 
 
 # %%
@@ -197,17 +212,22 @@ def odd_kernel(kernel: int) -> np.ndarray:
     return np.outer(ramp, ramp).astype(np.float32)
 
 
-fc6, score_channels = weights["fc6/weight"], np.arange(row.num_classes)
+fc6, score_channels = weights["fc6/weight"], np.arange(architecture.num_classes)
 odd = {name: np.zeros_like(weights[name]) for name in weights if "upscore" in name}
 for blob in odd.values():
     blob[score_channels, score_channels] = odd_kernel(blob.shape[-1])
 mistakes = {
     "none": (weights, data),
-    "fc6 read as H·W·C in place of C·H·W": ({**weights, "fc6/weight": fc6.reshape(len(fc6), 7, 7, -1).transpose(0, 3, 1, 2)}, data),
+    "fc6 read as H·W·C in place of C·H·W": (
+        {**weights, "fc6/weight": fc6.reshape(len(fc6), 7, 7, -1).transpose(0, 3, 1, 2)},
+        data,
+    ),
     "RGB for BGR": (weights, data[:, ::-1]),
     "the mean's order turned around": (
         weights,
-        data + np.array(row.mean, np.float32)[:, None, None] - np.array(row.mean[::-1], np.float32)[:, None, None],
+        data
+        + np.array(architecture.mean, np.float32)[:, None, None]
+        - np.array(architecture.mean[::-1], np.float32)[:, None, None],
     ),
     "bilinear kernels centred as if odd": ({**weights, **odd}, data),
     "the bias of fc6 forgotten": ({**weights, "fc6/bias": 0 * weights["fc6/bias"]}, data),
@@ -226,22 +246,30 @@ print(f"{'a crop that begins a pixel late':42} {oracle.relative_error(late, trut
 channel = int(truth["score"][0].std(axis=(1, 2)).argmax())
 figure, axes = plt.subplots(1, len(scores), figsize=(15, 3), layout="constrained")
 for axis, (mistake, score) in zip(axes, scores.items(), strict=True):
-    axis.imshow(score[0, channel], vmin=truth["score"][0, channel].min(), vmax=truth["score"][0, channel].max(), cmap="viridis")
+    axis.imshow(
+        score[0, channel], vmin=truth["score"][0, channel].min(), vmax=truth["score"][0, channel].max(), cmap="viridis"
+    )
     axis.set_title(mistake, fontsize=8)
     axis.set_axis_off()
 
 # %% [markdown]
 # ## Where 5, 9 and 31 come from
 #
-# The crops of FCN-8s begin at row and column 5, 9 and 31. In the models these numbers are typed, and tested against this derivation: each layer maps
-# pixel centres by y ↦ scale · y + shift, and a crop has to undo the shift between two blobs of equal scale.
+# The crops of FCN-8s begin at row and column 5, 9 and 31. In the models these numbers are typed,
+# and tested against this derivation: each layer maps pixel centres by y ↦ scale · y + shift, and a
+# crop has to undo the shift between two blobs of equal scale.
 
 # %%
-by_name = {layer.name: layer for layer in row.layers}
-for crop, offset in row.offsets.items():
+by_name = {layer.name: layer for layer in architecture.layers}
+for crop, offset in architecture.offsets.items():
     blob, like = by_name[crop].bottoms
-    here = geometry.maps_to_ancestors(by_name, blob, row.offsets)["data"]
-    there = geometry.maps_to_ancestors(by_name, like, row.offsets)["data"] if like != "data" else geometry.CoordinateMap()
-    print(f"{crop:13} {blob:12} is y ↦ {here.scale}·y + {here.shift},  {like:14} y ↦ {there.scale}·y + {there.shift}   → offset {offset}")
+    here = geometry.maps_to_ancestors(by_name, blob, architecture.offsets)["data"]
+    there = (
+        geometry.maps_to_ancestors(by_name, like, architecture.offsets)["data"] if like != "data" else CoordinateMap()
+    )
+    print(
+        f"{crop:13} {blob:12} is y ↦ {here.scale}·y + {here.shift},  {like:14} y ↦ {there.scale}·y + {there.shift} "
+        f"  → offset {offset}"
+    )
 
 folder.cleanup()

@@ -14,10 +14,11 @@
 # %% [markdown]
 # # A U-Net trained in one framework and used in the other
 #
-# The weights of a U-Net with BatchNorm are more than its kernels: statistics gathered while it trained belong to them. This page trains
-# `unet-small` in PyTorch on half a picture, hands it to Keras, and looks at the other half with both. Then it shows three places where ports of
-# U-Nets go wrong without any error: the variance that BatchNorm keeps, the pixel by which a transposed convolution is off, and the seams between
-# tiles.
+# The weights of a U-Net with BatchNorm are more than its kernels: statistics gathered while it
+# trained belong to them. This page trains `unet-small` in PyTorch on half a picture, hands it to
+# Keras, and looks at the other half with both. Then it shows three places where ports of U-Nets go
+# wrong without any error: the variance that BatchNorm keeps, the pixel by which a transposed
+# convolution is off, and the seams between tiles.
 
 # %%
 import os
@@ -33,6 +34,7 @@ import segtwin_torch  # before TensorFlow
 import torch
 from PIL import Image
 from segtwin import oracle
+from segtwin.architectures import get_architecture
 from segtwin_cli.export import quiet_start
 
 with quiet_start():  # TensorFlow lists the GPU libraries that it lacks
@@ -45,19 +47,23 @@ ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / 
 # %% [markdown]
 # ## The picture
 #
-# Nuclei under a microscope, and which pixels belong to one. The left half is for training, the right half for looking.
+# Nuclei under a microscope, and which pixels belong to one. The left half is for training, the
+# right half for looking.
 
 # %%
-row = segtwin.get_architecture("unet-small")
+architecture = get_architecture("unet-small")
 pixels = np.asarray(Image.open(ROOT / "docs/images/nuclei.png"))
-data = segtwin.preprocess(pixels, row)  # 1×1×512×512, 0..1
-nucleus = (np.asarray(Image.open(ROOT / "docs/images/nuclei_instances.png")) > 0)[np.newaxis, np.newaxis].astype(np.float32)
+data = segtwin.preprocess(pixels, architecture)  # 1×1×512×512, 0..1
+nucleus = (np.asarray(Image.open(ROOT / "docs/images/nuclei_instances.png")) > 0)[np.newaxis, np.newaxis].astype(
+    np.float32
+)
 half = data.shape[3] // 2
 
 # %% [markdown]
 # ## Training, in PyTorch
 #
-# A plain loop: crops of the left half, turned at random, and Adam. The network is a `torch.nn.Module` like any other.
+# A plain loop: crops of the left half, turned at random, and Adam. The network is a
+# `torch.nn.Module` like any other.
 
 # %%
 random = np.random.default_rng(0)
@@ -82,8 +88,9 @@ print(f"loss {losses[0]:.3f} at first, {np.mean(losses[-10:]):.3f} over the last
 # %% [markdown]
 # ## Handing it over
 #
-# `read_weights` gives what the state_dict holds, under its own keys: kernels, statistics, counters. The Keras twin takes the same keys. Both look
-# at the half that was not trained on, and so does numpy, in float64 and in float32: the second one's distance is what float32 costs, the noise
+# `read_weights` gives what the state_dict holds, under its own keys: kernels, statistics, counters.
+# The Keras twin takes the same keys. Both look at the half that was not trained on, and so does
+# numpy, in float64 and in float32: the second one's distance is what float32 costs, the noise
 # floor.
 
 # %%
@@ -94,13 +101,16 @@ logits = {
     "PyTorch": segtwin_torch.blobs(torch_model.eval(), right)["logits"],
     "Keras": segtwin_keras.blobs(keras_model, right)["logits"],
 }
-truth = oracle.run(row, weights, right)["logits"]
-floor = oracle.relative_error(oracle.run(row, weights, right, "float32")["logits"], truth)
+truth = oracle.run(architecture, weights, right)["logits"]
+floor = oracle.relative_error(oracle.run(architecture, weights, right, "float32")["logits"], truth)
 for framework, found in logits.items():
     error = oracle.relative_error(found, truth)
     wanted = nucleus[..., half:] > 0
     overlap = ((found > 0) & wanted).sum() / ((found > 0) | wanted).sum()
-    print(f"{framework:8} intersection over union {overlap:.4f}; logits {error:.1e} from float64, {error / floor:.2f} of the noise floor")
+    print(
+        f"{framework:8} intersection over union {overlap:.4f}; logits {error:.1e} from float64, "
+        f"{error / floor:.2f} of the noise floor"
+    )
     assert error < 4 * floor
     assert overlap > 0.7
 
@@ -122,10 +132,12 @@ if Path.cwd().name == "_built":
 # %% [markdown]
 # ## The variance that is kept
 #
-# In train mode both frameworks normalise by the mean and the variance of the batch, and keep running ones for later. torch keeps the *unbiased*
-# variance, n/(n − 1) times that of the batch; Keras keeps the batch's own. At the deepest level n is small: here one image of 2×2 pixels, where a
-# quarter is missing. Keras' layer also moves by a hundredth a batch in place of a tenth and adds 1e-3 in place of 1e-5, but that can be set; the
-# bias cannot. The twin's layer keeps what torch keeps.
+# In train mode both frameworks normalise by the mean and the variance of the batch, and keep
+# running ones for later. torch keeps the *unbiased* variance, n/(n − 1) times that of the batch;
+# Keras keeps the batch's own. At the deepest level n is small: here one image of 2×2 pixels, where
+# a quarter is missing. Keras' layer also moves by a hundredth a batch in place of a tenth and adds
+# 1e-3 in place of 1e-5, but that can be set; the bias cannot. The twin's layer keeps what torch
+# keeps.
 
 # %%
 layers = {
@@ -159,8 +171,9 @@ np.testing.assert_allclose(variances["the twin's BatchNorm"], reference, rtol=1e
 # %% [markdown]
 # ## A pixel beside
 #
-# resnet34-unet doubles its size by transposed convolutions of kernel 3, stride 2, padding 1 and output padding 1. TensorFlow's `padding="same"`
-# gives the same size, and cuts the other end: everything sits one pixel further to the bottom right. One lit pixel shows it.
+# resnet34-unet doubles its size by transposed convolutions of kernel 3, stride 2, padding 1 and
+# output padding 1. TensorFlow's `padding="same"` gives the same size, and cuts the other end:
+# everything sits one pixel further to the bottom right. One lit pixel shows it.
 
 # %%
 spot = np.zeros((1, 1, 4, 4), np.float32)
@@ -168,7 +181,9 @@ spot[0, 0, 1, 1] = 1
 kernel = np.arange(1, 10, dtype=np.float32).reshape(3, 3)
 theirs = torch.nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, output_padding=1, bias=False)
 theirs.weight.data = torch.from_numpy(kernel[np.newaxis, np.newaxis])
-same = keras.layers.Conv2DTranspose(1, 3, 2, padding="same", use_bias=False, kernel_initializer=lambda *_, **__: kernel[..., None, None])
+same = keras.layers.Conv2DTranspose(
+    1, 3, 2, padding="same", use_bias=False, kernel_initializer=lambda *_, **__: kernel[..., None, None]
+)
 maps = {
     "torch: 3, stride 2, padding 1, output padding 1": theirs(torch.from_numpy(spot)).detach().numpy()[0, 0],
     'TensorFlow: 3, stride 2, "same"': same(spot.transpose(0, 2, 3, 1)).numpy()[0, ..., 0],
@@ -182,10 +197,12 @@ for axis, (name, found) in zip(axes, maps.items(), strict=True):
 # %% [markdown]
 # ## Seams
 #
-# The paper's network uses unpadded convolutions, so that large images can be computed in tiles. Its figure 2 sets tiles as far apart as their
-# output is large: 388 pixels. But the network pools four times, and is the same everywhere only up to shifts by 16 pixels, of which 388 is no
-# multiple: each such tile stands in another phase of the pooling grid. `segtwin.overlap_tile` sets tiles apart by the largest multiple of 16 that
-# fits. Below, tiles of 252 pixels (68 of output): left what tiles 68 apart differ by from one pass over the whole image, right those 64 apart.
+# The paper's network uses unpadded convolutions, so that large images can be computed in tiles. Its
+# figure 2 sets tiles as far apart as their output is large: 388 pixels. But the network pools four
+# times, and is the same everywhere only up to shifts by 16 pixels, of which 388 is no multiple:
+# each such tile stands in another phase of the pooling grid. `segtwin.overlap_tile` sets tiles
+# apart by the largest multiple of 16 that fits. Below, tiles of 252 pixels (68 of output): left
+# what tiles 68 apart differ by from one pass over the whole image, right those 64 apart.
 
 # %%
 paper = segtwin_torch.build("unet-paper", widths=(8, 16, 32, 64, 128), seed=2)
@@ -204,11 +221,15 @@ as_drawn = np.empty_like(whole)
 for top in range(0, 256, 68):
     for left in range(0, 256, 68):
         target = as_drawn[:, :, top : top + 68, left : left + 68]
-        target[...] = network(np.ascontiguousarray(around[:, :, top : top + 252, left : left + 252]))[:, :, : target.shape[2], : target.shape[3]]
+        target[...] = network(np.ascontiguousarray(around[:, :, top : top + 252, left : left + 252]))[
+            :, :, : target.shape[2], : target.shape[3]
+        ]
 tiled = segtwin.overlap_tile(network, image, tile=252)
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-for axis, (name, scores) in zip(axes, {"tiles 68 apart": as_drawn, "tiles 64 apart (overlap_tile)": tiled}.items(), strict=True):
+for axis, (name, scores) in zip(
+    axes, {"tiles 68 apart": as_drawn, "tiles 64 apart (overlap_tile)": tiled}.items(), strict=True
+):
     difference = np.abs(scores - whole).max(axis=1)[0] / np.abs(whole).max()
     shown = axis.imshow(np.log10(np.maximum(difference, 1e-8)), vmin=-8, vmax=0, cmap="magma")
     axis.set_title(f"{name}: at most {difference.max():.1e}")

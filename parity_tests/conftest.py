@@ -1,4 +1,5 @@
-"""torch and torchvision come before TensorFlow: the other order aborts the interpreter (each of them brings an LLVM)."""
+"""torch and torchvision come before TensorFlow: the other order aborts the interpreter (each of
+them brings an LLVM)."""
 
 import gc
 import os
@@ -16,11 +17,19 @@ import tensorflow  # noqa: F401
 
 @pytest.fixture(scope="module", autouse=True)
 def give_memory_back() -> Iterator[None]:
-    """Models, and weights of full width, are made once a module, not kept for the whole run: those of full width are half a gigabyte each."""
+    """Models, and weights of full width, are made once a module, not kept for the whole run: those
+    of full width are half a gigabyte each."""
     yield
     import engines
     import goldens
 
-    for cache in (engines.model, goldens.vgg16_weights, goldens.fcn8vgg_weights, goldens.vggfcn_weights, goldens.vggfcn_goldens, goldens.torch_blob):
+    for cache in (
+        engines.model,
+        goldens.vgg16_weights,
+        goldens.fcn8vgg_weights,
+        goldens.vggfcn_weights,
+        goldens.vggfcn_goldens,
+        goldens.torch_blob,
+    ):
         cache.cache_clear()
     gc.collect()

@@ -1,10 +1,14 @@
-"""Damaged and hostile files, by the thousand: every reader has to answer with weights or an image, or with an error that names the file.
+"""Damaged and hostile files, by the thousand: every reader has to answer with weights or an image,
+or with an error that names the file.
 
-    python parity_tests/fuzz.py --cases 10000 [--seed 0] [--kinds weights | images | pth h5 …] [--keep FOLDER]
+    python parity_tests/fuzz.py --cases 10000 [--seed 0] [--kinds weights | images | pth h5 …]
+    [--keep FOLDER]
 
-Real files of every format are mutated, every second along its format's own structure (`mutations`). Each batch runs in a process of its own; one of
-weights may hold 3 times the file's size over what the libraries take. A crash, a hang of 20 seconds, another exception, or half a dictionary is
-counted, printed with the case that did it, and ends the run with status 1. Cases that ever failed are kept in `corpus/`, and read by every test run.
+Real files of every format are mutated, every second along its format's own structure (`mutations`).
+Each batch runs in a process of its own; one of weights may hold 3 times the file's size over what
+the libraries take. A crash, a hang of 20 seconds, another exception, or half a dictionary is
+counted, printed with the case that did it, and ends the run with status 1. Cases that ever failed
+are kept in `corpus/`, and read by every test run.
 """
 
 from __future__ import annotations
@@ -41,11 +45,13 @@ GOLDEN = Path(__file__).parent / "golden" / "caffe"
 BATCH = 500
 HANG_SECONDS = 20
 IMAGES_ROOM = 1 << 30
-"""Bytes that decoding an image may take: its pixels, not the file, say how many; larger ones are refused by what `memory.free` says is left."""
+"""Bytes that decoding an image may take: its pixels, not the file, say how many; larger ones are
+refused by what `memory.free` says is left."""
 PEAK: dict[str, int] = {}
 """Bytes that the last case took in Python's own memory."""
 SLACK = 8 << 20
-"""Bytes that a reader may hold whatever the file's size: buffers, messages, the interpreter's objects."""
+"""Bytes that a reader may hold whatever the file's size: buffers, messages, the interpreter's
+objects."""
 
 
 def small_files(folder: Path) -> dict[str, Path]:
@@ -61,7 +67,10 @@ def small_files(folder: Path) -> dict[str, Path]:
     torch.save({"epoch": 3, "model_state_dict": state}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     layers = recipe.vgg16_npy(1, (4, 4, 4, 4, 4, 4, 4))
     np.save(folder / "vgg16.npy", np.array(layers, dtype=object), allow_pickle=True)
-    np.savez(folder / "vgg16_weights.npz", **{f"{name}_{part}": one for name, pair in layers.items() for part, one in zip("Wb", pair, strict=True)})
+    np.savez(
+        folder / "vgg16_weights.npz",
+        **{f"{name}_{part}": one for name, pair in layers.items() for part, one in zip("Wb", pair, strict=True)},
+    )
     for suffix in (".safetensors", ".weights.h5"):
         segtwin_weights.write(weights, folder / f"small{suffix}")
     with h5py.File(folder / "old.h5", "w") as file:  # as Keras 1 and 2 wrote it
@@ -96,7 +105,11 @@ def _onnx(weights: Weights, path: Path) -> None:
             nodes.append(make("Constant", [], [name], value=tensor))
         else:
             initializers.append(tensor)
-        moved = make("Transpose", [name], [f"{name}_moved"], perm=[3, 2, 0, 1]) if blob.ndim == 4 else make("Identity", [name], [f"{name}_moved"])
+        moved = (
+            make("Transpose", [name], [f"{name}_moved"], perm=[3, 2, 0, 1])
+            if blob.ndim == 4
+            else make("Identity", [name], [f"{name}_moved"])
+        )
         nodes += [moved, make("Conv", ["x", f"{name}_moved"], [f"y{i}"])]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "small", [], [], initializers)), path)
 
@@ -106,7 +119,10 @@ def _keras(weights_file: Path, path: Path) -> None:
 
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", "{}")
-        archive.writestr("config.json", '{"class_name": "Functional", "config": {"layers": [{"class_name": "Conv2D", "config": {"name": "a"}}]}}')
+        archive.writestr(
+            "config.json",
+            '{"class_name": "Functional", "config": {"layers": [{"class_name": "Conv2D", "config": {"name": "a"}}]}}',
+        )
         archive.write(weights_file, "model.weights.h5")
 
 
@@ -143,30 +159,48 @@ def small_images(folder: Path) -> dict[str, Path]:
     import tifffile
     from PIL import Image
 
-    row, column = np.mgrid[:40, :52]
-    colours = np.stack([column * 4, row * 5, (row + column) * 2], -1).astype(np.uint8)
+    architecture, column = np.mgrid[:40, :52]
+    colours = np.stack([column * 4, architecture * 5, (architecture + column) * 2], -1).astype(np.uint8)
     rgb, grey = Image.fromarray(colours), Image.fromarray(colours[..., 0])
     deep, exif = Image.fromarray((column * 800).astype(np.uint16)), Image.Exif()
     exif[0x0112] = 6
     turned = {"save_all": True, "append_images": [rgb.rotate(9)]}
     made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
-        "rgb.png": (rgb, {}), "grey.png": (grey, {}), "palette.png": (rgb.convert("P"), {}), "alpha.png": (rgb.convert("RGBA"), {}),
-        "bilevel.png": (rgb.convert("1"), {}), "deep.png": (deep, {}), "animated.png": (rgb, turned), "rgb.jpg": (rgb, {}),
-        "progressive.jpg": (rgb, {"progressive": True}), "cmyk.jpg": (rgb.convert("CMYK"), {}), "exif.jpg": (rgb, {"exif": exif}),
-        "plain.tif": (rgb, {}), "lzw.tif": (rgb, {"compression": "tiff_lzw"}), "deflate.tif": (rgb, {"compression": "tiff_adobe_deflate"}),
-        "jpeg.tif": (rgb, {"compression": "jpeg"}), "group4.tif": (rgb.convert("1"), {"compression": "group4"}), "stack.tif": (rgb, turned),
-        "float.tif": (Image.fromarray(column.astype(np.float32)), {}), "whole.tif": (Image.fromarray(column.astype(np.int32)), {}),
-        "animated.gif": (rgb, turned), "rgb.webp": (rgb, {}), "animated.webp": (rgb, turned), "rgb.bmp": (rgb, {}), "rgb.ppm": (rgb, {}),
-        "grey.pgm": (grey, {}), "rgb.jp2": (rgb, {}), "rgb.tga": (rgb, {}), "runs.tga": (rgb, {"compression": "tga_rle"}), "rgb.pcx": (rgb, {}),
+        "rgb.png": (rgb, {}), "grey.png": (grey, {}), "palette.png": (rgb.convert("P"), {}),
+        "alpha.png": (rgb.convert("RGBA"), {}),
+        "bilevel.png": (rgb.convert("1"), {}), "deep.png": (deep, {}), "animated.png": (rgb, turned),
+        "rgb.jpg": (rgb, {}),
+        "progressive.jpg": (rgb, {"progressive": True}), "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "exif.jpg": (rgb, {"exif": exif}),
+        "plain.tif": (rgb, {}), "lzw.tif": (rgb, {"compression": "tiff_lzw"}),
+        "deflate.tif": (rgb, {"compression": "tiff_adobe_deflate"}),
+        "jpeg.tif": (rgb, {"compression": "jpeg"}), "group4.tif": (rgb.convert("1"), {"compression": "group4"}),
+        "stack.tif": (rgb, turned),
+        "float.tif": (Image.fromarray(column.astype(np.float32)), {}),
+        "whole.tif": (Image.fromarray(column.astype(np.int32)), {}),
+        "animated.gif": (rgb, turned), "rgb.webp": (rgb, {}), "animated.webp": (rgb, turned), "rgb.bmp": (rgb, {}),
+        "rgb.ppm": (rgb, {}),
+        "grey.pgm": (grey, {}), "rgb.jp2": (rgb, {}), "rgb.tga": (rgb, {}),
+        "runs.tga": (rgb, {"compression": "tga_rle"}), "rgb.pcx": (rgb, {}),
         "rgb.sgi": (rgb, {}), "rgb.avif": (rgb, {}), "two.mpo": (rgb, turned),
     }  # fmt: skip
     for name, (image, options) in made.items():
         image.copy().save(
-            folder / name, **{key: [one.copy() for one in value] if key == "append_images" else value for key, value in options.items()}
+            folder / name,
+            **{
+                key: [one.copy() for one in value] if key == "append_images" else value
+                for key, value in options.items()
+            },
         )
     bands = np.random.default_rng(0).integers(0, 999, (40, 52, 5)).astype(np.uint16)
     tifffile.imwrite(folder / "bands.tif", np.moveaxis(bands, 2, 0), photometric="minisblack", planarconfig="separate")
-    tifffile.imwrite(folder / "floats.tif", bands.astype(np.float32), compression="zlib", photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(
+        folder / "floats.tif",
+        bands.astype(np.float32),
+        compression="zlib",
+        photometric="minisblack",
+        planarconfig="contig",
+    )
     tifffile.imwrite(folder / "big.tif", colours, bigtiff=True, photometric="rgb")
     (folder / "deep.ppm").write_bytes(b"P6 52 40 65535\n" + (colours.astype(">u2") * 200).tobytes())
     (folder / "words.ppm").write_text("P3 52 40 1000\n" + " ".join(map(str, colours.ravel())), encoding="ascii")
@@ -178,7 +212,8 @@ def image_outcome(path: Path) -> str:
     """ "image" or "refused".
 
     Raises:
-        AssertionError: a message that is not one line with the file's name. Any other exception is a failure, too.
+        AssertionError: a message that is not one line with the file's name. Any other exception is
+            a failure, too.
     """
     try:
         with warnings.catch_warnings():
@@ -199,13 +234,16 @@ def image_outcome(path: Path) -> str:
 
 
 def case(files: dict[str, Path], name: str, seed: int, folder: Path) -> Path:
-    """The mutated file of one case; the same seed makes the same file. Every second keeps its format's structure, where `mutations` knows it."""
+    """The mutated file of one case; the same seed makes the same file. Every second keeps its
+    format's structure, where `mutations` knows it."""
     random = np.random.default_rng([seed, *name.encode()])
     path = folder / f"case-{name}"
     injure = structured(name)
     if seed % 2 and injure is not None:
         alike = [other for other in sorted(files) if structured(other) is injure]
-        path.write_bytes(injure(files[name].read_bytes(), files[alike[int(random.integers(len(alike)))]].read_bytes(), random))
+        path.write_bytes(
+            injure(files[name].read_bytes(), files[alike[int(random.integers(len(alike)))]].read_bytes(), random)
+        )
     else:
         other = files[sorted(files)[int(random.integers(len(files)))]]
         path.write_bytes(plain(files[name].read_bytes(), other.read_bytes(), random))
@@ -213,7 +251,8 @@ def case(files: dict[str, Path], name: str, seed: int, folder: Path) -> Path:
 
 
 def worker(folder: Path, name: str, first: int, count: int) -> None:
-    """Run cases, saying each before it begins, and what came of it, in how many seconds and bytes more."""
+    """Run cases, saying each before it begins, and what came of it, in how many seconds and bytes
+    more."""
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     run = outcome if folder.name == "weights" else image_outcome
     with tempfile.TemporaryDirectory() as scratch, suppress_stderr():
@@ -243,7 +282,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=int, default=1000, help="of each file of the kinds")
     parser.add_argument("--seed", type=int, default=0, help="the first case")
-    parser.add_argument("--kinds", nargs="*", help="parts of the names of the files to mutate; weights or images for all of these")
+    parser.add_argument(
+        "--kinds", nargs="*", help="parts of the names of the files to mutate; weights or images for all of these"
+    )
     parser.add_argument("--keep", type=Path, help="a folder to which the files of failures are copied")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
@@ -256,7 +297,11 @@ def main() -> int:
         todo = []
         for kind, make in (("weights", small_files), ("images", small_images)):
             (folder := Path(scratch) / kind).mkdir()
-            names = [name for name in make(folder) if not options.kinds or any(one in name or one == kind for one in options.kinds)]
+            names = [
+                name
+                for name in make(folder)
+                if not options.kinds or any(one in name or one == kind for one in options.kinds)
+            ]
             todo += [pool.submit(run_cases, folder, name, options.seed, options.cases, options.keep) for name in names]
         told = [one.result() for one in todo]
     failures = sum(one["FAILED"] for one in told)
@@ -292,14 +337,17 @@ def run_cases(folder: Path, name: str, first: int, cases: int, keep: Path | None
             case(files, name, at, keep).rename(keep / f"{at}-{name}")
         seed = at + 1
     what = ", ".join(f"{count:,} {one}" for one, count in sorted(counts.items()))
-    peak = f", most memory {largest[0]:,} bytes for {largest[1]:,} (case {largest[2]})" if folder.name == "weights" else ""
+    peak = (
+        f", most memory {largest[0]:,} bytes for {largest[1]:,} (case {largest[2]})" if folder.name == "weights" else ""
+    )
     print(f"{name}: {what}; slowest {slowest[0]:.2f} s (case {slowest[1]}){peak}", flush=True)
     return counts
 
 
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
-    """Without what C libraries print of damaged files; Python's own traceback comes through, once the descriptor is there again."""
+    """Without what C libraries print of damaged files; Python's own traceback comes through, once
+    the descriptor is there again."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -1,4 +1,5 @@
-"""The reference outputs in golden/, with the weights and inputs that made them redrawn from their recipe and checked by sha256."""
+"""The reference outputs in golden/, with the weights and inputs that made them redrawn from their
+recipe and checked by sha256."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import segtwin
 from segtwin import noise, oracle
+from segtwin.architectures import get_architecture
 from segtwin_weights import Weights, convert, initialize
 from segtwin_weights.vgg16_npy import to_caffe
 
@@ -23,18 +25,24 @@ import recipe  # noqa: E402
 LEAST_FLOOR = 2.0**-23
 """One float32 unit in the last place: no engine can be asked to be closer than its own rounding."""
 TF1_NOISE, TORCH_NOISE = 3.5e-6, 5e-6
-"""The originals' float32 against float64, at most (golden/README.md says 3e-6 and 5e-6; `score_fr` at full width is 3.03e-6)."""
+"""The originals' float32 against float64, at most (golden/README.md says 3e-6 and 5e-6; `score_fr`
+at full width is 3.03e-6)."""
 FULL_WIDTH = 10_000_000
 """Numbers of weights."""
 TINY = recipe.TINY_VGG
 FULL = recipe.FULL_VGG
 
 
-def recipe_weights(row: segtwin.Row | str, widths: tuple[int, ...], seed: int = 1, num_classes: int | None = None) -> Weights:
-    """The weights behind the Caffe goldens: learned layers from the recipe, fixed layers as the network starts them."""
-    row = segtwin.get_architecture(row)
-    start = initialize(row, num_classes, widths=widths)
-    drawn = {p.name: recipe.caffe(p.name, p.shape, seed) for p in row.parameters(num_classes, widths) if p.lr_mult}
+def recipe_weights(
+    architecture: segtwin.Architecture | str, widths: tuple[int, ...], seed: int = 1, num_classes: int | None = None
+) -> Weights:
+    """The weights behind the Caffe goldens: learned layers from the recipe, fixed layers as the
+    network starts them."""
+    architecture = get_architecture(architecture)
+    start = initialize(architecture, num_classes, widths=widths)
+    drawn = {
+        p.name: recipe.caffe(p.name, p.shape, seed) for p in architecture.parameters(num_classes, widths) if p.lr_mult
+    }
     return Weights({name: drawn.get(name, blob) for name, blob in start.items()}, start.metadata)
 
 
@@ -46,12 +54,14 @@ def sha256(arrays) -> str:
 
 
 class Golden:
-    """One run of an original: its float32 blobs, or the parts of them that the file stores, and what they were computed from."""
+    """One run of an original: its float32 blobs, or the parts of them that the file stores, and
+    what they were computed from."""
 
     path: Path
-    row: segtwin.Row
+    architecture: segtwin.Architecture
     most_noise: float
-    """float32 against float64 in the original, at most, over all blobs (golden/README.md, "Measured noise")."""
+    """float32 against float64 in the original, at most, over all blobs (golden/README.md, "Measured
+    noise")."""
 
     def __str__(self) -> str:
         return self.path.stem.removeprefix("fwd_")
@@ -78,39 +88,46 @@ class Golden:
     @cached_property
     def truth(self) -> dict[str, np.ndarray]:
         """Every stored blob in float64, by the numpy oracle."""
-        blobs = dict(oracle.blobs(self.row, self.weights, self.data))
+        blobs = dict(oracle.blobs(self.architecture, self.weights, self.data))
         return {name: self.stored(name, blobs) for name in self.blobs}
 
     @cached_property
     def draws(self) -> dict[str, list[float]]:
-        """Blob → float32's distance from float64, relative to its maximum, in the original (first) and in numpy runs of other orders of summation.
+        """Blob → float32's distance from float64, relative to its maximum, in the original (first)
+        and in numpy runs of other orders of summation.
 
         Networks of full width, whose maxima are over many numbers, get one such run.
         """
         draws = {name: [oracle.relative_error(self.truth[name], want)] for name, want in self.blobs.items()}
         narrow = sum(blob.size for blob in self.weights.values()) < FULL_WIDTH
         for order in noise.ORDERS if narrow else noise.ORDERS[:1]:
-            blobs = dict(oracle.blobs(self.row, self.weights, self.data, "float32", order))
+            blobs = dict(oracle.blobs(self.architecture, self.weights, self.data, "float32", order))
             for name, errors in draws.items():
                 errors.append(oracle.relative_error(self.stored(name, blobs), self.truth[name]))
         return draws
 
     @cached_property
     def floors(self) -> dict[str, float]:
-        """Blob → what float32 costs there, however it is added up: the largest of `draws`. No engine under test has a part in it."""
+        """Blob → what float32 costs there, however it is added up: the largest of `draws`. No
+        engine under test has a part in it."""
         far = max(errors[0] for errors in self.draws.values())
-        assert far < self.most_noise, f"{self}: the oracle is {far} away from the original; the floors would excuse anything"
+        assert far < self.most_noise, (
+            f"{self}: the oracle is {far} away from the original; the floors would excuse anything"
+        )
         return {name: max(*errors, LEAST_FLOOR) for name, errors in self.draws.items()}
 
     def errors(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Blob → distance of an engine's blob from the original's, in noise floors."""
-        return {name: oracle.relative_error(self.stored(name, blobs), want) / self.floors[name] for name, want in self.blobs.items()}
+        return {
+            name: oracle.relative_error(self.stored(name, blobs), want) / self.floors[name]
+            for name, want in self.blobs.items()
+        }
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------------- real Caffe
+# --------------------------------------------------------------------------------------- real Caffe
 
 CAFFE_NETS = {"unet": "unet-paper"}
-"""Name in the files of Caffe → row."""
+"""Name in the files of Caffe → architecture."""
 
 
 class CaffeGolden(Golden):
@@ -127,7 +144,7 @@ class CaffeGolden(Golden):
         self.offsets = {name: crop["offset"][0] for name, crop in json.loads(str(self.file["crop_offsets"])).items()}
         self.parameters = json.loads(str(self.file["param_table"]))
         self.stats = json.loads(str(self.file["blob_stats"]))
-        self.row = segtwin.get_architecture(CAFFE_NETS.get(self.meta["net"], self.meta["net"]))
+        self.architecture = get_architecture(CAFFE_NETS.get(self.meta["net"], self.meta["net"]))
         widths = self.meta["widths"]
         self.widths = tuple(widths) if isinstance(widths, list) else (*widths["conv"], widths["fc6"], widths["fc7"])
 
@@ -140,8 +157,10 @@ class CaffeGolden(Golden):
 
     @cached_property
     def weights(self) -> Weights:
-        weights = weights_of(self.row.name, self.widths, self.meta["seed"])
-        assert sha256(weights[name] for name, _, kind in self.parameters if kind == "recipe") == str(self.file["weights_sha256"])
+        weights = weights_of(self.architecture.name, self.widths, self.meta["seed"])
+        assert sha256(weights[name] for name, _, kind in self.parameters if kind == "recipe") == str(
+            self.file["weights_sha256"]
+        )
         return weights
 
     @cached_property
@@ -154,14 +173,14 @@ class CaffeGolden(Golden):
 
 
 @cache
-def weights_of(row: str, widths: tuple[int, ...], seed: int) -> Weights:
-    return recipe_weights(row, widths, seed)
+def weights_of(architecture: str, widths: tuple[int, ...], seed: int) -> Weights:
+    return recipe_weights(architecture, widths, seed)
 
 
 @cache
-def caffe_goldens(row: str, width: str = "tiny") -> list[CaffeGolden]:
-    paths = sorted((FOLDER / "caffe").glob(f"fwd_{width}_{row}_s*.npz"))
-    assert paths, f"no golden of {row}"
+def caffe_goldens(architecture: str, width: str = "tiny") -> list[CaffeGolden]:
+    paths = sorted((FOLDER / "caffe").glob(f"fwd_{width}_{architecture}_s*.npz"))
+    assert paths, f"no golden of {architecture}"
     return [CaffeGolden(path) for path in paths]
 
 
@@ -172,16 +191,17 @@ def unet_paper_goldens() -> list[CaffeGolden]:
     return [CaffeGolden(path) for path in paths]
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the U-Nets from torch
+# ---------------------------------------------------------------------------- the U-Nets from torch
 
 SEED_NETS = {"Unet": "unet", "UnetSmall": "unet-small", "resnet34_unet": "resnet34-unet"}
-"""First word of the model's name in the files of the originals → row."""
+"""First word of the model's name in the files of the originals → architecture."""
 STATE_DICTS = json.loads((FOLDER / "seed" / "torch_state_dict_keys.json").read_text())
 
 
 @cache
 def seed_weights(table: str, seed: int) -> Weights:
-    """The state_dict behind the goldens of the original torch code, its names and shapes as the original has them."""
+    """The state_dict behind the goldens of the original torch code, its names and shapes as the
+    original has them."""
     return Weights(recipe.torch_state(STATE_DICTS[table], seed))
 
 
@@ -195,8 +215,11 @@ class UNetGolden(Golden):
         self.file = np.load(path)
         self.meta = json.loads(str(self.file["meta"]))
         model = self.meta["model"].split()[0]
-        self.row = segtwin.get_architecture(SEED_NETS[model])
-        channels = {"Unet": f"_{self.meta.get('in_ch')}_{self.meta.get('out_ch')}", "resnet34_unet": f"_n{self.meta.get('num_classes')}"}
+        self.architecture = get_architecture(SEED_NETS[model])
+        channels = {
+            "Unet": f"_{self.meta.get('in_ch')}_{self.meta.get('out_ch')}",
+            "resnet34_unet": f"_n{self.meta.get('num_classes')}",
+        }
         self.table = model + channels.get(model, "")
 
     @cached_property
@@ -208,14 +231,22 @@ class UNetGolden(Golden):
     @cached_property
     def weights(self) -> Weights:
         weights = seed_weights(self.table, self.meta["seed"])
-        assert sha256(blob for name, blob in weights.items() if not name.endswith("num_batches_tracked")) == self.meta["weights_sha256"]
+        assert (
+            sha256(blob for name, blob in weights.items() if not name.endswith("num_batches_tracked"))
+            == self.meta["weights_sha256"]
+        )
         return weights
 
     @cached_property
     def blobs(self) -> dict[str, np.ndarray]:
-        """What is compared; the probability only where the sigmoid is not saturated, since steps from 0 to 1 would be all that it shows."""
+        """What is compared; the probability only where the sigmoid is not saturated, since steps
+        from 0 to 1 would be all that it shows."""
         saturated = float(self.file["logits_absmax"]) > 30
-        return {"logits": self.file["logits"]} if saturated else {"logits": self.file["logits"], "probability": self.file["out"]}
+        return (
+            {"logits": self.file["logits"]}
+            if saturated
+            else {"logits": self.file["logits"], "probability": self.file["out"]}
+        )
 
     def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
         blob = blobs[name]
@@ -229,16 +260,17 @@ def unet_goldens(pattern: str) -> list[UNetGolden]:
     return [UNetGolden(path) for path in paths]
 
 
-# --------------------------------------------------------------------------------------------------------- FCN8VGG and VGGFCN: TensorFlow 1 and torch
+# ------------------------------------------------------- FCN8VGG and VGGFCN: TensorFlow 1 and torch
 
 WIDTHS = MappingProxyType({"tiny": recipe.TINY_VGG, "full": recipe.FULL_VGG})
 
 
 class SeedFCNGolden(Golden):
-    """One run of an original: files NAME.npz and NAME_*.npz. Blobs are N×C×H×W here, whatever the original's layout."""
+    """One run of an original: files NAME.npz and NAME_*.npz. Blobs are N×C×H×W here, whatever the
+    original's layout."""
 
-    def __init__(self, path: Path, row: str) -> None:
-        self.path, self.row = path, segtwin.get_architecture(row)
+    def __init__(self, path: Path, architecture: str) -> None:
+        self.path, self.architecture = path, get_architecture(architecture)
         self.files = {}
         for part in sorted(path.parent.glob(f"{path.stem}*.npz")):
             with np.load(part) as file:
@@ -270,7 +302,9 @@ class FCN8VGGGolden(SeedFCNGolden):
 
     @cached_property
     def blobs(self) -> dict[str, np.ndarray]:
-        names = [name for name in self.files if name in self.row.blobs and not name.startswith("pred")] + [n for n in self.VIEWS if n in self.files]
+        names = [name for name in self.files if name in self.architecture.blobs and not name.startswith("pred")] + [
+            n for n in self.VIEWS if n in self.files
+        ]
         return {name: self.files[name].transpose(0, 3, 1, 2) for name in names}
 
     def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -286,7 +320,9 @@ class VGGFCNGolden(SeedFCNGolden):
 
     @cached_property
     def weights(self) -> Weights:
-        return vggfcn_weights(self.row.name, self.meta["n_classes"], self.meta["seed"], self.meta["weights_sha256"])
+        return vggfcn_weights(
+            self.architecture.name, self.meta["n_classes"], self.meta["seed"], self.meta["weights_sha256"]
+        )
 
     @cached_property
     def blobs(self) -> dict[str, np.ndarray]:
@@ -294,7 +330,7 @@ class VGGFCNGolden(SeedFCNGolden):
 
     @property
     def lowres(self) -> str:
-        return self.row.layers[-1].bottoms[0]
+        return self.architecture.layers[-1].bottoms[0]
 
     def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
         stride = self.meta["out_stride"] if name == "scores" else 1
@@ -313,12 +349,15 @@ def vgg16_weights(width: str, seed: int) -> Weights:
 
 @cache
 def fcn8vgg_weights(width: str, num_classes: int, seed: int) -> Weights:
-    """What the original makes of the vgg16.npy, with the score layers that it would draw at random drawn by the recipe."""
+    """What the original makes of the vgg16.npy, with the score layers that it would draw at random
+    drawn by the recipe."""
     weights = convert(vgg16_weights(width, seed), "fcn8-vgg", num_classes, seed=0)
     drawn = {}
     for layer in ("score_pool4", "score_pool3"):
         outputs, inputs, *_ = weights[f"{layer}/weight"].shape
-        drawn[f"{layer}/weight"] = np.ascontiguousarray(recipe.fcn8vgg_score_weight(layer, (1, 1, inputs, outputs), seed).transpose(3, 2, 0, 1))
+        drawn[f"{layer}/weight"] = np.ascontiguousarray(
+            recipe.fcn8vgg_score_weight(layer, (1, 1, inputs, outputs), seed).transpose(3, 2, 0, 1)
+        )
     return Weights({**weights, **drawn}, weights.metadata)
 
 
@@ -329,31 +368,32 @@ def torch_blob(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 @cache
-def vggfcn_weights(row: str, num_classes: int, seed: int, digest: str) -> Weights:
-    """The state_dict behind a VGGFCN golden; keys that share their storage hold what the later one does."""
-    row = segtwin.get_architecture(row)
-    shapes = {p.name: p.shape for p in row.parameters(num_classes)}
-    assert shapes == {key: tuple(shape) for key, shape in state_dict_shapes(row.name, num_classes).items()}
-    assert list(shapes) == list(state_dict_shapes(row.name, num_classes))
-    blobs = {key: torch_blob(key, shape, seed) for key, shape in shapes.items() if key not in row.aliases}
-    weights = Weights({key: blobs[row.aliases.get(key, key)].reshape(shape) for key, shape in shapes.items()})
-    assert sha256(blob for key, blob in weights.items() if key not in row.idle) == digest
+def vggfcn_weights(architecture: str, num_classes: int, seed: int, digest: str) -> Weights:
+    """The state_dict behind a VGGFCN golden; keys that share their storage hold what the later one
+    does."""
+    architecture = get_architecture(architecture)
+    shapes = {p.name: p.shape for p in architecture.parameters(num_classes)}
+    assert shapes == {key: tuple(shape) for key, shape in state_dict_shapes(architecture.name, num_classes).items()}
+    assert list(shapes) == list(state_dict_shapes(architecture.name, num_classes))
+    blobs = {key: torch_blob(key, shape, seed) for key, shape in shapes.items() if key not in architecture.aliases}
+    weights = Weights({key: blobs[architecture.aliases.get(key, key)].reshape(shape) for key, shape in shapes.items()})
+    assert sha256(blob for key, blob in weights.items() if key not in architecture.idle) == digest
     return weights
 
 
-def state_dict_shapes(row: str, num_classes: int) -> dict[str, list[int]]:
+def state_dict_shapes(architecture: str, num_classes: int) -> dict[str, list[int]]:
     """Key → shape of the original class."""
-    return STATE_DICTS[f"{row.upper()}_n{num_classes}"]
+    return STATE_DICTS[f"{architecture.upper()}_n{num_classes}"]
 
 
 def fcn8vgg_goldens() -> list[FCN8VGGGolden]:
     return [FCN8VGGGolden(path, "fcn8-vgg") for path in sorted((FOLDER / "seed").glob("fcn8vgg_tiny_c*.npz"))]
 
 
-def fcn8vgg_golden(name: str, row: str = "fcn8-vgg") -> FCN8VGGGolden:
-    return FCN8VGGGolden(FOLDER / "seed" / f"fcn8vgg_{name}.npz", row)
+def fcn8vgg_golden(name: str, architecture: str = "fcn8-vgg") -> FCN8VGGGolden:
+    return FCN8VGGGolden(FOLDER / "seed" / f"fcn8vgg_{name}.npz", architecture)
 
 
 @cache
-def vggfcn_goldens(row: str) -> list[VGGFCNGolden]:
-    return [VGGFCNGolden(path, row) for path in sorted((FOLDER / "seed").glob(f"{row}_c*.npz"))]
+def vggfcn_goldens(architecture: str) -> list[VGGFCNGolden]:
+    return [VGGFCNGolden(path, architecture) for path in sorted((FOLDER / "seed").glob(f"{architecture}_c*.npz"))]

@@ -2,8 +2,9 @@
 
     PYTHONPATH=parity_tests python parity_tests/kernels.py [SETTING…]
 
-oneDNN, MKL and PyTorch can be told to leave newer instructions alone, so one CPU stands for several older ones. Each setting runs in a process of its
-own; a line is the worst error of any blob in its bound (above 1 it is missed): as Caffe computes (`noise.BOUND`), and with the vendors' default
+oneDNN, MKL and PyTorch can be told to leave newer instructions alone, so one CPU stands for several
+older ones. Each setting runs in a process of its own; a line is the worst error of any blob in its
+bound (above 1 it is missed): as Caffe computes (`noise.BOUND`), and with the vendors' default
 kernels (`noise.default_bounds`). Errors are distances from the originals' float32, in noise floors.
 """
 
@@ -14,8 +15,10 @@ import subprocess
 import sys
 
 SETTINGS = (
-    "", "TF_ENABLE_ONEDNN_OPTS=0", "ONEDNN_MAX_CPU_ISA=SSE41", "ONEDNN_MAX_CPU_ISA=AVX2", "ONEDNN_MAX_CPU_ISA=AVX512_CORE",
-    "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16", "ATEN_CPU_CAPABILITY=default", "ATEN_CPU_CAPABILITY=avx2", "MKL_CBWR=COMPATIBLE",
+    "", "TF_ENABLE_ONEDNN_OPTS=0", "ONEDNN_MAX_CPU_ISA=SSE41", "ONEDNN_MAX_CPU_ISA=AVX2",
+    "ONEDNN_MAX_CPU_ISA=AVX512_CORE",
+    "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16", "ATEN_CPU_CAPABILITY=default", "ATEN_CPU_CAPABILITY=avx2",
+    "MKL_CBWR=COMPATIBLE",
     "OMP_NUM_THREADS=1", "OMP_NUM_THREADS=2",
     "ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1",
 )  # fmt: skip
@@ -29,19 +32,29 @@ def measure() -> None:
     from engines import TWINS, model
     from goldens import caffe_goldens, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
     from segtwin import noise
-    from test_fcn_caffe import ROWS
+    from test_fcn_caffe import NETWORKS
 
-    goldens = [golden for row in ROWS for golden in caffe_goldens(row)]
-    goldens += [*fcn8vgg_goldens(), *unet_paper_goldens(), *unet_goldens("unet_*.npz"), *unet_goldens("unetsmall_*.npz")]
+    goldens = [golden for architecture in NETWORKS for golden in caffe_goldens(architecture)]
+    goldens += [
+        *fcn8vgg_goldens(),
+        *unet_paper_goldens(),
+        *unet_goldens("unet_*.npz"),
+        *unet_goldens("unetsmall_*.npz"),
+    ]
     goldens += [*unet_goldens("resnet34_unet_*.npz"), *vggfcn_goldens("vggfcn16")]
     worst = dict.fromkeys(COLUMNS, (0.0, ""))
     for golden in goldens:
-        bounds = noise.default_bounds(golden.row, golden.weights)
+        bounds = noise.default_bounds(golden.architecture, golden.weights)
         for column in COLUMNS:
             caffe, framework = "default" not in column, "torch" if "PyTorch" in column else "keras"
-            twin = TWINS[framework].blobs(model(framework, golden.row.name, golden.weights), golden.data, caffe=caffe)
+            twin = TWINS[framework].blobs(
+                model(framework, golden.architecture.name, golden.weights), golden.data, caffe=caffe
+            )
             for name, error in golden.errors(twin).items():
-                worst[column] = max(worst[column], (error / (noise.BOUND if caffe else bounds[name]), f"{golden.row.name} {name}"))
+                worst[column] = max(
+                    worst[column],
+                    (error / (noise.BOUND if caffe else bounds[name]), f"{golden.architecture.name} {name}"),
+                )
     print(" | ".join(f"{ratio:.2f} ({where})" for ratio, where in worst.values()), flush=True)
 
 
@@ -54,7 +67,12 @@ def main() -> None:
     for setting in sys.argv[1:] or SETTINGS:
         environment = os.environ | dict(one.split("=", 1) for one in setting.split())
         done = subprocess.run(
-            [sys.executable, __file__, "measure"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+            [sys.executable, __file__, "measure"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
         )
         print(f"| {setting or 'none'} | {done.stdout.splitlines()[-1]} |", flush=True)
     return None

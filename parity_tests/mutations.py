@@ -1,7 +1,10 @@
-"""Injuries of files that keep a format's structure, so that they reach what lies behind its first checks.
+"""Injuries of files that keep a format's structure, so that they reach what lies behind its first
+checks.
 
-Flipped bits stop at a checksum or a length. Here a file is taken apart at its own boundaries (members of an archive, opcodes of a pickle, fields of a
-message, chunks of a picture), and a piece is left out, doubled, taken from another file of the kind, cut at a boundary, or states another length.
+Flipped bits stop at a checksum or a length. Here a file is taken apart at its own boundaries
+(members of an archive, opcodes of a pickle, fields of a message, chunks of a picture), and a piece
+is left out, doubled, taken from another file of the kind, cut at a boundary, or states another
+length.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ Pieces = list[bytes]
 
 
 def injured(data: bytes, random: Random) -> bytes:
-    """Bytes with one to four injuries, most of them near the ends, where formats keep their structure."""
+    """Bytes with one to four injuries, most of them near the ends, where formats keep their
+    structure."""
     return plain(data, data, random)
 
 
@@ -41,13 +45,20 @@ BOMBS = [
 
 
 def plain(data: bytes, other: bytes, random: Random) -> bytes:
-    """Without regard for any format: bits flipped, lengths blown up, pieces cut out, doubled, swapped with another file's."""
+    """Without regard for any format: bits flipped, lengths blown up, pieces cut out, doubled,
+    swapped with another file's."""
     out = bytearray(data)
     for _ in range(int(random.integers(1, 5))):
         if not out:
             break
         where = int(
-            random.choice([random.integers(len(out)), random.integers(min(len(out), 512)), len(out) - 1 - random.integers(min(len(out), 2048))])
+            random.choice(
+                [
+                    random.integers(len(out)),
+                    random.integers(min(len(out), 512)),
+                    len(out) - 1 - random.integers(min(len(out), 2048)),
+                ]
+            )
         )
         length = int(random.integers(1, 64))
         match int(random.integers(8)):
@@ -73,7 +84,8 @@ def plain(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 def rearranged(pieces: Pieces, others: Pieces, random: Random, inner: Callable[[bytes, Random], bytes]) -> Pieces:
-    """One to three pieces left out, doubled, moved, taken from another file, injured inside; or all cut off from one on."""
+    """One to three pieces left out, doubled, moved, taken from another file, injured inside; or all
+    cut off from one on."""
     pieces = list(pieces)
     for _ in range(int(random.integers(1, 4))):
         if not pieces:
@@ -95,7 +107,7 @@ def rearranged(pieces: Pieces, others: Pieces, random: Random, inner: Callable[[
     return pieces
 
 
-# ------------------------------------------------------------------------------------------------------------------------- pickles
+# ------------------------------------------------------------------------------------------ pickles
 
 
 def opcodes(data: bytes) -> tuple[Pieces, bytes]:
@@ -136,7 +148,7 @@ def npy(data: bytes, other: bytes, random: Random) -> bytes:
     return data[:end] + pickled(data[end:], other[theirs:], random)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- archives
+# ----------------------------------------------------------------------------------------- archives
 
 
 def members(data: bytes) -> dict[str, bytes]:
@@ -149,7 +161,8 @@ def members(data: bytes) -> dict[str, bytes]:
 
 
 def zipped(data: bytes, other: bytes, random: Random) -> bytes:
-    """An archive whose members are injured inside, with checksums that hold; or whose directory tells other sizes, places and names."""
+    """An archive whose members are injured inside, with checksums that hold; or whose directory
+    tells other sizes, places and names."""
     mine, theirs = members(data), list(members(other).values())
     if not mine:
         return plain(data, other, random)
@@ -157,7 +170,9 @@ def zipped(data: bytes, other: bytes, random: Random) -> bytes:
         return directory(data, random)
     names = list(mine)
     # the small members say what the large ones are
-    chances = np.array([1.0 if len(mine[name]) > 4096 or name.endswith((".pkl", ".npy", ".json", ".h5")) else 0.2 for name in names])
+    chances = np.array(
+        [1.0 if len(mine[name]) > 4096 or name.endswith((".pkl", ".npy", ".json", ".h5")) else 0.2 for name in names]
+    )
     name = names[int(random.choice(len(names), p=chances / chances.sum()))]
     match int(random.integers(8)):
         case 0:
@@ -165,11 +180,22 @@ def zipped(data: bytes, other: bytes, random: Random) -> bytes:
         case 1 if theirs:
             mine[name] = theirs[int(random.integers(len(theirs)))]
         case 2:
-            mine = {one if one != name else injured(one.encode(), random).decode("latin-1"): content for one, content in mine.items()}
+            mine = {
+                one if one != name else injured(one.encode(), random).decode("latin-1"): content
+                for one, content in mine.items()
+            }
         case 3:
             mine[name] = injured(mine[name], random)
         case _:
-            inside = pickled if name.endswith(".pkl") else npy if name.endswith(".npy") else hdf5 if name.endswith(".h5") else plain
+            inside = (
+                pickled
+                if name.endswith(".pkl")
+                else npy
+                if name.endswith(".npy")
+                else hdf5
+                if name.endswith(".h5")
+                else plain
+            )
             mine[name] = inside(mine[name], theirs[int(random.integers(len(theirs)))] if theirs else mine[name], random)
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED if random.integers(2) else zipfile.ZIP_STORED) as archive:
@@ -179,9 +205,11 @@ def zipped(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 def directory(data: bytes, random: Random) -> bytes:
-    """A field of a record of the central directory, or of its end, states something else (PKWARE's APPNOTE, 4.3.12 and 4.3.16)."""
+    """A field of a record of the central directory, or of its end, states something else (PKWARE's
+    APPNOTE, 4.3.12 and 4.3.16)."""
     out = bytearray(data)
-    kinds = ((b"PK\1\2", ((8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (42, 4))), (b"PK\5\6", ((8, 2), (10, 2), (12, 4), (16, 4))),
+    kinds = ((b"PK\1\2", ((8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (42, 4))),
+        (b"PK\5\6", ((8, 2), (10, 2), (12, 4), (16, 4))),
              (b"PK\3\4", ((6, 2), (8, 2), (18, 4), (22, 4), (26, 2), (28, 2))))  # fmt: skip
     signature, fields = kinds[int(random.integers(len(kinds)))]
     places = [place for place in range(len(data) - 4) if data[place : place + 4] == signature]
@@ -189,15 +217,18 @@ def directory(data: bytes, random: Random) -> bytes:
         return plain(data, data, random)
     place = places[int(random.integers(len(places)))]
     offset, size = fields[int(random.integers(len(fields)))]
-    out[place + offset : place + offset + size] = (LIES[int(random.integers(len(LIES)))] % 256**size).to_bytes(size, "little")
+    out[place + offset : place + offset + size] = (LIES[int(random.integers(len(LIES)))] % 256**size).to_bytes(
+        size, "little"
+    )
     return bytes(out)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 
 
 def fields_of(data: bytes) -> Pieces:
-    """The fields of a Protocol Buffers message, keys and lengths with them; nothing where the bytes are none."""
+    """The fields of a Protocol Buffers message, keys and lengths with them; nothing where the bytes
+    are none."""
     pieces, at = [], 0
     while at < len(data):
         start = at
@@ -221,7 +252,8 @@ def fields_of(data: bytes) -> Pieces:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where the next begins; beyond the end where it does not end."""
+    """A number of seven bits a byte, and where the next begins; beyond the end where it does not
+    end."""
     value = shift = 0
     while at < len(data):
         value |= (data[at] & 127) << shift
@@ -241,10 +273,17 @@ def encoded(value: int) -> bytes:
 
 
 def field(piece: bytes, random: Random) -> bytes:
-    """A field with another number, kind, length or value; or its inside, where that is a message, rearranged."""
+    """A field with another number, kind, length or value; or its inside, where that is a message,
+    rearranged."""
     key, at = varint(piece, 0)
     if random.integers(5) == 0:
-        return encoded(int(random.choice([1, 2, 3, 4, 5, 7, 8, 9, 13, 14, 100, 2**29])) << 3 | int(random.choice([0, 1, 2, 5, key & 7]))) + piece[at:]
+        return (
+            encoded(
+                int(random.choice([1, 2, 3, 4, 5, 7, 8, 9, 13, 14, 100, 2**29])) << 3
+                | int(random.choice([0, 1, 2, 5, key & 7]))
+            )
+            + piece[at:]
+        )
     if key & 7 == 0:
         return piece[:at] + encoded(LIES[int(random.integers(len(LIES)))])
     if key & 7 != 2:
@@ -262,7 +301,7 @@ def message(data: bytes, other: bytes, random: Random) -> bytes:
     return b"".join(rearranged(fields_of(data), fields_of(other), random, field))
 
 
-# ------------------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def safetensors(data: bytes, other: bytes, random: Random) -> bytes:
@@ -278,7 +317,9 @@ def safetensors(data: bytes, other: bytes, random: Random) -> bytes:
     if "dtype" in entry:
         match int(random.integers(7)):
             case 0:
-                entry["dtype"] = str(random.choice(["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X", ""]))
+                entry["dtype"] = str(
+                    random.choice(["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X", ""])
+                )
             case 1:
                 entry["shape"] = [int(random.choice([0, 1, 7])), lie, *entry["shape"]]
             case 2:
@@ -294,10 +335,27 @@ def safetensors(data: bytes, other: bytes, random: Random) -> bytes:
     else:
         key = list(entry)[int(random.integers(len(entry)))]
         entry[key] = str(
-            random.choice(["NaN", "-1", "0", "null", "[]", "{}", '"abc"', "[1e999]", "true", '{"mean": "abc"}', '{"std": [0]}', '{"scale": 0}'])
+            random.choice(
+                [
+                    "NaN",
+                    "-1",
+                    "0",
+                    "null",
+                    "[]",
+                    "{}",
+                    '"abc"',
+                    "[1e999]",
+                    "true",
+                    '{"mean": "abc"}',
+                    '{"std": [0]}',
+                    '{"scale": 0}',
+                ]
+            )
         )
     text = (
-        json.dumps(header) if random.integers(8) else json.dumps(header).replace(json.dumps(name), json.dumps(name) + ": 1, " + json.dumps(name), 1)
+        json.dumps(header)
+        if random.integers(8)
+        else json.dumps(header).replace(json.dumps(name), json.dumps(name) + ": 1, " + json.dumps(name), 1)
     )
     if random.integers(8) == 0:
         text = "[" * 5000 + text
@@ -306,7 +364,8 @@ def safetensors(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 SIGNATURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"FSHD", b"FADB", b"BTHD", b"\x89HDF")
-"""What the parts of an HDF5 file begin with (HDF5 File Format Specification, version 3.0, III and IV)."""
+"""What the parts of an HDF5 file begin with (HDF5 File Format Specification, version 3.0, III and
+IV)."""
 
 
 def hdf5(data: bytes, other: bytes, random: Random) -> bytes:
@@ -338,7 +397,7 @@ def _places(data: bytes, sign: bytes) -> list[int]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def png(data: bytes, other: bytes, random: Random) -> bytes:
@@ -355,7 +414,11 @@ def png(data: bytes, other: bytes, random: Random) -> bytes:
     def chunk(piece: bytes, random: Random) -> bytes:
         if piece[:4] == b"IHDR" and random.integers(2):
             place, size = int(random.choice([4, 8, 12, 13, 16])), int(random.choice([1, 4]))
-            return piece[:place] + (LIES[int(random.integers(len(LIES)))] % 256**size).to_bytes(size, "big") + piece[place + size :]
+            return (
+                piece[:place]
+                + (LIES[int(random.integers(len(LIES)))] % 256**size).to_bytes(size, "big")
+                + piece[place + size :]
+            )
         return piece[:4] + injured(piece[4:], random)
 
     out = data[:8]
@@ -375,15 +438,22 @@ def tiff(data: bytes, other: bytes, random: Random) -> bytes:
     step = 20 if big else 12
     place = first + (8 if big else 2) + step * int(random.integers(max(min(count, 40), 1)))
     offset, size = ((2, 2), (4, 8 if big else 4), (12 if big else 8, 4), (0, 2))[int(random.integers(4))]
-    value = int(random.choice([0, 1, 2, 3, 4, 8, 16, 32946])) if random.integers(2) else LIES[int(random.integers(len(LIES)))]
-    out[place + offset : place + offset + size] = (value % 256**size).to_bytes(size, "little" if order == "<" else "big")
+    value = (
+        int(random.choice([0, 1, 2, 3, 4, 8, 16, 32946]))
+        if random.integers(2)
+        else LIES[int(random.integers(len(LIES)))]
+    )
+    out[place + offset : place + offset + size] = (value % 256**size).to_bytes(
+        size, "little" if order == "<" else "big"
+    )
     return bytes(out)
 
 
 def structured(name: str) -> Callable[[bytes, bytes, Random], bytes] | None:
     """What injures a file of this name."""
     endings: dict[str, Callable[[bytes, bytes, Random], bytes]] = {
-        "zip.pth": zipped, ".npz": zipped, ".keras": zipped, "legacy.pth": pickled, "vgg16.npy": npy, ".caffemodel": message, ".onnx": message,
+        "zip.pth": zipped, ".npz": zipped, ".keras": zipped, "legacy.pth": pickled, "vgg16.npy": npy,
+        ".caffemodel": message, ".onnx": message,
         ".safetensors": safetensors, ".h5": hdf5, ".png": png, ".tif": tiff,
     }  # fmt: skip
     return next((injure for ending, injure in endings.items() if name.endswith(ending)), None)

@@ -1,9 +1,12 @@
-"""Measure what the tests assert, and print it as the README's table: `python parity_tests/proven.py`.
+"""Measure what the tests assert, and print it as the README's table: `python
+parity_tests/proven.py`.
 
-For every golden of a network (of real Caffe, or of the original TensorFlow 1 or torch code) and every engine: the largest distance of any blob
-from the original, in noise floors (the tests allow 4); the largest distance of both twins with their vendors' default kernels, and what these are
-allowed (`segtwin.noise`); the largest relative error; and how far the float64 twins are apart. At full width the latter is left out (for vggfcn*,
-whose goldens have no other, it is that of narrow networks).
+For every golden of a network (of real Caffe, or of the original TensorFlow 1 or torch code) and
+every engine: the largest distance of any blob from the original, in noise floors (the tests allow
+4); the largest distance of both twins with their vendors' default kernels, and what these are
+allowed (`segtwin.noise`); the largest relative error; and how far the float64 twins are apart. At
+full width the latter is left out (for vggfcn*, whose goldens have no other, it is that of narrow
+networks).
 """
 
 import gc
@@ -13,27 +16,45 @@ from pathlib import Path
 
 import conftest  # noqa: F401 - torch before TensorFlow
 from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
-from goldens import FULL, TINY, Golden, caffe_goldens, fcn8vgg_golden, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
+from goldens import (
+    FULL,
+    TINY,
+    Golden,
+    caffe_goldens,
+    fcn8vgg_golden,
+    fcn8vgg_goldens,
+    unet_goldens,
+    unet_paper_goldens,
+    vggfcn_goldens,
+)
 from segtwin import noise, oracle
 from segtwin_cli.parity import machine
 from segtwin_weights import dimensions, initialize
-from test_fcn_caffe import ROWS
+from test_fcn_caffe import NETWORKS
 from test_referee import GOLDENS as OPENCV
 from test_referee import opencv
 
-NAMES = ["PyTorch", "Keras", "ONNX (torch)", "ONNX (Keras)", "PyTorch, default kernels", "Keras, default kernels", "these are allowed"]
+NAMES = [
+    "PyTorch",
+    "Keras",
+    "ONNX (torch)",
+    "ONNX (Keras)",
+    "PyTorch, default kernels",
+    "Keras, default kernels",
+    "these are allowed",
+]
 CAFFE, TF1, TORCH = "real Caffe", "the original TF1 code", "the original torch code"
 
 
 def goldens() -> Iterator[tuple[str, str, Sequence[Golden]]]:
     """What is printed, a line each: how it is called, what it is compared with, and its goldens."""
-    for row in ROWS:
-        yield f"{row}, narrow", CAFFE, caffe_goldens(row)
+    for architecture in NETWORKS:
+        yield f"{architecture}, narrow", CAFFE, caffe_goldens(architecture)
     yield "fcn8s, full width", CAFFE, caffe_goldens("fcn8s", "full")
     yield "fcn8-vgg, narrow", TF1, fcn8vgg_goldens()
     yield "fcn8-vgg, full width", TF1, [fcn8vgg_golden("full_c21_1x375x500")]
-    for row in ("vggfcn32", "vggfcn16", "vggfcn8"):
-        yield f"{row}, full width", TORCH, vggfcn_goldens(row)
+    for architecture in ("vggfcn32", "vggfcn16", "vggfcn8"):
+        yield f"{architecture}, full width", TORCH, vggfcn_goldens(architecture)
     yield "unet-paper, narrow", CAFFE, unet_paper_goldens()
     yield "unet, full width", TORCH, unet_goldens("unet_*.npz")
     yield "unet-small, full width", TORCH, unet_goldens("unetsmall_*.npz")
@@ -46,18 +67,18 @@ def measure(goldens: Sequence[Golden]) -> str:
     defaults = dict.fromkeys(TWINS, 0.0)
     worst = apart = allowed = 0.0
     for golden in goldens:
-        name, weights = golden.row.name, golden.weights
+        name, weights = golden.architecture.name, golden.weights
         for engine in ENGINES:
             errors = golden.errors(engine(name, weights, golden.data))
             ratios[engine] = max(ratios[engine], *errors.values())
             worst = max(worst, *(error * golden.floors[blob] for blob, error in errors.items()))
-        bounds = noise.default_bounds(golden.row, weights)
-        allowed = max(allowed, *(bounds[name] for name in golden.row.blobs))
+        bounds = noise.default_bounds(golden.architecture, weights)
+        allowed = max(allowed, *(bounds[name] for name in golden.architecture.blobs))
         for framework, twin in TWINS.items():
             blobs = twin.blobs(model(framework, name, weights), golden.data, caffe=False)
             defaults[framework] = max(defaults[framework], *golden.errors(blobs).values())
-        if (full := dimensions(weights, golden.row).widths == FULL) and name.startswith("vggfcn"):
-            weights, full = initialize(golden.row, widths=TINY, seed=1), False
+        if (full := dimensions(weights, golden.architecture).widths == FULL) and name.startswith("vggfcn"):
+            weights, full = initialize(golden.architecture, widths=TINY, seed=1), False
         if not full:
             twins = [engine(name, weights, golden.data, "float64") for engine in (torch_engine, keras_engine)]
             apart = max(apart, *(oracle.relative_error(twins[0][blob], twins[1][blob]) for blob in twins[0]))
@@ -71,7 +92,9 @@ def main() -> None:
     print(f"| network | compared with | input sizes | blobs | {' | '.join(NAMES)} | largest error | float64 twins |")
     print("|---|---|---|---:|" + "---:|" * len(NAMES) + "---:|---:|")
     for name, original, those in goldens():
-        sizes = ", ".join(dict.fromkeys("×".join(str(golden.data.shape[axis]) for axis in (0, 2, 3)) for golden in those))
+        sizes = ", ".join(
+            dict.fromkeys("×".join(str(golden.data.shape[axis]) for axis in (0, 2, 3)) for golden in those)
+        )
         print(f"| {name} | {original} | {sizes} | {measure(those)}", flush=True)
         for cache in (model, exported):
             cache.cache_clear()
@@ -84,11 +107,14 @@ def referee() -> None:
         ratios = []
         for golden in OPENCV:
             with tempfile.TemporaryDirectory() as folder:
-                score = opencv(golden.row.name, golden.weights, golden.data, Path(folder), winograd)
-            wanted = golden.row.output
+                score = opencv(golden.architecture.name, golden.weights, golden.data, Path(folder), winograd)
+            wanted = golden.architecture.output
             error = oracle.relative_error(golden.stored(wanted, {wanted: score}), golden.blobs[wanted])
             ratios.append(error / golden.floors[wanted])
-        print(f"OpenCV on the exported files, Winograd {'on' if winograd else 'off'}: {max(ratios):.2f} floors from real Caffe at most")
+        print(
+            f"OpenCV on the exported files, Winograd {'on' if winograd else 'off'}: {max(ratios):.2f} floors from "
+            "real Caffe at most"
+        )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Caffe's way of adding up, in both twins and whatever the CPU; vendors' kernels within what their sums may cost."""
+"""Caffe's way of adding up, in both twins and whatever the CPU; vendors' kernels within what their
+sums may cost."""
 
 import threading
 
 import goldens
 import numpy as np
 import pytest
-import segtwin
 import segtwin_keras
 import segtwin_torch
 import torch
 from engines import TWINS, model
 from goldens import CaffeGolden, caffe_goldens, unet_paper_goldens
 from segtwin import geometry, noise, oracle
+from segtwin.architectures import get_architecture
 from segtwin_keras import layers
 
 import tensorflow as tf
@@ -24,17 +25,25 @@ def test_running_sums_cost_what_the_model_says(products: int) -> None:
     terms = (random.standard_normal((2000, products)) * random.standard_normal((2000, products))).astype(np.float32)
     truth = terms.sum(axis=1, dtype=np.float64)
     running = np.add.accumulate(terms, axis=1, dtype=np.float32)[:, -1]
-    pieces = [np.add.accumulate(terms[:, i : i + noise.PIECE], axis=1, dtype=np.float32)[:, -1] for i in range(0, products, noise.PIECE)]
+    pieces = [
+        np.add.accumulate(terms[:, i : i + noise.PIECE], axis=1, dtype=np.float32)[:, -1]
+        for i in range(0, products, noise.PIECE)
+    ]
     cut = np.add.accumulate(np.stack(pieces, axis=1), axis=1, dtype=np.float32)[:, -1]
     ratio = np.sqrt(np.mean((running - truth) ** 2) / np.mean((cut - truth) ** 2))
     assert ratio == pytest.approx(noise.growth(products), rel=0.25)
 
 
 def test_growth_of_the_networks() -> None:
-    row, weights = segtwin.get_architecture("fcn8s"), goldens.weights_of("fcn8s", goldens.TINY, 1)
-    longest = noise.longest_sums(row, weights)
+    architecture, weights = get_architecture("fcn8s"), goldens.weights_of("fcn8s", goldens.TINY, 1)
+    longest = noise.longest_sums(architecture, weights)
     c1, c5 = goldens.TINY[0], goldens.TINY[4]
-    assert (longest["data"], longest["conv1_1"], longest["conv1_2"], longest["pool1"]) == (1, 27, max(27, 9 * c1), max(27, 9 * c1))
+    assert (longest["data"], longest["conv1_1"], longest["conv1_2"], longest["pool1"]) == (
+        1,
+        27,
+        max(27, 9 * c1),
+        max(27, 9 * c1),
+    )
     assert longest["fc6"] == longest["score"] == 49 * c5
     assert noise.growth(25088) == pytest.approx(8.42, abs=0.01)
     assert noise.growth(256) == 1
@@ -48,7 +57,9 @@ def test_keras_convolution_as_caffe(kernel: int, stride: int, at_once: int, monk
     random = np.random.default_rng(0)
     x, weight = random.standard_normal((2, 40, 15, 18)), random.standard_normal((5, 40, kernel, kernel))
     want = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(weight), stride=stride).numpy()
-    got = layers.convolve(tf.constant(x.transpose(0, 2, 3, 1)), tf.constant(weight.transpose(2, 3, 1, 0)), stride).numpy()
+    got = layers.convolve(
+        tf.constant(x.transpose(0, 2, 3, 1)), tf.constant(weight.transpose(2, 3, 1, 0)), stride
+    ).numpy()
     np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=1e-10, atol=1e-10)
 
 
@@ -57,12 +68,15 @@ def test_keras_deconvolution_as_caffe(kernel: int, stride: int) -> None:
     random = np.random.default_rng(0)
     x, weight = random.standard_normal((2, 300, 3, 4)), random.standard_normal((300, 5, kernel, kernel))
     want = torch.nn.functional.conv_transpose2d(torch.from_numpy(x), torch.from_numpy(weight), stride=stride).numpy()
-    got = layers.deconvolve(tf.constant(x.transpose(0, 2, 3, 1)), tf.constant(weight.transpose(2, 3, 1, 0)), stride).numpy()
+    got = layers.deconvolve(
+        tf.constant(x.transpose(0, 2, 3, 1)), tf.constant(weight.transpose(2, 3, 1, 0)), stride
+    ).numpy()
     np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=1e-10, atol=1e-10)
 
 
 def test_no_kernel_is_asked_for_a_longer_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a CPU's kernels do, they add up at most PIECE products: that is what holds on machines that this was never run on."""
+    """Whatever a CPU's kernels do, they add up at most PIECE products: that is what holds on
+    machines that this was never run on."""
     asked = []
     plain = tf.matmul
     monkeypatch.setattr(tf, "matmul", lambda a, b: asked.append(a.shape[-1]) or plain(a, b))
@@ -75,10 +89,12 @@ def test_no_kernel_is_asked_for_a_longer_sum(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
-@pytest.mark.parametrize("golden", [*caffe_goldens("fcn8s"), *caffe_goldens("fcn32s")[1:2], *unet_paper_goldens()], ids=str)
+@pytest.mark.parametrize(
+    "golden", [*caffe_goldens("fcn8s"), *caffe_goldens("fcn32s")[1:2], *unet_paper_goldens()], ids=str
+)
 def test_default_kernels_stay_within_their_bound(golden: CaffeGolden, framework: str) -> None:
-    blobs = TWINS[framework].blobs(model(framework, golden.row.name, golden.weights), golden.data, caffe=False)
-    bounds = noise.default_bounds(golden.row, golden.weights)
+    blobs = TWINS[framework].blobs(model(framework, golden.architecture.name, golden.weights), golden.data, caffe=False)
+    bounds = noise.default_bounds(golden.architecture, golden.weights)
     missed = {name: error for name, error in golden.errors(blobs).items() if not error < bounds[name]}
     assert not missed
 
@@ -88,18 +104,23 @@ def test_what_is_wrong_is_far_beyond_the_bound_of_default_kernels() -> None:
     golden = caffe_goldens("fcn8s")[2]
     blobs = segtwin_torch.blobs(model("torch", "fcn8s", golden.weights), golden.data)
     late = {**blobs, "score": np.roll(blobs["score"], 1, axis=3)}
-    assert golden.errors(late)["score"] > 1000 * noise.default_bounds(golden.row, golden.weights)["score"]
-    assert geometry.crop_offsets(golden.row.layers)["score"] == 31
+    assert golden.errors(late)["score"] > 1000 * noise.default_bounds(golden.architecture, golden.weights)["score"]
+    assert geometry.crop_offsets(golden.architecture.layers)["score"] == 31
 
 
 def test_several_orders_of_summation_make_the_floor() -> None:
     golden = caffe_goldens("fcn8s")[1]
-    truth = dict(oracle.blobs(golden.row, golden.weights, golden.data))
-    runs = [dict(oracle.blobs(golden.row, golden.weights, golden.data, "float32", order)) for order in noise.ORDERS]
+    truth = dict(oracle.blobs(golden.architecture, golden.weights, golden.data))
+    runs = [
+        dict(oracle.blobs(golden.architecture, golden.weights, golden.data, "float32", order)) for order in noise.ORDERS
+    ]
     assert len({run["fc6"].tobytes() for run in runs}) == len(noise.ORDERS), "each order rounds otherwise"
-    double = [dict(oracle.blobs(golden.row, golden.weights, golden.data, "float64", order))["fc6"] for order in noise.ORDERS]
+    double = [
+        dict(oracle.blobs(golden.architecture, golden.weights, golden.data, "float64", order))["fc6"]
+        for order in noise.ORDERS
+    ]
     assert max(oracle.relative_error(one, truth["fc6"]) for one in double) < 1e-13, "and computes the same"
-    floors = noise.floors(golden.row, golden.weights, golden.data, truth)
+    floors = noise.floors(golden.architecture, golden.weights, golden.data, truth)
     assert floors["fc6"] >= max(oracle.relative_error(run["fc6"], truth["fc6"]) for run in runs)
 
 
@@ -111,7 +132,9 @@ def test_blobs_from_four_threads(framework: str) -> None:
     want = TWINS[framework].blobs(network, golden.data)
     before = torch.backends.mkldnn.enabled
     results: list[dict[str, np.ndarray]] = []
-    threads = [threading.Thread(target=lambda: results.append(TWINS[framework].blobs(network, golden.data))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(TWINS[framework].blobs(network, golden.data))) for _ in range(4)
+    ]
     if framework == "torch":
         network.train()
     for thread in threads:

@@ -1,4 +1,5 @@
-"""Published weights: fetched, checked, resumed, kept; and what is said without a network. A server of this machine plays the publishers."""
+"""Published weights: fetched, checked, resumed, kept; and what is said without a network. A server
+of this machine plays the publishers."""
 
 import hashlib
 import threading
@@ -118,10 +119,16 @@ def test_sources_are_tried_in_turn_and_a_web_page_is_no_weights(published) -> No
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("SEGTWIN_CACHE", str(tmp_path))
-    entry = Entry("a net", "net.caffemodel", (Source("http://127.0.0.1:9/net.caffemodel"), Source("http://127.0.0.1:9/other")))
+    entry = Entry(
+        "a net", "net.caffemodel", (Source("http://127.0.0.1:9/net.caffemodel"), Source("http://127.0.0.1:9/other"))
+    )
     monkeypatch.setitem(catalogue.CATALOGUE, "fcn8s", entry)
     with pytest.raises(
-        WeightsError, match=rf"fcn8s cannot be fetched \(no network\).*127\.0\.0\.1:9/net\.caffemodel and put it at {tmp_path}/net\.caffemodel"
+        WeightsError,
+        match=(
+            rf"fcn8s cannot be fetched \(no network\).*127\.0\.0\.1:9/net\.caffemodel and put it at "
+            rf"{tmp_path}/net\.caffemodel"
+        ),
     ):
         download.main(["fcn8s", "--quiet"], standalone_mode=False)
     assert not list(tmp_path.iterdir())
@@ -135,7 +142,10 @@ def test_the_catalogue_is_what_the_publishers_state() -> None:
     import keras.src.applications.vgg16 as keras_vgg16
     import torchvision
 
-    for name, weights in (("vgg16-torchvision", torchvision.models.VGG16_Weights), ("resnet34", torchvision.models.ResNet34_Weights)):
+    for name, weights in (
+        ("vgg16-torchvision", torchvision.models.VGG16_Weights),
+        ("resnet34", torchvision.models.ResNet34_Weights),
+    ):
         source = catalogue.CATALOGUE[name].sources[0]
         assert source.url == weights.IMAGENET1K_V1.url
         assert source.hash.removeprefix("sha256-prefix:") in source.url

@@ -17,7 +17,7 @@ import segtwin_torch
 import segtwin_weights
 import torch
 import torchvision
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 from segtwin_weights import WeightsError, checkpoints
 
 NARROW = (2, 3, 4, 5, 6)
@@ -41,7 +41,8 @@ def check_equal(path, state) -> None:
 
 
 def test_a_file_without_counters_loads(tmp_path) -> None:
-    """torch before 0.4.1 counted no batches: the counters start at zero, every other number is the file's."""
+    """torch before 0.4.1 counted no batches: the counters start at zero, every other number is the
+    file's."""
     state = unet()
     old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(state)
@@ -53,7 +54,7 @@ def test_a_file_without_counters_loads(tmp_path) -> None:
             np.testing.assert_array_equal(value.numpy(), expected)
 
 
-# ------------------------------------------------------------------------------------------------------------------ the network in its wrappers
+# ---------------------------------------------------------------------- the network in its wrappers
 
 
 WRAPS = {
@@ -66,13 +67,15 @@ WRAPS = {
     "a list": lambda s: [3, {"weights": s}],
     "a tuple of both": lambda s: (s, {"lr": 0.1}),
     "random generators": lambda s: {
-        "model": s, "rng": torch.get_rng_state(), "rngs": [torch.get_rng_state()], "np": np.random.RandomState(1).get_state(),
+        "model": s, "rng": torch.get_rng_state(), "rngs": [torch.get_rng_state()],
+        "np": np.random.RandomState(1).get_state(),
     },
     "a stack of prefixes": lambda s: {"state_dict": prefixed("module.model.net.", s)},
     "prefixes in the middle": lambda s: prefixed("net._orig_mod.module.", s),
     "an optimiser": lambda s: {
         "net": s,
-        "optim": (o := torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9), o.param_groups[0]["params"][0].sum().backward(),
+        "optim": (o := torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, momentum=0.9),
+            o.param_groups[0]["params"][0].sum().backward(),
                   o.step(), o.state_dict())[-1],
     },
     "the same twice": lambda s: {"model": s, "state_dict": s},
@@ -92,12 +95,18 @@ def test_the_network_is_found(wrap: str, zipped: bool, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("wrap", "said"),
     [
-        (lambda s: {"state_dict": prefixed("net.", s) | {"criterion.pos_weight": torch.ones(1)}}, r"1 tensors .*state_dict\.criterion\.pos_weight"),
+        (
+            lambda s: {"state_dict": prefixed("net.", s) | {"criterion.pos_weight": torch.ones(1)}},
+            r"1 tensors .*state_dict\.criterion\.pos_weight",
+        ),
         (
             lambda s: s | {"total_ops": torch.zeros(1), "layer1_conv.total_params": torch.zeros(1)},
             r"2 tensors .*total_ops, layer1_conv\.total_params",
         ),
-        (lambda s: {"generator": s, "discriminator": {"conv.weight": torch.ones(2, 3)}}, r"1 tensors .*discriminator\.conv\.weight"),
+        (
+            lambda s: {"generator": s, "discriminator": {"conv.weight": torch.ones(2, 3)}},
+            r"1 tensors .*discriminator\.conv\.weight",
+        ),
     ],
     ids=["Lightning", "thop", "GAN"],
 )
@@ -121,7 +130,9 @@ def test_an_average_is_left_aside(average: str, zipped: bool, tmp_path) -> None:
 
 @ZIPPED
 def test_two_networks_of_a_kind_are_refused(zipped: bool, tmp_path) -> None:
-    torch.save({"student": unet(1), "teacher": {"net": unet(2)}}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"student": unet(1), "teacher": {"net": unet(2)}}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(WeightsError, match=r"c\.pth: .*'student' and 'teacher\.net'"):
         segtwin_weights.read(tmp_path / "c.pth")
 
@@ -142,16 +153,22 @@ def test_an_fcn_is_more_than_the_vgg_in_it(tmp_path) -> None:
 def test_resnet50_has_the_names_of_resnet34_and_is_none() -> None:
     """Told by the shapes; torchvision's own modules, which have no numbers here."""
     with torch.device("meta"):
-        states = [torchvision.models.resnet34(weights=None).state_dict(), torchvision.models.resnet50(weights=None).state_dict()]
+        states = [
+            torchvision.models.resnet34(weights=None).state_dict(),
+            torchvision.models.resnet50(weights=None).state_dict(),
+        ]
     assert {name for name in states[0] if not name.startswith("fc")} < states[1].keys()
     found = [
-        checkpoints.complete([checkpoints.Entry(("backbone",), name, f"backbone.{name}", value) for name, value in state.items()]) for state in states
+        checkpoints.complete(
+            [checkpoints.Entry(("backbone",), name, f"backbone.{name}", value) for name, value in state.items()]
+        )
+        for state in states
     ]
     assert [len(candidates) for candidates in found] == [1, 0]
     assert found[0][0].tensors.keys() == states[0].keys()
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------- bystanders
+# --------------------------------------------------------------------------------------- bystanders
 
 
 @dataclasses.dataclass
@@ -179,8 +196,10 @@ class Numbers(list):
 @pytest.mark.parametrize(
     "bystander",
     [
-        argparse.Namespace(lr=0.1), collections.Counter("abc"), datetime.datetime(2020, 1, 2), datetime.timedelta(3), pathlib.PosixPath("/data/voc"),
-        np.float64(0.5), Options(), Options, Split.TRAIN, np.float32, np.dtype("f4"), Words(a=1), Numbers([1, 2]), {1, 2}, frozenset("a"),
+        argparse.Namespace(lr=0.1), collections.Counter("abc"), datetime.datetime(2020, 1, 2), datetime.timedelta(3),
+        pathlib.PosixPath("/data/voc"),
+        np.float64(0.5), Options(), Options, Split.TRAIN, np.float32, np.dtype("f4"), Words(a=1), Numbers([1, 2]),
+        {1, 2}, frozenset("a"),
         slice(1, 2), complex(1, 2), range(3), np.random.RandomState(1), torch.float16,
         torch.device("cpu"), collections.deque([1]),
     ],
@@ -189,7 +208,12 @@ class Numbers(list):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_bystanders_do_not_hide_the_network(bystander, protocol: int, zipped: bool, tmp_path) -> None:
     state = unet()
-    torch.save({"args": bystander, "model": state}, tmp_path / "c.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"args": bystander, "model": state},
+        tmp_path / "c.pth",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
     check_equal(tmp_path / "c.pth", state)
 
 
@@ -197,8 +221,12 @@ def test_bystanders_do_not_hide_the_network(bystander, protocol: int, zipped: bo
 def test_a_whole_model_is_named(zipped: bool, tmp_path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch looks for the source of the class
-        torch.save(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), tmp_path / "m.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=r"m\.pth: holds a torch\.nn\.modules\.container\.Sequential.*save model\.state_dict"):
+        torch.save(
+            torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), tmp_path / "m.pth", _use_new_zipfile_serialization=zipped
+        )
+    with pytest.raises(
+        WeightsError, match=r"m\.pth: holds a torch\.nn\.modules\.container\.Sequential.*save model\.state_dict"
+    ):
         segtwin_weights.read(tmp_path / "m.pth")
 
 
@@ -213,7 +241,16 @@ class Call:
 
 
 @pytest.mark.parametrize(
-    "name", ["os.getcwd", "subprocess.Popen", "builtins.open", "builtins.eval", "operator.attrgetter", "pickle.loads", "shutil.rmtree"]
+    "name",
+    [
+        "os.getcwd",
+        "subprocess.Popen",
+        "builtins.open",
+        "builtins.eval",
+        "operator.attrgetter",
+        "pickle.loads",
+        "shutil.rmtree",
+    ],
 )
 def test_what_runs_programs_is_no_bystander(name: str, tmp_path) -> None:
     buffer = io.BytesIO()
@@ -223,7 +260,7 @@ def test_what_runs_programs_is_no_bystander(name: str, tmp_path) -> None:
         segtwin_weights.read(tmp_path / "c.pth")
 
 
-# --------------------------------------------------------------------------------------------------------------------------- TorchScript, ONNX
+# -------------------------------------------------------------------------------- TorchScript, ONNX
 
 
 @pytest.mark.parametrize(("name", "widths"), [("unet-small", NARROW), ("vggfcn32", FCN)])
@@ -240,7 +277,9 @@ def test_a_torchscript_program_is_read_as_its_state(name: str, widths, tmp_path)
             return self.net(x)
 
     for module, file in ((model, "bare.pt"), (Wrapped(), "wrapped.pt")):
-        torch.jit.trace(module, torch.zeros(1, 1 if name == "unet-small" else 3, 64, 64), check_trace=False).save(tmp_path / file)
+        torch.jit.trace(module, torch.zeros(1, 1 if name == "unet-small" else 3, 64, 64), check_trace=False).save(
+            tmp_path / file
+        )
         weights = segtwin_weights.read(tmp_path / file)
         state = model.state_dict()
         assert weights.keys() == state.keys()
@@ -275,10 +314,12 @@ def test_an_exported_program_is_named(tmp_path) -> None:
 @pytest.mark.parametrize("wrapper", [lambda state: state, lambda state: {"state_dict": state}])
 def test_a_deeper_network_is_not_taken_for_the_one_whose_names_it_has(wrapper, tmp_path) -> None:
     """VGG-19 has every name of VGG-16, and four layers more."""
-    names = [p.name.replace("/", ".") for p in architectures.get("vgg16").parameters()]
+    names = [p.name.replace("/", ".") for p in get_architecture("vgg16").parameters()]
     state = {name: torch.ones(2, 2, 3, 3) if name.endswith("weight") else torch.ones(2) for name in names}
     deeper = {
-        f"conv{stage}_4.{kind}": torch.ones(2, 2, 3, 3) if kind == "weight" else torch.ones(2) for stage in (3, 4, 5) for kind in ("weight", "bias")
+        f"conv{stage}_4.{kind}": torch.ones(2, 2, 3, 3) if kind == "weight" else torch.ones(2)
+        for stage in (3, 4, 5)
+        for kind in ("weight", "bias")
     }
     torch.save(wrapper(state | deeper), tmp_path / "vgg19.pth")
     read = segtwin_weights.read(tmp_path / "vgg19.pth")

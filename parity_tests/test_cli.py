@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
 from PIL import Image
 from segtwin import noise, oracle
+from segtwin.architectures import get_architecture
 from segtwin_cli import parity as parity_command
 from segtwin_cli.main import main
 from segtwin_weights import Weights, vgg16_npy
@@ -81,7 +81,9 @@ def test_a_file_is_not_replaced_unasked(tmp_path: Path, vgg16: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("classes", ["0", "1000", "-1"])
-def test_impossible_classes_are_one_line(tmp_path: Path, vgg16: Path, classes: str, capsys: pytest.CaptureFixture) -> None:
+def test_impossible_classes_are_one_line(
+    tmp_path: Path, vgg16: Path, classes: str, capsys: pytest.CaptureFixture
+) -> None:
     assert run("convert", vgg16, tmp_path / "x.safetensors", "--to", "fcn8s", "--num-classes", classes) == 2
     one_line(capsys, f"num_classes is {classes}")
     assert not (tmp_path / "x.safetensors").exists()
@@ -116,22 +118,32 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, vgg16: Path, 
         one_line(capsys, word)
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path, vgg16: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, vgg16: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     assert run("convert", vgg16, tmp_path / "file/x.safetensors", "--to", "fcn8s") == 2
     one_line(capsys, tmp_path / "file")
-    assert run("convert", vgg16, "/proc/x.safetensors", "--to", "fcn8s") == 2  # a folder in which not even root makes files
+    assert (
+        run("convert", vgg16, "/proc/x.safetensors", "--to", "fcn8s") == 2
+    )  # a folder in which not even root makes files
     one_line(capsys, "/proc")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, vgg16: Path) -> None:
     """A limit on the size of files stands for the full disk: both fail in the middle of a write."""
     code = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
         "from segtwin_cli.main import main; main()"
     )
     for name in ("x.safetensors", "x.npy"):
-        arguments = ["convert", str(vgg16), str(tmp_path / "out" / name), *(["--to", "fcn8s"] if name.endswith("rs") else [])]
+        arguments = [
+            "convert",
+            str(vgg16),
+            str(tmp_path / "out" / name),
+            *(["--to", "fcn8s"] if name.endswith("rs") else []),
+        ]
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1, done.stderr
@@ -139,7 +151,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, vgg16: Path)
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_ctrl_c_while_writing_leaves_nothing(tmp_path: Path, vgg16: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_ctrl_c_while_writing_leaves_nothing(
+    tmp_path: Path, vgg16: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     import safetensors.numpy
 
     def half(tensors, path, metadata) -> None:
@@ -186,13 +200,33 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("exported")
     segtwin_weights.write(recipe_weights("fcn8s", TINY), folder / "fcn8s.safetensors")
-    assert run("export", folder / "fcn8s.safetensors", folder / "torch.onnx", folder / "fcn8s.pth", "--framework", "torch") == 0
-    assert run("export", folder / "fcn8s.safetensors", folder / "keras.onnx", folder / "fcn8s.weights.h5", "--framework", "keras", "--one-file") == 0
+    assert (
+        run("export", folder / "fcn8s.safetensors", folder / "torch.onnx", folder / "fcn8s.pth", "--framework", "torch")
+        == 0
+    )
+    assert (
+        run(
+            "export",
+            folder / "fcn8s.safetensors",
+            folder / "keras.onnx",
+            folder / "fcn8s.weights.h5",
+            "--framework",
+            "keras",
+            "--one-file",
+        )
+        == 0
+    )
     return folder
 
 
 def test_export_writes_onnx_and_checkpoints(exported: Path) -> None:
-    assert {path.name for path in exported.iterdir()} >= {"fcn8s.safetensors", "torch.onnx", "keras.onnx", "fcn8s.pth", "fcn8s.weights.h5"}
+    assert {path.name for path in exported.iterdir()} >= {
+        "fcn8s.safetensors",
+        "torch.onnx",
+        "keras.onnx",
+        "fcn8s.pth",
+        "fcn8s.weights.h5",
+    }
     for name in ("torch.onnx", "keras.onnx"):
         onnx.checker.check_model(str(exported / name))
 
@@ -244,7 +278,9 @@ def test_parity_fails_when_an_engine_is_wrong(exported: Path, tmp_path: Path, ca
     assert missed == {("score", "ONNX Runtime (Keras export)")}
     page = (tmp_path / "p.html").read_text()
     assert page.count('class="missed"') == 1
-    assert "chelsea.jpg: worst blob score in ONNX Runtime (Keras export)" in page, "the banner names image, blob and engine"
+    assert "chelsea.jpg: worst blob score in ONNX Runtime (Keras export)" in page, (
+        "the banner names image, blob and engine"
+    )
 
 
 def test_parity_says_that_weights_are_synthetic(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -260,8 +296,24 @@ def test_a_unet_is_exported_with_logits_and_folded_on_request(tmp_path: Path) ->
     segtwin_weights.write(
         segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.pth"
     )  # tells its network by its names
-    for options, output, norms in ((), "probability", 22), (("--logits",), "logits", 22), (("--logits", "--fold-batchnorm"), "logits", 0):
-        assert run("export", tmp_path / "u.pth", tmp_path / "u.onnx", "--framework", "torch", "--overwrite", "--quiet", *options) == 0
+    for options, output, norms in (
+        ((), "probability", 22),
+        (("--logits",), "logits", 22),
+        (("--logits", "--fold-batchnorm"), "logits", 0),
+    ):
+        assert (
+            run(
+                "export",
+                tmp_path / "u.pth",
+                tmp_path / "u.onnx",
+                "--framework",
+                "torch",
+                "--overwrite",
+                "--quiet",
+                *options,
+            )
+            == 0
+        )
         graph = onnx.load(tmp_path / "u.onnx").graph
         assert [value.name for value in graph.output] == [output]
         assert sum(node.op_type == "BatchNormalization" for node in graph.node) == norms
@@ -271,7 +323,11 @@ def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     """Whose sizes, channels and single class are its own. A conversion is said once."""
     random = np.random.RandomState(0)
     start = segtwin_weights.initialize("unet-small", widths=(3, 4, 5, 6, 7), seed=2)
-    norms = {name: np.abs(blob + random.normal(0, 0.3, blob.shape)).astype("f4") for name, blob in start.items() if "bn" in name and blob.ndim}
+    norms = {
+        name: np.abs(blob + random.normal(0, 0.3, blob.shape)).astype("f4")
+        for name, blob in start.items()
+        if "bn" in name and blob.ndim
+    }
     segtwin_weights.write(Weights({**start, **norms}, start.metadata), tmp_path / "u.safetensors")
     with Image.open(PHOTO) as photo:
         photo.resize((64, 48)).save(tmp_path / "fits.png")
@@ -281,29 +337,41 @@ def test_parity_takes_a_unet(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "parity of unet-small holds" in out
     assert err.count("colours became grey") == 1
     facts = json.loads((tmp_path / "p.json").read_text())["comparisons"][0]
-    assert [blob["name"] for blob in facts["blobs"]] == list(segtwin.get_architecture("unet-small").blobs[1:])
+    assert [blob["name"] for blob in facts["blobs"]] == list(get_architecture("unet-small").blobs[1:])
     assert {len(scores) for scores in facts["logits"].values()} == {1}
     assert run("parity", tmp_path / "u.safetensors", tmp_path / "odd.png") == 2
     assert "odd.png: unet-small: 47×64 pixels do not fit" in capsys.readouterr().err
 
 
 def test_a_blobs_noise_floor_is_not_below_that_of_its_bottoms() -> None:
-    """A maximum over few numbers is sometimes small by luck; an engine without that luck is not wrong."""
-    row, weights = segtwin.get_architecture("unet"), segtwin_weights.initialize("unet", widths=(4, 6, 8, 10, 12), seed=2)
+    """A maximum over few numbers is sometimes small by luck; an engine without that luck is not
+    wrong."""
+    architecture, weights = (
+        get_architecture("unet"),
+        segtwin_weights.initialize("unet", widths=(4, 6, 8, 10, 12), seed=2),
+    )
     data = np.random.RandomState(0).uniform(0, 1, (1, 3, 16, 32)).astype(np.float32)
-    truth = dict(oracle.blobs(row, weights, data))
-    own = {name: oracle.relative_error(blob, truth[name]) for name, blob in oracle.blobs(row, weights, data, "float32")}
+    truth = dict(oracle.blobs(architecture, weights, data))
+    own = {
+        name: oracle.relative_error(blob, truth[name])
+        for name, blob in oracle.blobs(architecture, weights, data, "float32")
+    }
     for order in ("reversed", "shuffled"):
-        for name, blob in oracle.blobs(row, weights, data, "float32", order):
+        for name, blob in oracle.blobs(architecture, weights, data, "float32", order):
             own[name] = max(own[name], oracle.relative_error(blob, truth[name]))
-    floors = noise.floors(row, weights, data, truth)
+    floors = noise.floors(architecture, weights, data, truth)
     assert floors["c1"] == max(own["c1"], 2.0**-23)
     assert floors["merge9"] >= floors["c1"] >= floors["image"]
     assert all(floors[name] >= max(own[name], 2.0**-23) for name in own)
     assert max(floors.values()) == max(*own.values(), 2.0**-23), "nothing is added to what was measured"
     wrong = {**weights, "conv1.conv.0.bias": weights["conv1.conv.0.bias"] + np.float32(1e-2)}
-    errors = {name: oracle.relative_error(blob, truth[name]) / floors[name] for name, blob in oracle.blobs(row, wrong, data)}
-    assert min(errors[name] for name in ("c1", "c5", "c9", "logits")) > 20, "a hundredth in the first biases shows everywhere"
+    errors = {
+        name: oracle.relative_error(blob, truth[name]) / floors[name]
+        for name, blob in oracle.blobs(architecture, wrong, data)
+    }
+    assert min(errors[name] for name in ("c1", "c5", "c9", "logits")) > 20, (
+        "a hundredth in the first biases shows everywhere"
+    )
 
 
 def test_parity_refuses_what_is_no_image(fcn8s: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,4 +1,5 @@
-"""Every file that ever broke a reader: weights, an image, or one line with the file's name, within a minute and little memory."""
+"""Every file that ever broke a reader: weights, an image, or one line with the file's name, within
+a minute and little memory."""
 
 import os
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 CORPUS = sorted(path for path in (Path(__file__).parent / "corpus").iterdir() if path.suffix != ".md")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+}
 READ = """
 import resource, sys
 from pathlib import Path
@@ -24,6 +28,8 @@ for path in map(Path, sys.argv[1:]):
 def test_files_that_once_broke_a_reader(kind: str) -> None:
     paths = [path for path in CORPUS if path.name.startswith(f"{kind}-")]
     command = [sys.executable, "-c", READ, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * len(paths), check=False, env=ENVIRONMENT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 + 2 * len(paths), check=False, env=ENVIRONMENT
+    )
     assert done.returncode == 0, f"{done.stdout.split()[-1]}: {done.stderr[-800:]}"
     assert done.stdout.split() == [path.name for path in paths]

@@ -7,27 +7,33 @@ import torch
 from click.testing import CliRunner
 from goldens import caffe_goldens
 from PIL import Image
-from segtwin import architectures, explanation
+from segtwin import explanation
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin_cli.explain import explain as command
 from segtwin_torch import fcn, fcn8_vgg, vggfcn
 from torch.nn.functional import avg_pool2d
 
 
-def facts(row: str, height: int, width: int) -> dict[str, explanation.Explained]:
-    return {blob.name: blob for blob in explanation.explain(row, height, width)}
+def facts(architecture: str, height: int, width: int) -> dict[str, explanation.Explained]:
+    return {blob.name: blob for blob in explanation.explain(architecture, height, width)}
 
 
-@pytest.mark.parametrize("row", ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"])
-def test_sizes_crops_and_parameters_are_caffes(row: str) -> None:
-    for golden in caffe_goldens(row):
-        blobs = facts(row, *golden.shapes["data"][2:])
-        assert {name: blob.shape[1:] for name, blob in blobs.items()} == {n: s[2:] for n, s in golden.shapes.items() if n != "data"}
-        assert {name: blob.offset for name, blob in blobs.items() if blob.offset} == {n: (o, o) for n, o in golden.offsets.items()}
+@pytest.mark.parametrize("architecture", ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"])
+def test_sizes_crops_and_parameters_are_caffes(architecture: str) -> None:
+    for golden in caffe_goldens(architecture):
+        blobs = facts(architecture, *golden.shapes["data"][2:])
+        assert {name: blob.shape[1:] for name, blob in blobs.items()} == {
+            n: s[2:] for n, s in golden.shapes.items() if n != "data"
+        }
+        assert {name: blob.offset for name, blob in blobs.items() if blob.offset} == {
+            n: (o, o) for n, o in golden.offsets.items()
+        }
     assert blobs["score"].maps[0] == (1, 0)  # an output pixel lies on its image pixel
 
 
 def test_the_numbers_of_vgg16_and_fcn8s() -> None:
-    """pool5 of VGG-16 sees 212 pixels and its fc6 404; fcn8s has 134,362,751 learned and 127,008 fixed weights."""
+    """pool5 of VGG-16 sees 212 pixels and its fc6 404; fcn8s has 134,362,751 learned and 127,008
+    fixed weights."""
     blobs = facts("fcn8s", 375, 500)
     assert (blobs["pool5"].field, blobs["fc7"].field) == ((212, 212), (404, 404))
     assert sum(blob.parameters for blob in blobs.values()) == 134_362_751 + 127_008
@@ -35,15 +41,20 @@ def test_the_numbers_of_vgg16_and_fcn8s() -> None:
     assert "so upscore8 = data + 31" in blobs["score"].derivation
 
 
-@pytest.mark.parametrize(("row", "size"), [("fcn16s", (40, 33)), ("fcn8-vgg", (75, 90)), ("vggfcn8", (64, 96))])
-def test_a_pixel_sees_what_its_gradient_reaches(row: str, size: tuple[int, int]) -> None:
-    """With all weights positive the gradient of one output pixel is above zero exactly on the image pixels it sees."""
-    model = segtwin_torch.build(row, num_classes=2, widths=(1,) * 7, dtype="float64", seed=1)
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("fcn16s", (40, 33)), ("fcn8-vgg", (75, 90)), ("vggfcn8", (64, 96))]
+)
+def test_a_pixel_sees_what_its_gradient_reaches(architecture: str, size: tuple[int, int]) -> None:
+    """With all weights positive the gradient of one output pixel is above zero exactly on the image
+    pixels it sees."""
+    model = segtwin_torch.build(architecture, num_classes=2, widths=(1,) * 7, dtype="float64", seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.fill_(0.1 if parameter.requires_grad and "upscore" not in name else 1.0) if parameter.ndim == 4 else parameter.zero_()
-    shapes = architectures.get(row).shapes(*size)
-    offsets = explanation.crops(architectures.get(row), shapes)
+            parameter.fill_(
+                0.1 if parameter.requires_grad and "upscore" not in name else 1.0
+            ) if parameter.ndim == 4 else parameter.zero_()
+    shapes = get_architecture(architecture).shapes(*size)
+    offsets = explanation.crops(get_architecture(architecture), shapes)
     with pytest.MonkeyPatch.context() as patch:  # a maximum lets one pixel through, a mean all
         for module in (fcn, vggfcn):
             patch.setattr(module, "max_pool2d", avg_pool2d)
@@ -53,9 +64,14 @@ def test_a_pixel_sees_what_its_gradient_reaches(row: str, size: tuple[int, int])
             assert image.grad is not None
             reached = image.grad[0, 0].numpy() != 0
             for axis in (0, 1):
-                first, last = explanation.sees(architectures.get(row), architectures.get(row).output, (pixel[axis],) * 2, axis, shapes, offsets)[
-                    architectures.get(row).input
-                ]
+                first, last = explanation.sees(
+                    get_architecture(architecture),
+                    get_architecture(architecture).output,
+                    (pixel[axis],) * 2,
+                    axis,
+                    shapes,
+                    offsets,
+                )[get_architecture(architecture).input]
                 touched = np.flatnonzero(reached.any(1 - axis))
                 assert (touched[0], touched[-1]) == (max(first, 0), min(last, size[axis] - 1))
 
@@ -72,7 +88,14 @@ def test_the_command_prints_the_table_and_draws(tmp_path) -> None:
     run = CliRunner(env={"COLUMNS": "160"})
     result = run.invoke(command, ["fcn8s", "--size", "375x500", "--picture", str(picture)])
     assert result.exit_code == 0, result.output
-    for text in ("21 × 440 × 568", "x/8 + 191/16", "102,764,544", "134,489,759", "score: offset 31", "score_pool4 = upscore2 + 5"):
+    for text in (
+        "21 × 440 × 568",
+        "x/8 + 191/16",
+        "102,764,544",
+        "134,489,759",
+        "score: offset 31",
+        "score_pool4 = upscore2 + 5",
+    ):
         assert text in result.output, text
     with Image.open(picture) as image:
         assert image.size > (1000, 500)
@@ -97,15 +120,24 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
     assert message in (result.output if isinstance(result.exception, SystemExit) else str(result.exception))
 
 
-@pytest.mark.parametrize("row", architectures.ROWS)
-def test_every_row_is_explained(row: str, tmp_path) -> None:
-    """Its learned parameters, counted layer by layer, are the row's; running statistics, counters and what is carried along idly are not counted."""
-    this = architectures.get(row)
-    height, width = (188, 204) if row == "unet-paper" else (64, 96)
+@pytest.mark.parametrize("architecture", list_architectures())
+def test_every_row_is_explained(architecture: str, tmp_path) -> None:
+    """Its learned parameters, counted layer by layer, are the architecture's; running statistics,
+    counters and what is carried along idly are not counted."""
+    this = get_architecture(architecture)
+    height, width = (188, 204) if architecture == "unet-paper" else (64, 96)
     idle = {*this.idle, *this.aliases}
-    counted = [p for p in this.parameters() if p.name not in idle and "running" not in p.name and not p.name.endswith("num_batches_tracked")]
-    assert sum(blob.parameters for blob in explanation.explain(row, height, width)) == sum(int(np.prod(p.shape)) for p in counted)
-    done = CliRunner().invoke(command, [row, "--size", f"{height}x{width}", "--picture", str(tmp_path / "seen.png")])
+    counted = [
+        p
+        for p in this.parameters()
+        if p.name not in idle and "running" not in p.name and not p.name.endswith("num_batches_tracked")
+    ]
+    assert sum(blob.parameters for blob in explanation.explain(architecture, height, width)) == sum(
+        int(np.prod(p.shape)) for p in counted
+    )
+    done = CliRunner().invoke(
+        command, [architecture, "--size", f"{height}x{width}", "--picture", str(tmp_path / "seen.png")]
+    )
     assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "seen.png") as picture:
         assert picture.size[0] > 1000

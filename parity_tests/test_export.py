@@ -1,4 +1,5 @@
-"""The ONNX files of both twins: one signature, a graph as one would draw it, weights where they belong."""
+"""The ONNX files of both twins: one signature, a graph as one would draw it, weights where they
+belong."""
 
 import json
 import subprocess
@@ -43,34 +44,53 @@ def test_the_file_is_valid_and_says_what_it_is(files: dict[str, Path], framework
     assert properties["source"] == "recipe.py"
     text = str(model)
     assert "/root" not in text, "a path of the exporting machine is in the file"
-    assert ".py" not in text.replace("net.py", "").replace("recipe.py", ""), "a trace of the exporting machine is in the file"
+    assert ".py" not in text.replace("net.py", "").replace("recipe.py", ""), (
+        "a trace of the exporting machine is in the file"
+    )
 
 
 def signature(path: Path) -> list:
     graph = onnx.load(path).graph
     return [
-        (value.name, value.type.tensor_type.elem_type, [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim])
+        (
+            value.name,
+            value.type.tensor_type.elem_type,
+            [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim],
+        )
         for value in (*graph.input, *graph.output)
     ]
 
 
 def test_both_files_have_the_same_signature(files: dict[str, Path]) -> None:
-    assert signature(files["torch"]) == signature(files["keras"]) == [("data", 1, ["N", 3, "H", "W"]), ("score", 1, ["N", 21, "H", "W"])]
+    assert (
+        signature(files["torch"])
+        == signature(files["keras"])
+        == [("data", 1, ["N", 3, "H", "W"]), ("score", 1, ["N", 21, "H", "W"])]
+    )
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_graph_is_as_one_would_draw_it(files: dict[str, Path], framework: str) -> None:
-    """One node a layer; nothing is transposed; what is left besides are the sizes of the three crops."""
+    """One node a layer; nothing is transposed; what is left besides are the sizes of the three
+    crops."""
     graph = onnx.load(files[framework]).graph
     operators = Counter(node.op_type for node in graph.node)
     assert not operators.keys() & {"Transpose", "Pad", "Cast", "Where", "Identity", "Split"}
     layers = {"Conv": 18, "Relu": 15, "MaxPool": 5, "ConvTranspose": 3, "Slice": 3}
     assert {kind: operators[kind] for kind in layers} == layers
-    assert all(len(node.input) == 3 for node in graph.node if node.op_type == "Conv"), "every bias is inside its convolution"
+    assert all(len(node.input) == 3 for node in graph.node if node.op_type == "Conv"), (
+        "every bias is inside its convolution"
+    )
     assert operators["Add"] >= 2, "the two sums of the skips"
     sizes = operators - Counter(layers) - Counter({"Add": 2})
-    # torch computes the sizes of the crops from H and W, Keras' graph looks them up: scalars in both
-    assert sizes.keys() <= {"torch": {"Shape", "Squeeze", "Add", "Mul", "Div", "Reshape", "Concat"}, "keras": {"Shape", "Add"}}[framework]
+    # torch computes the sizes of the crops from H and W, Keras' graph looks them up: scalars in
+    # both
+    assert (
+        sizes.keys()
+        <= {"torch": {"Shape", "Squeeze", "Add", "Mul", "Div", "Reshape", "Concat"}, "keras": {"Shape", "Add"}}[
+            framework
+        ]
+    )
     assert sizes.total() <= {"torch": 27, "keras": 6}[framework], sizes
 
 
@@ -84,7 +104,8 @@ def test_the_weights_are_the_hubs(files: dict[str, Path], framework: str) -> Non
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_equal_weights_stay_apart(tmp_path: Path, framework: str) -> None:
-    """Exporters merge equal initializers; an untrained network is full of equal ones, and its file has to be fillable."""
+    """Exporters merge equal initializers; an untrained network is full of equal ones, and its file
+    has to be fillable."""
     twin = TWINS[framework]
     twin.export_onnx(twin.build("fcn8s", widths=TINY), tmp_path / "zero.onnx")
     names = {one.name for one in onnx.load(tmp_path / "zero.onnx").graph.initializer}
@@ -96,10 +117,13 @@ def test_equal_weights_stay_apart(tmp_path: Path, framework: str) -> None:
 def test_any_number_of_images_of_any_size(files: dict[str, Path], framework: str, shape: tuple) -> None:
     golden = caffe_goldens("fcn8s")[0]
     data = np.random.default_rng(0).uniform(-120, 130, shape).astype(np.float32)
-    truth = oracle.run(golden.row, golden.weights, data)
-    got = onnx_blobs(files[framework], data, golden.row.blobs)
-    floor = {name: max(oracle.relative_error(blob, truth[name]), 2**-23) for name, blob in oracle.blobs(golden.row, golden.weights, data, "float32")}
-    assert max(oracle.relative_error(got[name], truth[name]) / floor[name] for name in golden.row.blobs) < 4
+    truth = oracle.run(golden.architecture, golden.weights, data)
+    got = onnx_blobs(files[framework], data, golden.architecture.blobs)
+    floor = {
+        name: max(oracle.relative_error(blob, truth[name]), 2**-23)
+        for name, blob in oracle.blobs(golden.architecture, golden.weights, data, "float32")
+    }
+    assert max(oracle.relative_error(got[name], truth[name]) / floor[name] for name in golden.architecture.blobs) < 4
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -112,7 +136,9 @@ def test_weights_go_beside_the_graph_or_into_it(tmp_path: Path, framework: str) 
     assert (tmp_path / "two.onnx").stat().st_size < 40_000
     onnx.checker.check_model(str(tmp_path / "two.onnx"))
     scores = [
-        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"]).run(["score"], {"data": data})[0]
+        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"]).run(
+            ["score"], {"data": data}
+        )[0]
         for name in ("one.onnx", "two.onnx")
     ]
     np.testing.assert_array_equal(*scores)
@@ -130,7 +156,9 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     skeleton = torch_export.skeleton(model, 18)
     few = list(segtwin_weights.initialize("fcn8s", widths=TINY).items())[:5]
     with pytest.raises(ValueError, match="no weights for"):
-        onnx_file.write(skeleton, few, tmp_path / "x.onnx", caffe_goldens("fcn8s")[0].row, {}, external_data=True)
+        onnx_file.write(
+            skeleton, few, tmp_path / "x.onnx", caffe_goldens("fcn8s")[0].architecture, {}, external_data=True
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,8 +183,12 @@ def test_checkpoints_load_without_this_project(tmp_path: Path) -> None:
 
 
 def test_torch_exports_after_tensorflow_in_a_process_of_their_own(tmp_path: Path) -> None:
-    """torch.onnx would import torchvision and triton; after TensorFlow either import aborts the interpreter."""
-    code = f"import tensorflow, segtwin_torch as t; t.export_onnx(t.build('fcn8s', widths={TINY}), {str(tmp_path / 'x.onnx')!r})"
+    """torch.onnx would import torchvision and triton; after TensorFlow either import aborts the
+    interpreter."""
+    code = (
+        f"import tensorflow, segtwin_torch as t; t.export_onnx(t.build('fcn8s', widths={TINY}), "
+        f"{str(tmp_path / 'x.onnx')!r})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "x.onnx").exists()

@@ -4,11 +4,22 @@ import gc
 
 import numpy as np
 import pytest
-import segtwin
 import segtwin_keras
-from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, model, onnx_of_keras, onnx_of_torch, torch_engine
+from engines import (
+    ENGINES,
+    FOLDER,
+    TWINS,
+    exported,
+    keras_engine,
+    made,
+    model,
+    onnx_of_keras,
+    onnx_of_torch,
+    torch_engine,
+)
 from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
 from segtwin import oracle
+from segtwin.architectures import get_architecture
 from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import convert, initialize
 
@@ -17,15 +28,16 @@ DILATED = fcn8vgg_golden("tiny_dilated_1x96x128", "fcn8-vgg-dilated")
 TINY = (4, 6, 8, 10, 12, 14, 16)
 
 
-def row_of(golden: FCN8VGGGolden) -> str:
+def architecture_of(golden: FCN8VGGGolden) -> str:
     return "fcn8-vgg-dilated" if golden is DILATED else "fcn8-vgg"
 
 
 @pytest.mark.parametrize("golden", [*GOLDENS, DILATED], ids=str)
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 def test_every_blob_is_the_originals(golden: FCN8VGGGolden, engine) -> None:
-    """Within 4 noise floors, as real engines stay within about 1.6. pool5 of the dilated net leads nowhere: the ONNX files have none."""
-    blobs = engine(row_of(golden), golden.weights, golden.data)
+    """Within 4 noise floors, as real engines stay within about 1.6. pool5 of the dilated net leads
+    nowhere: the ONNX files have none."""
+    blobs = engine(architecture_of(golden), golden.weights, golden.data)
     if engine in (onnx_of_torch, onnx_of_keras) and golden is DILATED:
         blobs["pool5"] = golden.truth["pool5"]
     errors = golden.errors(blobs)
@@ -41,10 +53,10 @@ def test_every_blob_is_the_originals(golden: FCN8VGGGolden, engine) -> None:
 
 @pytest.mark.parametrize("golden", [*GOLDENS, DILATED], ids=str)
 def test_the_twins_agree_in_float64(golden: FCN8VGGGolden) -> None:
-    torch64 = torch_engine(row_of(golden), golden.weights, golden.data, "float64")
-    keras64 = keras_engine(row_of(golden), golden.weights, golden.data, "float64")
-    truth = oracle.run(golden.row, golden.weights, golden.data)
-    assert list(torch64) == list(keras64) == list(truth) == list(golden.row.blobs)
+    torch64 = torch_engine(architecture_of(golden), golden.weights, golden.data, "float64")
+    keras64 = keras_engine(architecture_of(golden), golden.weights, golden.data, "float64")
+    truth = oracle.run(golden.architecture, golden.weights, golden.data)
+    assert list(torch64) == list(keras64) == list(truth) == list(golden.architecture.blobs)
     for name, want in truth.items():
         assert torch64[name].dtype == keras64[name].dtype == want.dtype
         assert oracle.relative_error(torch64[name], keras64[name]) < 1e-12, name
@@ -80,9 +92,13 @@ def test_fc8_for_501_classes_is_its_first_501() -> None:
 @pytest.mark.parametrize("golden", [*GOLDENS, DILATED], ids=str)
 @pytest.mark.parametrize("framework", TWINS)
 def test_the_regularisation_terms_are_the_originals(golden: FCN8VGGGolden, framework: str) -> None:
-    """Both collections, term by term; the bound is 4 times what float32 costs the original, as for the blobs."""
-    terms = TWINS[framework].regularization_terms(model(framework, row_of(golden), golden.weights))
-    for collection, stored, names in (("regularization_losses", "reg_losses", "reg"), ("fc_wlosses", "fc_wlosses", "fc")):
+    """Both collections, term by term; the bound is 4 times what float32 costs the original, as for
+    the blobs."""
+    terms = TWINS[framework].regularization_terms(model(framework, architecture_of(golden), golden.weights))
+    for collection, stored, names in (
+        ("regularization_losses", "reg_losses", "reg"),
+        ("fc_wlosses", "fc_wlosses", "fc"),
+    ):
         assert set(terms[collection]) == set(golden.meta["loss_names"][names])
         for name, want in zip(golden.meta["loss_names"][names], golden.files[stored], strict=True):
             truth = 5e-4 * (golden.weights[name.replace("weight_loss", "weight")].astype(np.float64) ** 2).sum() / 2
@@ -93,7 +109,9 @@ def test_the_regularisation_terms_are_the_originals(golden: FCN8VGGGolden, frame
 
 
 def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as_he_does() -> None:
-    start = initialize(segtwin.get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), 300, widths=(4, 6, 8, 10, 12, 14, 400), seed=5)
+    start = initialize(
+        get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), 300, widths=(4, 6, 8, 10, 12, 14, 400), seed=5
+    )
     assert start.metadata["architecture"] == "fcn8-vgg"
     for layer, sigma in (("score_fr", (2 / 400) ** 0.5), ("score_pool4", 1e-3), ("score_pool3", 1e-4)):
         drawn = start[f"{layer}/weight"] / np.float32(sigma)
@@ -108,11 +126,14 @@ def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as
         plain = twin.regularization_terms(twin.build("fcn8-vgg", widths=TINY, seed=5))
         assert "score_fr/weight_loss" in plain["fc_wlosses"]
         weights = twin.read_weights(network)
-        again = initialize(segtwin.get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), widths=TINY, seed=5)
+        again = initialize(get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), widths=TINY, seed=5)
         assert weights.fingerprint() == again.fingerprint()
         assert weights["score_fr/weight"].any()
     assert not initialize("fcn8-vgg", widths=TINY, seed=5)["score_fr/weight"].any()
-    assert initialize("fcn8-vgg", widths=TINY, seed=6).fingerprint() != initialize("fcn8-vgg", widths=TINY, seed=5).fingerprint()
+    assert (
+        initialize("fcn8-vgg", widths=TINY, seed=6).fingerprint()
+        != initialize("fcn8-vgg", widths=TINY, seed=5).fingerprint()
+    )
 
 
 @pytest.mark.parametrize(("height", "width", "fits"), [(67, 91, "96 × 91"), (89, 88, "89 × 96"), (33, 128, "64 × 128")])
@@ -129,7 +150,9 @@ def test_the_trained_upsampling_is_trained_and_fcn8s_is_not() -> None:
     assert all(parameter.requires_grad for parameter in torch_net.parameters())
     assert not keras_net.non_trainable_variables[2:]  # the two are the seeds of the dropouts
     fixed = segtwin_keras.build("fcn8s", widths=TINY)
-    assert {"upscore2", "upscore_pool4", "upscore8"} == {layer.name for layer in fixed.layers if layer.weights and not layer.trainable}
+    assert {"upscore2", "upscore_pool4", "upscore8"} == {
+        layer.name for layer in fixed.layers if layer.weights and not layer.trainable
+    }
 
 
 @pytest.mark.parametrize("framework", TWINS)
@@ -156,7 +179,9 @@ def test_dropout_acts_in_training_alone(framework: str) -> None:
     alive = whole > 0
     dropped = (kept == 0) & alive
     assert 0.3 < dropped.sum() / alive.sum() < 0.7
-    np.testing.assert_allclose(kept[alive & ~dropped], 2 * whole[alive & ~dropped], rtol=1e-3)  # training may take another kernel
+    np.testing.assert_allclose(
+        kept[alive & ~dropped], 2 * whole[alive & ~dropped], rtol=1e-3
+    )  # training may take another kernel
     channels = dropped.any((0, 2, 3)) & (alive & ~dropped).any((0, 2, 3))
     assert channels.sum() > 2  # not whole channels
 
@@ -167,7 +192,10 @@ def test_the_onnx_graph_has_no_transpose_and_one_output(framework: str) -> None:
 
     golden = fcn8vgg_golden("tiny_c21_1x67x91")
     graph = onnx.load(exported(framework, "fcn8-vgg", golden.weights)).graph
-    assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in (*graph.input, *graph.output)] == [("image", 4), ("upscore32", 4)]
+    assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in (*graph.input, *graph.output)] == [
+        ("image", 4),
+        ("upscore32", 4),
+    ]
     operators = {node.op_type for node in graph.node}
     assert not operators & {"Transpose", "Where", "Loop", "If"}, operators
     assert {tensor.name for tensor in graph.initializer} >= {"upscore32/weight", "conv1_1/bias"}
@@ -190,6 +218,6 @@ def test_the_full_width_at_375_by_500_is_the_originals() -> None:
         twin.export_onnx(network, path)
         del network, blobs
         gc.collect()
-        names = [name for name in golden.row.exported if name in golden.files] + ["upscore32"]
+        names = [name for name in golden.architecture.exported if name in golden.files] + ["upscore32"]
         errors = golden.errors(onnx_blobs(path, np.ascontiguousarray(golden.data), names))
         assert max(errors.values()) < 4, errors

@@ -6,15 +6,16 @@ from engines import ENGINES, keras_engine, torch_engine
 from goldens import CaffeGolden, caffe_goldens
 from segtwin import oracle
 
-ROWS = ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"]
-GOLDENS = [golden for row in ROWS for golden in caffe_goldens(row)]
+NETWORKS = ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"]
+GOLDENS = [golden for architecture in NETWORKS for golden in caffe_goldens(architecture)]
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 def test_every_blob_is_caffes(golden: CaffeGolden, engine) -> None:
-    """Real engines stay within about 1.6 noise floors of Caffe; 4 is the bound, and a pixel's shift or a bias is thousands."""
-    blobs = engine(golden.row.name, golden.weights, golden.data)
+    """Real engines stay within about 1.6 noise floors of Caffe; 4 is the bound, and a pixel's shift
+    or a bias is thousands."""
+    blobs = engine(golden.architecture.name, golden.weights, golden.data)
     assert {name: blob.shape for name, blob in blobs.items()} == golden.shapes
     errors = golden.errors(blobs)
     assert max(errors.values()) < 4, errors
@@ -23,16 +24,17 @@ def test_every_blob_is_caffes(golden: CaffeGolden, engine) -> None:
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 def test_every_blobs_sums_are_caffes(golden: CaffeGolden, engine) -> None:
-    """The files thin out large blobs; the sum of absolute values covers the rest. Rounding averages out in a sum: 2e-6 is generous."""
-    for name, blob in engine(golden.row.name, golden.weights, golden.data).items():
+    """The files thin out large blobs; the sum of absolute values covers the rest. Rounding averages
+    out in a sum: 2e-6 is generous."""
+    for name, blob in engine(golden.architecture.name, golden.weights, golden.data).items():
         assert np.abs(blob).sum(dtype=np.float64) == pytest.approx(golden.stats[name][1], rel=2e-6), name
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
 def test_the_twins_agree_in_float64(golden: CaffeGolden) -> None:
-    torch64 = torch_engine(golden.row.name, golden.weights, golden.data, "float64")
-    keras64 = keras_engine(golden.row.name, golden.weights, golden.data, "float64")
-    truth = oracle.run(golden.row, golden.weights, golden.data)
+    torch64 = torch_engine(golden.architecture.name, golden.weights, golden.data, "float64")
+    keras64 = keras_engine(golden.architecture.name, golden.weights, golden.data, "float64")
+    truth = oracle.run(golden.architecture, golden.weights, golden.data)
     assert list(torch64) == list(keras64) == list(truth)
     for name, want in truth.items():
         assert torch64[name].dtype == keras64[name].dtype == np.float64
@@ -45,7 +47,7 @@ def test_the_classes_are_caffes(golden: CaffeGolden) -> None:
     """Where the two best scores differ by more than the bound allows for."""
     want, scale = golden.file["score_argmax"], float(np.abs(golden.blobs["score"]).max())
     for engine in ENGINES:
-        score = engine(golden.row.name, golden.weights, golden.data)["score"]
+        score = engine(golden.architecture.name, golden.weights, golden.data)["score"]
         second, first = np.sort(score, axis=1)[:, -2:].transpose(1, 0, 2, 3)
         clear = first - second > 8 * golden.floors["score"] * scale
         assert clear.mean() > 0.9

@@ -40,7 +40,7 @@ def test_the_true_kind_is_named(what: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------------------- written by their own libraries
+# ------------------------------------------------------------------- written by their own libraries
 
 
 def blob(*shape: int, legacy: bool) -> bytes:
@@ -54,7 +54,14 @@ def blob(*shape: int, legacy: bool) -> bytes:
 def solverstate(learned: str = "fcn8s_iter_100.caffemodel", histories: int = 2) -> bytes:
     """Caffe's SolverState: iter 1, learned_net 2, history 3, current_step 4."""
     history = b"".join(wire.delimited(3, blob(2, 3, 1, 1, legacy=False)) for _ in range(histories))
-    return wire.key(1, 0) + wire.encode(100) + (wire.text(2, learned) if learned else b"") + history + wire.key(4, 0) + wire.encode(0)
+    return (
+        wire.key(1, 0)
+        + wire.encode(100)
+        + (wire.text(2, learned) if learned else b"")
+        + history
+        + wire.key(4, 0)
+        + wire.encode(0)
+    )
 
 
 def tensorflow_graph() -> Any:
@@ -75,13 +82,25 @@ def saved_model(meta: Any) -> bytes:
 
 
 PROTOBUF = {
-    "solver": (lambda: solverstate(), r"a Caffe solver's state .*give the \.caffemodel beside it: fcn8s_iter_100\.caffemodel"),
+    "solver": (
+        lambda: solverstate(),
+        r"a Caffe solver's state .*give the \.caffemodel beside it: fcn8s_iter_100\.caffemodel",
+    ),
     "solver without a net": (lambda: solverstate("", 3), "a Caffe solver's state .*give the .caffemodel beside it"),
     "solver without momentum": (lambda: solverstate(histories=0), "a Caffe solver's state"),
     "mean": (lambda: blob(1, 3, 8, 8, legacy=True), "one blob of Caffe's .mean.binaryproto.*give the .caffemodel"),
-    "mean of V2": (lambda: blob(1, 3, 8, 8, legacy=False), "one blob of Caffe's .mean.binaryproto.*give the .caffemodel"),
-    "model.ckpt-7.meta": (lambda: tensorflow_graph().SerializeToString(), r"a TensorFlow graph without weights .*prefix, model\.ckpt-7$"),
-    "frozen.pb": (lambda: tensorflow_graph().graph_def.SerializeToString(), r"a TensorFlow graph \(\.pb\); give the checkpoint"),
+    "mean of V2": (
+        lambda: blob(1, 3, 8, 8, legacy=False),
+        "one blob of Caffe's .mean.binaryproto.*give the .caffemodel",
+    ),
+    "model.ckpt-7.meta": (
+        lambda: tensorflow_graph().SerializeToString(),
+        r"a TensorFlow graph without weights .*prefix, model\.ckpt-7$",
+    ),
+    "frozen.pb": (
+        lambda: tensorflow_graph().graph_def.SerializeToString(),
+        r"a TensorFlow graph \(\.pb\); give the checkpoint",
+    ),
     "saved_model.pb": (lambda: saved_model(tensorflow_graph()), "TensorFlow's SavedModel.*variables/variables"),
     "model.mlmodel": (
         lambda: wire.key(1, 0) + wire.encode(4) + wire.text(2, "d") + wire.delimited(500, wire.text(1, "layers")),
@@ -189,7 +208,9 @@ def test_an_optimiser_alone(wrapped: bool, tmp_path: Path) -> None:
     optimiser = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
     layer(torch.ones(1, 2)).sum().backward()
     optimiser.step()
-    torch.save({"epoch": 3, "optimizer": optimiser.state_dict()} if wrapped else optimiser.state_dict(), tmp_path / "file.pth")
+    torch.save(
+        {"epoch": 3, "optimizer": optimiser.state_dict()} if wrapped else optimiser.state_dict(), tmp_path / "file.pth"
+    )
     with pytest.raises(WeightsError, match=r"file\.pth: is the state of an optimiser, without the network; give"):
         segtwin_weights.read(tmp_path / "file.pth")
 
@@ -204,7 +225,9 @@ def test_one_shard_and_an_index_alone(tmp_path: Path) -> None:
         segtwin_weights.read(shard)
     (alone := tmp_path / "alone").mkdir()
     index.rename(alone / index.name)
-    with pytest.raises(WeightsError, match=r"index\.json: the shard model-00001-of-\d+\.safetensors is not beside it; fetch all"):
+    with pytest.raises(
+        WeightsError, match=r"index\.json: the shard model-00001-of-\d+\.safetensors is not beside it; fetch all"
+    ):
         segtwin_weights.read(alone / index.name)
 
 
@@ -225,17 +248,24 @@ def test_folders(tmp_path: Path) -> None:
         segtwin_weights.read(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- what is imported
+# --------------------------------------------------------------------------------- what is imported
 
 
 def test_libraries_of_formats_are_imported_when_a_file_asks_for_them() -> None:
-    script = "import sys, segtwin_weights; print(*({'h5py', 'onnx', 'safetensors', 'pooch', 'requests', 'torch', 'tensorflow'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
+    script = (
+        "import sys, segtwin_weights; print(*({'h5py', 'onnx', 'safetensors', 'pooch', 'requests', 'torch', "
+        "'tensorflow'} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
+    )
 
 
 def test_json_of_a_failed_download(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text('{"error": "Repository not found"}')
-    with pytest.raises(WeightsError, match=r"model.safetensors: is JSON, and no index of safetensors shards; give the file of weights"):
+    with pytest.raises(
+        WeightsError, match=r"model.safetensors: is JSON, and no index of safetensors shards; give the file of weights"
+    ):
         segtwin_weights.read(tmp_path / "model.safetensors")
 
 
@@ -246,5 +276,7 @@ def test_a_distributed_checkpoint_is_a_folder(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save({"w": torch.ones(2, 3)}, checkpoint_id=str(tmp_path / "step"), no_dist=True)
-    with pytest.raises(WeightsError, match=r"step: is a folder, a distributed checkpoint of torch; make one file of it"):
+    with pytest.raises(
+        WeightsError, match=r"step: is a folder, a distributed checkpoint of torch; make one file of it"
+    ):
         segtwin_weights.read(tmp_path / "step")

@@ -1,4 +1,5 @@
-"""The command on a machine that has only a part of what it can use; what it costs to start; what modules show."""
+"""The command on a machine that has only a part of what it can use; what it costs to start; what
+modules show."""
 
 import importlib
 import itertools
@@ -60,7 +61,9 @@ def test_without_any_framework_everything_else_works(weights: Path, tmp_path: Pa
         assert done.stdout
 
 
-@pytest.mark.parametrize("lacking", [some for count in (1, 2, 3) for some in itertools.combinations(ABSENT, count)], ids=" ".join)
+@pytest.mark.parametrize(
+    "lacking", [some for count in (1, 2, 3) for some in itertools.combinations(ABSENT, count)], ids=" ".join
+)
 def test_what_is_missing_is_one_line_before_any_work(lacking: tuple[str, ...], tmp_path: Path) -> None:
     """The weights do not exist: a command that began to read them would say so."""
     modules = ",".join(ABSENT[name] for name in lacking)

@@ -1,7 +1,8 @@
-"""The whole thing at its real size: 134 million parameters, 375×500 pixels, every engine, and the commands that make the files.
+"""The whole thing at its real size: 134 million parameters, 375×500 pixels, every engine, and the
+commands that make the files.
 
-The golden of real Caffe holds `score_fr` and `score`; all other blobs are compared with the numpy oracle in float64, against the noise of the
-oracle in float32, which computes as Caffe does.
+The golden of real Caffe holds `score_fr` and `score`; all other blobs are compared with the numpy
+oracle in float64, against the noise of the oracle in float32, which computes as Caffe does.
 """
 
 import re
@@ -13,13 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import segtwin
 import segtwin_keras
 import segtwin_torch
 import segtwin_weights
 import torch
 from goldens import FULL, LEAST_FLOOR, CaffeGolden, caffe_goldens, recipe_weights
 from segtwin import oracle
+from segtwin.architectures import get_architecture
 from segtwin_cli.engines import onnx_blobs
 from segtwin_weights import sources
 
@@ -27,8 +28,12 @@ GIGABYTE = 1e9
 
 
 def segtwin_command(*arguments: object) -> float:
-    """Run `segtwin …` in a process of its own; its peak of resident memory in bytes, as that process sees it at its end."""
-    code = "import atexit; atexit.register(lambda: print(open('/proc/self/status').read())); from segtwin_cli.main import main; main()"
+    """Run `segtwin …` in a process of its own; its peak of resident memory in bytes, as that
+    process sees it at its end."""
+    code = (
+        "import atexit; atexit.register(lambda: print(open('/proc/self/status').read())); from "
+        "segtwin_cli.main import main; main()"
+    )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     status = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
@@ -51,14 +56,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, golden: CaffeGolden) -> Ite
 
 @pytest.fixture(scope="module")
 def truth(golden: CaffeGolden) -> dict[str, np.ndarray]:
-    truth = oracle.run(golden.row, golden.weights, golden.data)
-    golden.truth = {name: golden.stored(name, truth) for name in golden.blobs}  # not computed twice: it takes a while at this size
+    truth = oracle.run(golden.architecture, golden.weights, golden.data)
+    golden.truth = {
+        name: golden.stored(name, truth) for name in golden.blobs
+    }  # not computed twice: it takes a while at this size
     return truth
 
 
 @pytest.fixture(scope="module")
 def floors(golden: CaffeGolden, truth: dict[str, np.ndarray]) -> dict[str, float]:
-    pairs = oracle.blobs(golden.row, golden.weights, golden.data, "float32")
+    pairs = oracle.blobs(golden.architecture, golden.weights, golden.data, "float32")
     return {name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR) for name, blob in pairs}
 
 
@@ -68,23 +75,28 @@ def torch_model(folder: Path) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module", params=["torch", "keras", "onnx of torch", "onnx of keras"])
-def blobs(request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def blobs(
+    request: pytest.FixtureRequest, golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     if request.param == "torch":
         return segtwin_torch.blobs(request.getfixturevalue("torch_model"), golden.data)
     if request.param == "keras":
         return segtwin_keras.blobs(segtwin_keras.build("fcn8s", weights=folder / "fcn8s.safetensors"), golden.data)
     framework = request.param.split()[-1]
-    peak = segtwin_command("export", folder / "fcn8s.safetensors", folder / f"{framework}.onnx", "--framework", framework, "--quiet")
+    peak = segtwin_command(
+        "export", folder / "fcn8s.safetensors", folder / f"{framework}.onnx", "--framework", framework, "--quiet"
+    )
     assert peak < 3.4 * GIGABYTE
     assert (folder / f"{framework}.onnx").stat().st_size < 100_000
     assert (folder / f"{framework}.onnx.data").stat().st_size > 537_000_000
-    values = onnx_blobs(folder / f"{framework}.onnx", golden.data, golden.row.blobs)
+    values = onnx_blobs(folder / f"{framework}.onnx", golden.data, golden.architecture.blobs)
     (folder / f"{framework}.onnx.data").unlink()
     return values
 
 
 def test_the_oracle_is_caffe(golden: CaffeGolden, truth: dict[str, np.ndarray], floors: dict[str, float]) -> None:
-    """Where Caffe's blobs are known, float32 costs Caffe what it costs the oracle, to a factor of 2; `floors` caps it."""
+    """Where Caffe's blobs are known, float32 costs Caffe what it costs the oracle, to a factor of
+    2; `floors` caps it."""
     for name in golden.blobs:
         assert 0.5 < golden.floors[name] / floors[name] < 2, name
     for name, blob in truth.items():
@@ -97,7 +109,9 @@ def test_the_scores_are_caffes(golden: CaffeGolden, blobs: dict[str, np.ndarray]
     assert max(errors.values()) < 4, errors
 
 
-def test_every_blob_is_within_the_noise(truth: dict[str, np.ndarray], floors: dict[str, float], blobs: dict[str, np.ndarray]) -> None:
+def test_every_blob_is_within_the_noise(
+    truth: dict[str, np.ndarray], floors: dict[str, float], blobs: dict[str, np.ndarray]
+) -> None:
     errors = {name: oracle.relative_error(blobs[name], want) / floors[name] for name, want in truth.items()}
     assert max(errors.values()) < 4, errors
 
@@ -110,32 +124,47 @@ def test_the_classes_are_caffes(golden: CaffeGolden, blobs: dict[str, np.ndarray
     np.testing.assert_array_equal(blobs["score"].argmax(1)[clear], golden.file["score_argmax"][clear])
 
 
-def test_the_scores_are_caffes_with_torchs_own_kernels(golden: CaffeGolden, truth: dict[str, np.ndarray], torch_model: torch.nn.Module) -> None:
+def test_the_scores_are_caffes_with_torchs_own_kernels(
+    golden: CaffeGolden, truth: dict[str, np.ndarray], torch_model: torch.nn.Module
+) -> None:
     """Not in Caffe's arithmetic: what `model(data)` gives."""
     with torch.inference_mode():
         score = torch_model(torch.from_numpy(golden.data)).numpy()
-    assert oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"]) < 4 * golden.floors["score"]
+    assert (
+        oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"])
+        < 4 * golden.floors["score"]
+    )
 
 
-def test_opencv_computes_the_scores_from_the_caffe_files(golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]) -> None:
-    """Someone else's reader of prototxt and .caffemodel; its Winograd convolutions, which round 5 times worse, are off."""
+def test_opencv_computes_the_scores_from_the_caffe_files(
+    golden: CaffeGolden, folder: Path, truth: dict[str, np.ndarray]
+) -> None:
+    """Someone else's reader of prototxt and .caffemodel; its Winograd convolutions, which round 5
+    times worse, are off."""
     segtwin_weights.write(golden.weights, folder / "fcn8s.caffemodel")
     net = cv2.dnn.readNetFromCaffe(str(folder / "fcn8s.deploy.prototxt"), str(folder / "fcn8s.caffemodel"))
     (folder / "fcn8s.caffemodel").unlink()
     net.enableWinograd(False)
     net.setInput(golden.data)
     score = net.forward("score")
-    assert oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"]) < 4 * golden.floors["score"]
+    assert (
+        oracle.relative_error(golden.stored("score", {"score": score}), golden.blobs["score"])
+        < 4 * golden.floors["score"]
+    )
 
 
 def test_the_conversion_of_a_whole_vgg16_stays_below_1_6_gb(folder: Path) -> None:
     sources.write_synthetic(folder / "vgg16-SYNTHETIC.npy")
     assert (folder / "vgg16-SYNTHETIC.npy").stat().st_size > 553_000_000
-    peak = segtwin_command("convert", folder / "vgg16-SYNTHETIC.npy", folder / "converted.safetensors", "--to", "fcn8s", "--quiet")
+    peak = segtwin_command(
+        "convert", folder / "vgg16-SYNTHETIC.npy", folder / "converted.safetensors", "--to", "fcn8s", "--quiet"
+    )
     assert peak < 1.6 * GIGABYTE
     (folder / "vgg16-SYNTHETIC.npy").unlink()
     converted = segtwin_weights.read(folder / "converted.safetensors")
-    assert {name: blob.shape for name, blob in converted.items()} == {p.name: p.shape for p in segtwin.get_architecture("fcn8s").parameters()}
+    assert {name: blob.shape for name, blob in converted.items()} == {
+        p.name: p.shape for p in get_architecture("fcn8s").parameters()
+    }
     assert converted.metadata["synthetic"] is True
 
 

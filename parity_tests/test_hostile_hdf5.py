@@ -1,4 +1,5 @@
-"""HDF5 files that hang, crash or fill a reader, and the process that walks them first: it is killed, it ends with its parent, it serves all."""
+"""HDF5 files that hang, crash or fill a reader, and the process that walks them first: it is
+killed, it ends with its parent, it serves all."""
 
 import json
 import os
@@ -67,7 +68,9 @@ def inflate(path, size: int = 1 << 28) -> None:
     """A chunk that declares 1 kB and inflates to 256 MB."""
 
     def fill(group) -> None:
-        group.create_dataset("0", (256,), "f4", chunks=(256,), compression="gzip").id.write_direct_chunk((0,), zlib.compress(bytes(size), 1))
+        group.create_dataset("0", (256,), "f4", chunks=(256,), compression="gzip").id.write_direct_chunk(
+            (0,), zlib.compress(bytes(size), 1)
+        )
 
     keras3(path, fill)
 
@@ -90,7 +93,9 @@ def one_string_many_times(path) -> None:
     old(path, {"layer_names": np.array(["x" * 8] * 3000 + ["y" * 1_000_000], dtype=h5py.string_dtype())})
     data = bytearray(path.read_bytes())
     long, short, at = (1_000_000).to_bytes(4, "little"), (8).to_bytes(4, "little"), 0
-    while data[at - 16 : at - 12] != short or data[at - 32 : at - 28] != short:  # of the references, length · address · number, the last
+    while (
+        data[at - 16 : at - 12] != short or data[at - 32 : at - 28] != short
+    ):  # of the references, length · address · number, the last
         at = data.index(long, at + 1)
     data[at - 16 * 3000 : at] = bytes(data[at : at + 16]) * 3000
     path.write_bytes(data)
@@ -133,11 +138,16 @@ def hostile(good, tmp_path_factory):
         del file["bn/kernel:0"], file["bn/bias:0"]
         file["bn/moving_variance:0"] = -np.ones(3, "f4")
     old(made("text.h5", "damaged"), {"layer_names": 7})
-    archive(made("heap.keras", "does not come to an end"), [("model.weights.h5", (folder / "heap.weights.h5").read_bytes())])
+    archive(
+        made("heap.keras", "does not come to an end"), [("model.weights.h5", (folder / "heap.weights.h5").read_bytes())]
+    )
     archive(made("inflate.keras", "damaged"), [("model.weights.h5", (folder / "inflate.weights.h5").read_bytes())])
     archive(made("deflated.keras", "is compressed"), [("model.weights.h5", bytes(50_000_000))], zipfile.ZIP_DEFLATED)
     archive(made("config.keras", "config is no JSON"), [("config.json", "[" * 100_000), ("model.weights.h5", whole)])
-    archive(made("many.keras", "more members"), [("model.weights.h5", whole), *((f"{number:x}", b"") for number in range(40_000))])
+    archive(
+        made("many.keras", "more members"),
+        [("model.weights.h5", whole), *((f"{number:x}", b"") for number in range(40_000))],
+    )
     for name, reason, change in (
         ("lying.keras", "beyond the file.s end", {"file_size": 1 << 40, "compress_size": 1 << 40}),
         ("unequal.keras", "claims 1,048,576 bytes", {"file_size": 1 << 20}),
@@ -158,7 +168,11 @@ def test_each_is_one_line(good, hostile) -> None:
     folder, said = hostile
     paths = [str(folder / name) for name in said]
     run = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(good / "good.weights.h5"), *paths], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", READ_ALL, str(good / "good.weights.h5"), *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     told = dict(map(json.loads, run.stdout.splitlines()))
     assert run.returncode == 0, (run.stderr[-500:], len(told))
@@ -166,14 +180,20 @@ def test_each_is_one_line(good, hostile) -> None:
         message = told[str(folder / name)]
         assert message.startswith(f"{folder / name}: "), message
         assert message.isprintable()
-    missed = {name: told[str(folder / name)] for name, reason in said.items() if not re.search(reason, told[str(folder / name)])}
+    missed = {
+        name: told[str(folder / name)]
+        for name, reason in said.items()
+        if not re.search(reason, told[str(folder / name)])
+    }
     assert not missed
 
 
 def test_real_files_are_read(good, tmp_path) -> None:
     weights = segtwin_weights.read(good / "good.weights.h5")
     assert segtwin_weights.read(good / "good.keras").fingerprint() == weights.fingerprint()
-    with h5py.File(tmp_path / "small.weights.h5", "w") as file:  # as save_weights with compression, and with chunks alone
+    with h5py.File(
+        tmp_path / "small.weights.h5", "w"
+    ) as file:  # as save_weights with compression, and with chunks alone
         vars_ = file.create_group("layers/conv2d/vars")
         numbers = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype("f4")
         vars_.create_dataset("0", data=numbers, chunks=True, compression="gzip", shuffle=True, fletcher32=True)
@@ -182,11 +202,18 @@ def test_real_files_are_read(good, tmp_path) -> None:
     assert np.array_equal(found["conv2d/weight"], numbers.transpose(3, 2, 0, 1))
     with h5py.File(tmp_path / "one.weights.h5", "w") as file:  # one chunk of all
         numbers = np.random.default_rng(0).normal(size=(1, 1, 4000, 2000)).astype("f4")
-        file.create_dataset("layers/conv2d/vars/0", data=numbers, chunks=numbers.shape, compression="gzip", compression_opts=1, shuffle=True)
+        file.create_dataset(
+            "layers/conv2d/vars/0",
+            data=numbers,
+            chunks=numbers.shape,
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
+        )
     assert segtwin_weights.read(tmp_path / "one.weights.h5")["conv2d/weight"].shape == (2000, 4000, 1, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------- the process
+# -------------------------------------------------------------------------------------- the process
 
 
 def child() -> int:
@@ -199,7 +226,9 @@ def test_one_process_serves_all_threads_and_is_started_again(good) -> None:
     first = child()
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.extend(segtwin_weights.read(good / "good.weights.h5").fingerprint() for _ in range(3)))
+        threading.Thread(
+            target=lambda: found.extend(segtwin_weights.read(good / "good.weights.h5").fingerprint() for _ in range(3))
+        )
         for _ in range(4)
     ]
     for thread in threads:
@@ -254,7 +283,13 @@ segtwin_weights.read(path)
 assert hdf5_guard._child.process.pid == first
 print("both")
 """
-    run = subprocess.run([sys.executable, "-W", "error::ResourceWarning", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (run.stdout, run.stderr, run.returncode) == ("both\n", "", 0)
 
 
@@ -304,10 +339,19 @@ def test_it_finds_what_its_parent_finds(flags, good, tmp_path) -> None:
     """Not by PYTHONPATH alone, and nothing of the folder in which the command runs."""
     for name in ("h5py", "numpy", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
-    script = f"import sys; sys.path[:] = {sys.path!r}; import segtwin_weights; print(len(segtwin_weights.read({str(good / 'good.weights.h5')!r})))"
+    script = (
+        f"import sys; sys.path[:] = {sys.path!r}; import segtwin_weights; "
+        f"print(len(segtwin_weights.read({str(good / 'good.weights.h5')!r})))"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONWARNINGS": "error"}
     run = subprocess.run(
-        [sys.executable, "-P", *flags, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-P", *flags, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (run.stdout, run.returncode) == ("32\n", 0), run.stderr[-500:]
 

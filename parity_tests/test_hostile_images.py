@@ -1,4 +1,5 @@
-"""Images that lie, stall or explode: one line with the file's name, before memory or time is spent, in `predict` as in `parity`."""
+"""Images that lie, stall or explode: one line with the file's name, before memory or time is spent,
+in `predict` as in `parity`."""
 
 import io
 import os
@@ -14,6 +15,7 @@ import segtwin
 import segtwin_weights
 from PIL import Image
 from segtwin import memory
+from segtwin.architectures import get_architecture
 from segtwin.images import MOST_PIXELS, ImageError, page_count, pages, preprocess_label
 
 PHOTO = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
@@ -26,7 +28,9 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -36,7 +40,8 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def bigtiff_before_its_beginning() -> bytes:
-    """A TIFF whose first directory lies before the file's beginning, as a signed offset has it: the system answers EINVAL."""
+    """A TIFF whose first directory lies before the file's beginning, as a signed offset has it: the
+    system answers EINVAL."""
     data = bytearray(encoded(Image.fromarray(PHOTO), "TIFF", big_tiff=True))
     data[8:16] = struct.pack("<q", -3)
     return bytes(data)
@@ -75,7 +80,12 @@ def test_a_hostile_image_is_one_line_with_its_name(name: str, tmp_path: Path, mo
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     path = tmp_path / name
     path.write_bytes(HOSTILE[name])
-    for read in (page_count, lambda path: [page.values(3, 16) for page in pages(path)], segtwin.read_image, preprocess_label):
+    for read in (
+        page_count,
+        lambda path: [page.values(3, 16) for page in pages(path)],
+        segtwin.read_image,
+        preprocess_label,
+    ):
         if read is page_count and name in ("wide.png", "flat.png", "bilevel.png", "cut.jpg", "cut.tif", "zero.png"):
             continue  # to count the pages nothing is decoded
         with pytest.raises(ImageError) as error:
@@ -85,14 +95,18 @@ def test_a_hostile_image_is_one_line_with_its_name(name: str, tmp_path: Path, mo
 
 
 BROKEN = [
-    struct.error("unpack"), NotImplementedError("mode"), RuntimeError("decoder"), OSError(22, "Invalid argument"), ValueError("value"),
-    IndexError("index"), KeyError("key"), SyntaxError("not a TIFF"), ZeroDivisionError(), OverflowError("int"), MemoryError(), AssertionError(),
+    struct.error("unpack"), NotImplementedError("mode"), RuntimeError("decoder"), OSError(22, "Invalid argument"),
+    ValueError("value"),
+    IndexError("index"), KeyError("key"), SyntaxError("not a TIFF"), ZeroDivisionError(), OverflowError("int"),
+    MemoryError(), AssertionError(),
     RecursionError(), UnicodeDecodeError("ascii", b"", 0, 1, "x"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_what_a_decoder_raises_names_the_file(broken: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_decoder_raises_names_the_file(
+    broken: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(PHOTO).save(path)
 
@@ -118,8 +132,13 @@ def test_pipes_are_refused_before_they_are_opened(ending: str, tmp_path: Path) -
     os.mkfifo(path)
     link = tmp_path / f"link.{ending}"
     link.symlink_to(path)
-    code = "import sys, segtwin\nfor path in sys.argv[1:]:\n  try: segtwin.read_image(path)\n  except segtwin.ImageError as error: print(error)"
-    told = subprocess.run([sys.executable, "-c", code, path, link], capture_output=True, text=True, timeout=60, check=True).stdout.split("\n")
+    code = (
+        "import sys, segtwin\nfor path in sys.argv[1:]:\n  try: segtwin.read_image(path)\n  except "
+        "segtwin.ImageError as error: print(error)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, path, link], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.split("\n")
     assert [line.split(":")[0] for line in told[:2]] == [str(path), str(link)]
     assert "pipe, socket or device" in told[0]
 
@@ -132,18 +151,26 @@ def test_orientations_that_are_none_rotate_nothing(orientation: int, tmp_path: P
     np.testing.assert_array_equal(segtwin.read_image(tmp_path / "a.png"), PHOTO)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def test_blobs_in_memory_by_hand() -> None:
     """A plain recount: at each layer, what is made and still to be read."""
-    row = segtwin.get_architecture("fcn32s")
-    sizes = {name: 4 * np.prod(shape) for name, shape in row.shapes(64, 64, every_layer=True).items()}
-    made = {row.input: -1} | {layer.name: number for number, layer in enumerate(row.layers)}
-    read = {name: max((number for number, layer in enumerate(row.layers) if name in layer.bottoms), default=made[name]) for name in sizes}
-    moments = [sum(sizes[name] for name in sizes if made[name] <= number <= read[name]) for number in range(len(row.layers))]
-    assert memory.of_blobs(row, 64, 64) == max(moments)
-    assert memory.of_blobs(row, 64, 64, every=True) == sum(sizes.values())
+    architecture = get_architecture("fcn32s")
+    sizes = {name: 4 * np.prod(shape) for name, shape in architecture.shapes(64, 64, every_layer=True).items()}
+    made = {architecture.input: -1} | {layer.name: number for number, layer in enumerate(architecture.layers)}
+    read = {
+        name: max(
+            (number for number, layer in enumerate(architecture.layers) if name in layer.bottoms), default=made[name]
+        )
+        for name in sizes
+    }
+    moments = [
+        sum(sizes[name] for name in sizes if made[name] <= number <= read[name])
+        for number in range(len(architecture.layers))
+    ]
+    assert memory.of_blobs(architecture, 64, 64) == max(moments)
+    assert memory.of_blobs(architecture, 64, 64, every=True) == sum(sizes.values())
 
 
 def test_an_image_larger_than_memory_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,21 +193,44 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "segtwin", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "segtwin", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_predict_says_a_line_an_image_and_nothing_else(weights: Path, tmp_path: Path) -> None:
-    """libtiff prints to standard error what it thinks of a file; the user reads one line with the name."""
+    """libtiff prints to standard error what it thinks of a file; the user reads one line with the
+    name."""
     for name in ("cut.tif", "photo.jpg", "einval.tif", "wide.png", "token.npy"):
         (tmp_path / name).write_bytes(HOSTILE[name])
     damaged = bytearray(encoded(Image.fromarray(PHOTO), "TIFF", compression="tiff_adobe_deflate"))
     damaged[60:64] = b"\xff\0\xff\0"
     (tmp_path / "deflate.tif").write_bytes(damaged)
-    done = cli("predict", weights, tmp_path, "-o", tmp_path / "out", "--engine", "oracle", "--colour", "rgb", "--mean", "0", "--scale", "1")
+    done = cli(
+        "predict",
+        weights,
+        tmp_path,
+        "-o",
+        tmp_path / "out",
+        "--engine",
+        "oracle",
+        "--colour",
+        "rgb",
+        "--mean",
+        "0",
+        "--scale",
+        "1",
+    )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
     told = [line.split(": ")[1] for line in lines]
-    assert sorted(told) == sorted(str(tmp_path / name) for name in ("cut.tif", "photo.jpg", "einval.tif", "wide.png", "token.npy", "deflate.tif"))
+    assert sorted(told) == sorted(
+        str(tmp_path / name) for name in ("cut.tif", "photo.jpg", "einval.tif", "wide.png", "token.npy", "deflate.tif")
+    )
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -193,12 +243,14 @@ def test_parity_says_the_same(weights: Path, tmp_path: Path) -> None:
     assert told == [f"segtwin: {path}: is not an image; give a JPEG or PNG file"]
 
 
-def test_the_networks_memory_is_told_before_it_is_spent(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_networks_memory_is_told_before_it_is_spent(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     from segtwin_cli.main import main
 
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
-    row = segtwin.get_architecture("unet-small")
-    need = memory.of_blobs(row, 64, 64, 1, 3, (4, 4, 4, 4, 4))
+    architecture = get_architecture("unet-small")
+    need = memory.of_blobs(architecture, 64, 64, 1, 3, (4, 4, 4, 4, 4))
     run = ["predict", str(weights), str(tmp_path / "a.png"), "--engine", "oracle", "-o"]
 
     def status(free: int) -> int:
@@ -224,11 +276,28 @@ def test_short_texts_are_texts(option: str, weights: Path, tmp_path: Path, capsy
 
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe")
-    for name, content in (("bytes", bytes(range(256))), ("latin", "hinté".encode("latin-1")), ("empty", b" \n"), ("long", b"a\n" * 600_000)):
+    for name, content in (
+        ("bytes", bytes(range(256))),
+        ("latin", "hinté".encode("latin-1")),
+        ("empty", b" \n"),
+        ("long", b"a\n" * 600_000),
+    ):
         (tmp_path / name).write_bytes(content)
     for name in (tmp_path / "pipe", "/dev/zero", *(tmp_path / name for name in ("bytes", "latin", "empty", "long"))):
         with pytest.raises(SystemExit) as done:
-            main(["predict", str(weights), str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--engine", "oracle", option, str(name)])
+            main(
+                [
+                    "predict",
+                    str(weights),
+                    str(tmp_path / "a.png"),
+                    "-o",
+                    str(tmp_path / "out"),
+                    "--engine",
+                    "oracle",
+                    option,
+                    str(name),
+                ]
+            )
         assert done.value.code == 2
         told = capsys.readouterr().err.splitlines()
         assert len(told) == 1

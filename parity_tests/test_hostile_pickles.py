@@ -1,4 +1,5 @@
-"""Pickles and archives that multiply: each is one line with the file's name, in a process that may hold little more than 3 times the file."""
+"""Pickles and archives that multiply: each is one line with the file's name, in a process that may
+hold little more than 3 times the file."""
 
 import pickle
 import struct
@@ -38,11 +39,30 @@ def integer(value: int) -> bytes:
     return b"\x8a" + bytes([len(data)]) + data if len(data) < 256 else b"\x8b" + struct.pack("<i", len(data)) + data
 
 
-def tensor(shape: bytes, strides: bytes, offset: bytes = b"K\0", count: int = 4, kind: bytes = b"FloatStorage", metadata: bytes = b"") -> bytes:
+def tensor(
+    shape: bytes,
+    strides: bytes,
+    offset: bytes = b"K\0",
+    count: int = 4,
+    kind: bytes = b"FloatStorage",
+    metadata: bytes = b"",
+) -> bytes:
     """A state_dict of one tensor, whose storage "0" is there."""
     storage = b"(" + text(b"storage") + b"ctorch\n" + kind + b"\n" + text(b"0") + text(b"cpu") + integer(count) + b"tQ"
     empty = b"ccollections\nOrderedDict\n)R"
-    return b"}" + text(b"w") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides + b"\x89" + empty + metadata + b"tRs."
+    return (
+        b"}"
+        + text(b"w")
+        + b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + offset
+        + shape
+        + strides
+        + b"\x89"
+        + empty
+        + metadata
+        + b"tRs."
+    )
 
 
 def archive(path: Path, program: bytes, storage: bytes = bytes(16)) -> None:
@@ -98,7 +118,11 @@ def overlapping(path: Path) -> None:
             file.writestr(f"a/data/{number}", b"")
         first = file.getinfo("a/data.pkl")
         for entry in file.infolist()[1:]:
-            entry.header_offset, entry.file_size, entry.compress_size = first.header_offset, first.file_size, first.compress_size
+            entry.header_offset, entry.file_size, entry.compress_size = (
+                first.header_offset,
+                first.file_size,
+                first.compress_size,
+            )
 
 
 def npz_of_other_things(path: Path) -> None:
@@ -108,7 +132,9 @@ def npz_of_other_things(path: Path) -> None:
 
 
 def npy(header: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + b"\x80\x02}.") and None
+    return lambda path: (
+        path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + b"\x80\x02}.") and None
+    )
 
 
 FILES: dict[str, Callable[[Path], None]] = {
@@ -133,7 +159,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, make in FILES.items():
         paths.append(folder / name)
         make(paths[-1])
-    done = subprocess.run([sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-1500:]
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
@@ -153,7 +181,8 @@ def test_honest_tensors_of_the_same_making_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", ["neg", "conj"])
 def test_bits_of_a_tensor_are_refused(make: str, tmp_path: Path) -> None:
-    """torch may keep a sign or a conjugation as a bit beside the numbers: read without it, they are others."""
+    """torch may keep a sign or a conjugation as a bit beside the numbers: read without it, they are
+    others."""
     import segtwin_weights
     import torch
 

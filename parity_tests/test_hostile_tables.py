@@ -1,4 +1,5 @@
-"""ONNX, caffemodel and safetensors files that say little and ask for much: each is weights or one line, in seconds, and in a few times its size."""
+"""ONNX, caffemodel and safetensors files that say little and ask for much: each is weights or one
+line, in seconds, and in a few times its size."""
 
 import json
 import resource
@@ -24,7 +25,8 @@ first, *paths = sys.argv[1:]
 segtwin_weights.read(first)  # the libraries are loaded
 for path in paths:
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20) + 4 * os.path.getsize(path), -1))  # 3 times, and the file mapped
+    # 3 times, and the file mapped
+    resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20) + 4 * os.path.getsize(path), -1))
     try:
         print(json.dumps([path, repr(segtwin_weights.read(path))]), flush=True)
     except WeightsError as error:
@@ -50,8 +52,15 @@ def onnx_files(folder):
     graph(folder / "turns.onnx", turns, [small])
     yield from (("moves.onnx", "Weights"), ("turns.onnx", "Weights"))
     graph(folder / "identities.onnx", [made("Identity", ["w"], [f"t{number}"]) for number in range(20_000)], [large])
-    graph(folder / "reshapes.onnx", [made("Reshape", ["w"], [f"t{number}"], shape=[2_500_000]) for number in range(10_000)], [large])
-    pairs = [(made("Transpose", ["w"], [f"t{n}"], perm=[1, 0]), made("MatMul", ["x", f"t{n}"], [f"y{n}"])) for n in range(1000)]
+    graph(
+        folder / "reshapes.onnx",
+        [made("Reshape", ["w"], [f"t{number}"], shape=[2_500_000]) for number in range(10_000)],
+        [large],
+    )
+    pairs = [
+        (made("Transpose", ["w"], [f"t{n}"], perm=[1, 0]), made("MatMul", ["x", f"t{n}"], [f"y{n}"]))
+        for n in range(1000)
+    ]
     graph(folder / "transposes.onnx", [node for pair in pairs for node in pair], [small])
     yield from ((name, "over and over") for name in ("identities.onnx", "reshapes.onnx", "transposes.onnx"))
     half = onnx.TensorProto(name="w", dims=[5_000_000], data_type=10, raw_data=bytes(10_000_000))
@@ -65,11 +74,15 @@ def onnx_files(folder):
     integers.int64_data.extend([1] * 4_000_000)
     graph(folder / "int64.onnx", [], [integers])
     yield "int64.onnx", "more numbers as varints"
-    graph(folder / "many.onnx", [], [numpy_helper.from_array(np.ones(1, "f4"), f"{number:x}") for number in range(40_000)])
+    graph(
+        folder / "many.onnx", [], [numpy_helper.from_array(np.ones(1, "f4"), f"{number:x}") for number in range(40_000)]
+    )
     yield "many.onnx", "more tensors"
     tensor = b"".join(wire.key(4, 5) + bytes(4) + wire.delimited(4, b"") for _ in range(30_000))
     (folder / "pieces.onnx").write_bytes(
-        wire.key(1, 0) + b"\x08" + wire.delimited(7, wire.delimited(5, wire.key(2, 0) + b"\x01" + wire.text(8, "w") + tensor))
+        wire.key(1, 0)
+        + b"\x08"
+        + wire.delimited(7, wire.delimited(5, wire.key(2, 0) + b"\x01" + wire.text(8, "w") + tensor))
     )
     yield "pieces.onnx", "pieces"
 
@@ -79,11 +92,18 @@ def caffemodels(folder):
         return wire.delimited(100, wire.text(1, name) + wire.text(2, "Convolution") + blobs)
 
     one = wire.delimited(7, wire.delimited(5, bytes(4)))
-    (folder / "pieces.caffemodel").write_bytes(layer("w", wire.delimited(7, (wire.key(5, 5) + bytes(4) + wire.delimited(5, b"")) * 140_000)))
+    (folder / "pieces.caffemodel").write_bytes(
+        layer("w", wire.delimited(7, (wire.key(5, 5) + bytes(4) + wire.delimited(5, b"")) * 140_000))
+    )
     (folder / "blobs.caffemodel").write_bytes(layer("w", one * 140_000))
     (folder / "layers.caffemodel").write_bytes(b"".join(layer(f"{number:x}", one) for number in range(60_000)))
     (folder / "tops.caffemodel").write_bytes(layer("w", wire.text(3, "a") * 290_000))
-    return [("pieces.caffemodel", "pieces"), ("blobs.caffemodel", "more blobs"), ("layers.caffemodel", "more blobs"), ("tops.caffemodel", "no layer")]
+    return [
+        ("pieces.caffemodel", "pieces"),
+        ("blobs.caffemodel", "more blobs"),
+        ("layers.caffemodel", "more blobs"),
+        ("tops.caffemodel", "no layer"),
+    ]
 
 
 def headers(folder):
@@ -92,17 +112,25 @@ def headers(folder):
         (folder / name).write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
 
     one = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    header("many.safetensors", {f"{number:x}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(60_000)})
+    header(
+        "many.safetensors",
+        {f"{number:x}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(60_000)},
+    )
     header("names.safetensors", {"__metadata__": {f"{number:x}": "" for number in range(300_000)}, **one})
     header("deep.safetensors", {"__metadata__": {"classes": "[" * 5_000_000}, **one})
     header("lists.safetensors", {"__metadata__": {"note": "[" + "[]," * 1_500_000 + "[]]"}, **one})
     header("texts.safetensors", {"__metadata__": {"note": "[" + '"ab",' * 1_000_000 + '""]'}, **one})
-    (folder / "w.index.json").write_text('{"weight_map":{' + ",".join(f'"{number:x}":"a.safetensors"' for number in range(200_000)) + "}}")
-    return [("many.safetensors", "more tensors"), *((f"{name}.safetensors", "values in JSON") for name in ("names", "deep", "lists", "texts")),
+    (folder / "w.index.json").write_text(
+        '{"weight_map":{' + ",".join(f'"{number:x}":"a.safetensors"' for number in range(200_000)) + "}}"
+    )
+    return [("many.safetensors", "more tensors"),
+        *((f"{name}.safetensors", "values in JSON") for name in ("names", "deep", "lists", "texts")),
             ("w.index.json", "values in JSON")]  # fmt: skip
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="memory cannot be limited here")
+@pytest.mark.skipif(
+    not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="memory cannot be limited here"
+)
 @pytest.mark.parametrize("make", [onnx_files, caffemodels, headers])
 def test_little_files_stay_little(make, tmp_path) -> None:
     said = dict(make(tmp_path))
@@ -138,17 +166,19 @@ def test_varints_without_an_end(data) -> None:
 
 
 def test_varints_across_blocks() -> None:
-    values = np.random.default_rng(0).integers(0, 1 << 63, 30_000, dtype=np.uint64) >> np.random.default_rng(1).integers(0, 63, 30_000).astype("u8")
+    values = np.random.default_rng(0).integers(0, 1 << 63, 30_000, dtype=np.uint64) >> np.random.default_rng(
+        1
+    ).integers(0, 63, 30_000).astype("u8")
     data = b"".join(wire.encode(int(value)) for value in values)
     assert len(data) > 2 * wire.BLOCK
     assert np.array_equal(np.concatenate(list(wire.varints(memoryview(data)))), values)
 
 
 def test_a_name_of_more_memory_than_the_file_is_refused_not_raised(tmp_path) -> None:
-    """A row's own names made of one tensor."""
-    row = segtwin_weights.initialize("unet", widths=(2, 2, 2, 2, 2), seed=0)
+    """A architecture's own names made of one tensor."""
+    architecture = segtwin_weights.initialize("unet", widths=(2, 2, 2, 2, 2), seed=0)
     one = numpy_helper.from_array(np.random.default_rng(0).random((1000, 1000)).astype("f4"), "w")
-    nodes = [helper.make_node("Transpose", ["w"], [name], perm=[1, 0]) for name in row]
+    nodes = [helper.make_node("Transpose", ["w"], [name], perm=[1, 0]) for name in architecture]
     model = helper.make_model(helper.make_graph(nodes, "g", [], [], [one]))
     helper.set_model_props(model, {"architecture": '"unet"'})
     (tmp_path / "w.onnx").write_bytes(model.SerializeToString())

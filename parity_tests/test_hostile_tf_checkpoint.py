@@ -1,4 +1,5 @@
-"""TensorFlow checkpoints whose index lies, in pieces, and with data that are no file: weights, or one line, and no process ends of it."""
+"""TensorFlow checkpoints whose index lies, in pieces, and with data that are no file: weights, or
+one line, and no process ends of it."""
 
 import json
 import os
@@ -41,13 +42,23 @@ def entry(shape=FILTER.shape, dtype=1, shard=0, offset=0, size=FILTER.nbytes, ch
     """A BundleEntryProto."""
     dims = b"".join(wire.delimited(2, number(1, one)) for one in shape)
     sums = wire.key(6, 5) + struct.pack("<I", crc(FILTER.tobytes()) if checksum is None else checksum)
-    return number(1, dtype) + wire.delimited(2, dims) + number(3, shard) + number(4, offset) + number(5, size) + sums + more
+    return (
+        number(1, dtype)
+        + wire.delimited(2, dims)
+        + number(3, shard)
+        + number(4, offset)
+        + number(5, size)
+        + sums
+        + more
+    )
 
 
 def block(pairs, kind: int = 0, content: bytes | None = None) -> bytes:
     """A block of a table, with its kind and checksum."""
     if content is None:
-        content = b"".join(b"\0" + wire.encode(len(key)) + wire.encode(len(value)) + key + value for key, value in pairs)
+        content = b"".join(
+            b"\0" + wire.encode(len(key)) + wire.encode(len(value)) + key + value for key, value in pairs
+        )
         content += struct.pack("<II", 0, 1)
     content += bytes([kind])
     return content + struct.pack("<I", crc(content))
@@ -59,7 +70,12 @@ def table(path: Path, pairs, first: bytes | None = None, length: int | None = No
     meta = block([])
     handle = wire.encode(0) + wire.encode(len(data) - 5 if length is None else length)
     index = block([(b"zzzz", handle)])
-    footer = wire.encode(len(data)) + wire.encode(len(meta) - 5) + wire.encode(len(data) + len(meta)) + wire.encode(len(index) - 5)
+    footer = (
+        wire.encode(len(data))
+        + wire.encode(len(meta) - 5)
+        + wire.encode(len(data) + len(meta))
+        + wire.encode(len(index) - 5)
+    )
     path.write_bytes(data + meta + index + footer.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db"))
 
 
@@ -133,7 +149,9 @@ for path in sys.argv[2:]:
 def test_an_index_that_lies_is_one_line(tmp_path: Path) -> None:
     told = hostile(tmp_path)
     paths = [str(tmp_path / name) for name in told]
-    ended = subprocess.run([sys.executable, "-c", CHILD, *paths[:1], *paths], capture_output=True, text=True, timeout=200)
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD, *paths[:1], *paths], capture_output=True, text=True, timeout=200
+    )
     said = dict(json.loads(one) for one in ended.stdout.splitlines())
     assert ended.returncode == 0, (list(said)[-1:], ended.stderr[-600:])
     for path, words in zip(paths, told.values(), strict=True):
@@ -141,7 +159,7 @@ def test_an_index_that_lies_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in said[path]
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------- its parts
+# ---------------------------------------------------------------------------------------- its parts
 
 
 def save(prefix: Path, slices: dict[str, np.ndarray]) -> str:
@@ -157,7 +175,9 @@ def save(prefix: Path, slices: dict[str, np.ndarray]) -> str:
 
 def sharded(prefix: Path, *slices: dict[str, np.ndarray]) -> Path:
     parts = [save(prefix.with_name(f"part{number}"), one) for number, one in enumerate(slices)]
-    tensorflow.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False)
+    tensorflow.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=parts, destination_prefix=str(prefix), delete_old_dirs=False
+    )
     return prefix
 
 
@@ -168,14 +188,32 @@ def test_parts_holes_and_overlaps(tmp_path: Path) -> None:
     hole = sharded(tmp_path / "hole.ckpt", first, {"7 7 4 5 5,2:-:-:-": FILTER[5:]})
     overlap = sharded(tmp_path / "overlap.ckpt", first, {"7 7 4 5 2,5:-:-:-": FILTER[2:]})
     absurd = save(tmp_path / "absurd.ckpt", {"1000000 7 4 5 0,3:-:-:-": FILTER[:3]})
-    for path, words in ((hole, "not have sufficient slices"), (overlap, "Overlapping slices"), (absurd, "more numbers than its files can hold")):
+    for path, words in (
+        (hole, "not have sufficient slices"),
+        (overlap, "Overlapping slices"),
+        (absurd, "more numbers than its files can hold"),
+    ):
         with pytest.raises(WeightsError, match=words) as error:
             segtwin_weights.read(path)
         assert str(error.value).startswith(f"{path}: ")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
-@pytest.mark.parametrize("what", ["missing", "short", "empty", "flipped", "fifo", "link to fifo", "device", "hole", "index is fifo", "index is hole"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "missing",
+        "short",
+        "empty",
+        "flipped",
+        "fifo",
+        "link to fifo",
+        "device",
+        "hole",
+        "index is fifo",
+        "index is hole",
+    ],
+)
 def test_a_part_that_is_no_data(what: str, tmp_path: Path) -> None:
     prefix = sharded(tmp_path / "x.ckpt", {"7 7 4 5 0,3:-:-:-": FILTER[:3]}, {"7 7 4 5 3,4:-:-:-": FILTER[3:]})
     part = Path(f"{prefix}.index" if "index" in what else f"{prefix}.data-00001-of-00002")
@@ -199,7 +237,9 @@ def test_a_part_that_is_no_data(what: str, tmp_path: Path) -> None:
     elif what.endswith("fifo"):
         os.mkfifo(part)
     given = part if "index" in what else prefix
-    with pytest.raises(WeightsError, match=r"No such file|Read less|is empty|calculated on|is a FIFO|is a device|is a hole") as error:
+    with pytest.raises(
+        WeightsError, match=r"No such file|Read less|is empty|calculated on|is a FIFO|is a device|is a hole"
+    ) as error:
         segtwin_weights.read(given)
     assert str(error.value).startswith(f"{tmp_path}{os.sep}x.ckpt")
     assert "\n" not in str(error.value)
@@ -207,7 +247,9 @@ def test_a_part_that_is_no_data(what: str, tmp_path: Path) -> None:
 
 def test_files_of_the_old_kind_are_checked_too(tmp_path: Path) -> None:
     path = tmp_path / "old.ckpt"
-    tensorflow.raw_ops.SaveSlices(filename=str(path), tensor_names=["fc6/weights"], shapes_and_slices=[""], data=[tensorflow.constant(FILTER)])
+    tensorflow.raw_ops.SaveSlices(
+        filename=str(path), tensor_names=["fc6/weights"], shapes_and_slices=[""], data=[tensorflow.constant(FILTER)]
+    )
     assert np.array_equal(segtwin_weights.read(path)["fc6/weight"], FILTER.transpose(3, 2, 0, 1))
     shape = wire.delimited(2, number(1, -1)) * 4
     meta = wire.delimited(1, wire.delimited(1, wire.text(1, "fc6/weights") + wire.delimited(2, shape) + number(3, 1)))

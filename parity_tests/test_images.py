@@ -1,4 +1,5 @@
-"""Images of more than 8 bits, of several pages, of other channels; labels of two values. The right values come from numpy and OpenCV."""
+"""Images of more than 8 bits, of several pages, of other channels; labels of two values. The right
+values come from numpy and OpenCV."""
 
 import struct
 import warnings
@@ -57,7 +58,9 @@ def test_16_bit_files_keep_every_bit(here: Path, file: str, grey: bool, bits: in
 
 def test_values_beyond_the_stated_bits_are_refused(here: Path) -> None:
     write_cv2("d.png", DEEP)
-    with pytest.raises(segtwin.ImageError, match=r"d\.png: holds values from \d+ to 4021; values of 10 bits are 0\.\.1023"):
+    with pytest.raises(
+        segtwin.ImageError, match=r"d\.png: holds values from \d+ to 4021; values of 10 bits are 0\.\.1023"
+    ):
         segtwin.read_image("d.png", bits=10)
 
 
@@ -71,12 +74,15 @@ def test_bits_of_a_network_reach_the_image(here: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_values_of_unknown_range_need_one(here: Path, dtype) -> None:
-    """Float and 32-bit files: the error names the smallest and the largest value; it is not taken for damage."""
+    """Float and 32-bit files: the error names the smallest and the largest value; it is not taken
+    for damage."""
     values = (RANDOM.rand(6, 5) * 3000 - 1000).astype(dtype)
     values[0, 0], values[0, 1] = -1000, 2000
     Image.fromarray(values).save("f.tif")
     for image, where in (("f.tif", r"f\.tif: "), (values, "image: ")):
-        with pytest.raises(segtwin.ImageError, match=rf"^{where}holds .* values from -1000 to 2000, .*--range -1000,2000") as caught:
+        with pytest.raises(
+            segtwin.ImageError, match=rf"^{where}holds .* values from -1000 to 2000, .*--range -1000,2000"
+        ) as caught:
             segtwin.read_image(image, grey=True)
         assert "damaged" not in str(caught.value)
         got = segtwin.read_image(image, grey=True, value_range=(-1000, 2000))
@@ -139,7 +145,9 @@ def test_arrays_of_other_channels(here: Path) -> None:
     data = segtwin.preprocess("six.npy", segtwin.Preprocessing(), in_channels=6)
     np.testing.assert_array_equal(data[0], values.transpose(2, 0, 1))
     Image.fromarray(values[..., :4]).save("four.tif")
-    np.testing.assert_array_equal(segtwin.preprocess("four.tif", segtwin.Preprocessing(), in_channels=4)[0], values[..., :4].transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        segtwin.preprocess("four.tif", segtwin.Preprocessing(), in_channels=4)[0], values[..., :4].transpose(2, 0, 1)
+    )
     with pytest.raises(segtwin.ImageError, match=r"four\.tif: has 4 channels, the network takes 6"):
         segtwin.preprocess("four.tif", segtwin.Preprocessing(), in_channels=6)
     with pytest.raises(segtwin.ImageError, match=r"six\.npy: an image array is H×W×3 .*not 5×4×6"):
@@ -166,7 +174,9 @@ def test_postscript_is_no_image(here: Path) -> None:
             segtwin.read_image(name)
 
 
-@pytest.mark.parametrize("error", [NotImplementedError("x"), RuntimeError("x"), OverflowError("x"), KeyError("x"), OSError("x")])
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("x"), RuntimeError("x"), OverflowError("x"), KeyError("x"), OSError("x")]
+)
 def test_whatever_a_decoder_raises_names_the_file(here: Path, monkeypatch, error: Exception) -> None:
     def fail(*arguments):
         raise error
@@ -178,7 +188,8 @@ def test_whatever_a_decoder_raises_names_the_file(here: Path, monkeypatch, error
 
 
 def test_binary_labels(here: Path) -> None:
-    """255 beside 0 alone is void unless the caller says that it is the foreground; that it could be either is said."""
+    """255 beside 0 alone is void unless the caller says that it is the foreground; that it could be
+    either is said."""
     there = RANDOM.rand(6, 7) > 0.5
     Image.fromarray(there.astype(np.uint8) * 255).save("255.png")
     Image.fromarray(there.astype(np.uint8)).save("01.png")
@@ -203,7 +214,14 @@ def test_binary_labels(here: Path) -> None:
 
 
 def test_own_outputs_are_known_by_name() -> None:
-    own = ["a.mask.png", "b/a.overlay.png", "a.mask.tif", "a.jpg.overlay.tif", "a.probability.npy", "classes.legend.png"]
+    own = [
+        "a.mask.png",
+        "b/a.overlay.png",
+        "a.mask.tif",
+        "a.jpg.overlay.tif",
+        "a.probability.npy",
+        "classes.legend.png",
+    ]
     assert [name for name in [*own, "mask.png", "a.png", "my.masks.png", "a.mask.jpg"] if own_output(name)] == own
 
 
@@ -212,14 +230,27 @@ def write_tiff(name: str, values: np.ndarray, planar: bool = False, deflate: boo
     height, width, bands = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     planes = [values[..., at : at + 1] for at in range(bands)] if planar else [values]
-    strips = [plane[y : y + 2].astype(values.dtype.newbyteorder(order)).tobytes() for plane in planes for y in range(0, height, 2)]
+    strips = [
+        plane[y : y + 2].astype(values.dtype.newbyteorder(order)).tobytes()
+        for plane in planes
+        for y in range(0, height, 2)
+    ]
     strips = [zlib.compress(strip) for strip in strips] if deflate else strips
     data, offsets = b"", []
     for strip in strips:
         offsets.append(8 + len(data))
         data += strip
     bits = values.dtype.itemsize * 8
-    fields = {256: [width], 257: [height], 258: [bits] * bands, 259: [8 if deflate else 1], 262: [1], 273: offsets, 277: [bands], 278: [2]}
+    fields = {
+        256: [width],
+        257: [height],
+        258: [bits] * bands,
+        259: [8 if deflate else 1],
+        262: [1],
+        273: offsets,
+        277: [bands],
+        278: [2],
+    }
     fields |= {279: list(map(len, strips)), 284: [2 if planar else 1], 338: [0] * (bands - 1), 339: [kind] * bands}
     directory, after = struct.pack(order + "H", len(fields)), b""
     end = 8 + len(data) + 2 + 12 * len(fields) + 4
@@ -264,7 +295,16 @@ def test_big_tiffs_of_several_bands(kind: str, here: Path) -> None:
     order, bits, bands = (">" if kind[0] == ">" else "<"), values.dtype.itemsize * 8, 6
     data, integer = values.tobytes(), 3 if values.dtype.kind == "f" else 1
     at = 16 + len(data)
-    fields = {256: (3, [4]), 257: (3, [5]), 258: (3, [bits] * bands), 259: (3, [1]), 262: (3, [1]), 273: (16, [16]), 277: (3, [bands]), 278: (3, [5])}
+    fields = {
+        256: (3, [4]),
+        257: (3, [5]),
+        258: (3, [bits] * bands),
+        259: (3, [1]),
+        262: (3, [1]),
+        273: (16, [16]),
+        277: (3, [bands]),
+        278: (3, [5]),
+    }
     fields |= {279: (16, [len(data)]), 284: (3, [1]), 339: (3, [integer] * bands)}
     directory, after, end = struct.pack(order + "Q", len(fields)), b"", at + 8 + 20 * len(fields) + 8
     for tag, (kind_of_field, numbers) in fields.items():
@@ -275,7 +315,9 @@ def test_big_tiffs_of_several_bands(kind: str, here: Path) -> None:
     head = (b"II+\0" if order == "<" else b"MM\0+") + struct.pack(order + "HHQ", 8, 0, at)
     Path("big.tif").write_bytes(head + data + directory + bytes(8) + after)
     span = (0, 255) if kind == "<f4" else None
-    got = segtwin.preprocess("big.tif", segtwin.Preprocessing(bits=values.dtype.itemsize * 8), in_channels=6, value_range=span)
+    got = segtwin.preprocess(
+        "big.tif", segtwin.Preprocessing(bits=values.dtype.itemsize * 8), in_channels=6, value_range=span
+    )
     want = values.astype(float) * (255 / 65535 if kind.endswith("u2") else 1)
     np.testing.assert_allclose(got[0], want.transpose(2, 0, 1), rtol=1e-5)
 

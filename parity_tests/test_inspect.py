@@ -44,7 +44,10 @@ def test_the_colours_of_conv1_1_are_oxfords() -> None:
     assert plausibility.colour_order(weight, bgr)[1::2] == ("looks BGR", True)
     assert plausibility.colour_order(weight[:, ::-1], bgr)[1::2] == ("looks RGB", False)
     assert plausibility.colour_order(weight[:, ::-1], rgb)[1::2] == ("looks RGB", True)
-    assert plausibility.colour_order(weight[:, ::-1], plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", False)  # of another range
+    assert plausibility.colour_order(weight[:, ::-1], plausibility.IMAGENET_RGB)[1::2] == (
+        "looks RGB",
+        False,
+    )  # of another range
     assert plausibility.colour_order(weight + 1, bgr)[1::2] == ("cannot be told", True)
     weight[0, :, 0, 0] = plausibility.TORCHVISION_RGB
     assert plausibility.colour_order(weight, plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", True)
@@ -92,7 +95,13 @@ def test_it_says_what_differs(tmp_path, capsys) -> None:
     segtwin_weights.write(Weights(changed), tmp_path / "other.safetensors")
     assert run(CAFFEMODEL, "--diff", tmp_path / "other.safetensors") == 1
     out = capsys.readouterr().out
-    for said in ("1 of 4 numbers differ, by at most 0.5", "16×14 against 16×3", "fc8/bias", "only in the first", "only in the second"):
+    for said in (
+        "1 of 4 numbers differ, by at most 0.5",
+        "16×14 against 16×3",
+        "fc8/bias",
+        "only in the first",
+        "only in the second",
+    ):
         assert said in " ".join(out.split())
 
 

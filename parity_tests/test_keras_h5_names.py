@@ -1,5 +1,5 @@
-"""Keras files whose arrays only their names, their config, or their time's conventions explain. The right values are Keras' own variables, by
-attribute, and convolutions computed in numpy.
+"""Keras files whose arrays only their names, their config, or their time's conventions explain. The
+right values are Keras' own variables, by attribute, and convolutions computed in numpy.
 """
 
 import json
@@ -16,7 +16,8 @@ import segtwin_keras
 import segtwin_weights
 from goldens import TINY, recipe, recipe_weights
 from keras import layers
-from segtwin import Converted, architectures
+from segtwin import Converted
+from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS
 from segtwin_weights import Weights, WeightsError
 from test_weight_files import KERAS_SAVES, assert_equal
 
@@ -24,7 +25,8 @@ ATTRIBUTES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", 
 
 
 def variables(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Hub name → value of every variable, asked of the layers by attribute; models in models are entered."""
+    """Hub name → value of every variable, asked of the layers by attribute; models in models are
+    entered."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from variables(layer)
@@ -52,7 +54,8 @@ def filled(model: keras.Model) -> keras.Model:
 def norms_and_nests() -> keras.Model:
     """BatchNorm with and without its parts, a model in a model in a model, and a Sequential."""
     deepest = keras.Sequential(
-        [layers.Input((6, 6, 4)), layers.Conv2D(4, 1, name="c3", use_bias=False), layers.BatchNormalization(name="n3")], name="z"
+        [layers.Input((6, 6, 4)), layers.Conv2D(4, 1, name="c3", use_bias=False), layers.BatchNormalization(name="n3")],
+        name="z",
     )
     x = image = layers.Input((8, 8, 3))
     x = layers.BatchNormalization(center=False, name="n2")(deepest(layers.Conv2D(4, 3, name="c2")(x)))
@@ -102,7 +105,9 @@ def test_stated_names_beat_positions(name: str, tmp_path: Path) -> None:
                     names = list(group.attrs[key])
                     del group.attrs[key]
                     for i in range(0, max(len(names), 1), 2):
-                        group.attrs.create(f"{key}{i // 2}", [n.encode() for n in names[i : i + 2]] or np.array([], "S1"))
+                        group.attrs.create(
+                            f"{key}{i // 2}", [n.encode() for n in names[i : i + 2]] or np.array([], "S1")
+                        )
     got = segtwin_weights.read(tmp_path / name)
     assert got.keys() == want.keys()
     for key, value in want.items():
@@ -111,7 +116,8 @@ def test_stated_names_beat_positions(name: str, tmp_path: Path) -> None:
 
 @KERAS_SAVES
 def test_keras_2_names_its_variables_with_numbers(tmp_path: Path) -> None:
-    """`norm/moving_mean:0` in a Keras 2 file; `norm_1/…` where the session had one of that name before."""
+    """`norm/moving_mean:0` in a Keras 2 file; `norm_1/…` where the session had one of that name
+    before."""
     random = np.random.default_rng(0)
     mean, variance, beta, kernel = (random.random(shape, np.float32) for shape in ((4,), (4,), (4,), (3, 3, 2, 4)))
     for suffix in ("", "_1"):
@@ -138,11 +144,17 @@ def test_keras_2_names_its_variables_with_numbers(tmp_path: Path) -> None:
 
 @KERAS_SAVES
 def test_without_names_a_partial_batchnorm_is_refused(tmp_path: Path) -> None:
-    """.weights.h5 only counts: with three variables nobody can say which of gamma and beta is left out. Two, and four, are certain."""
-    for settings, message in (({"scale": False}, "without gamma or without beta"), ({"center": False}, "without gamma or without beta")):
+    """.weights.h5 only counts: with three variables nobody can say which of gamma and beta is left
+    out. Two, and four, are certain."""
+    for settings, message in (
+        ({"scale": False}, "without gamma or without beta"),
+        ({"center": False}, "without gamma or without beta"),
+    ):
         model = filled(keras.Sequential([layers.Input((4,)), layers.BatchNormalization(name="norm", **settings)]))
         model.save_weights(tmp_path / "m.weights.h5")
-        with pytest.raises(WeightsError, match=rf"m\.weights\.h5: norm is a batch_normalization {message}.*model\.save"):
+        with pytest.raises(
+            WeightsError, match=rf"m\.weights\.h5: norm is a batch_normalization {message}.*model\.save"
+        ):
             segtwin_weights.read(tmp_path / "m.weights.h5")
     for settings in ({}, {"scale": False, "center": False}):
         model = filled(keras.Sequential([layers.Input((4,)), layers.BatchNormalization(name="norm", **settings)]))
@@ -171,26 +183,33 @@ def test_layers_of_one_name_in_two_models_keep_both(tmp_path: Path) -> None:
 
 
 @KERAS_SAVES
-@pytest.mark.parametrize("row", ["unet-small", "resnet34-unet", "vggfcn8", "fcn8s-atonce"])
-def test_whole_models_in_h5(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["unet-small", "resnet34-unet", "vggfcn8", "fcn8s-atonce"])
+def test_whole_models_in_h5(architecture: str, tmp_path: Path) -> None:
     """The networks with BatchNorm, counters and carried layers, in the old format."""
-    widths = {"unet-small": recipe.TINY_UNET, "resnet34-unet": None}.get(row, TINY)
-    weights = segtwin_weights.initialize(row, widths=widths, seed=4)
-    weights = Weights({name: blob + 7 if blob.dtype == np.int64 else blob for name, blob in weights.items()}, weights.metadata)
-    save_h5(segtwin_keras.build(row, widths=widths, weights=weights), tmp_path / "m.h5")
+    widths = {"unet-small": recipe.TINY_UNET, "resnet34-unet": None}.get(architecture, TINY)
+    weights = segtwin_weights.initialize(architecture, widths=widths, seed=4)
+    weights = Weights(
+        {name: blob + 7 if blob.dtype == np.int64 else blob for name, blob in weights.items()}, weights.metadata
+    )
+    save_h5(segtwin_keras.build(architecture, widths=widths, weights=weights), tmp_path / "m.h5")
     read = segtwin_weights.read(tmp_path / "m.h5")
-    assert read.metadata["architecture"] == row
+    assert read.metadata["architecture"] == architecture
     assert_equal(read, weights)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ Theano, and Keras 0 and 1
+# ------------------------------------------------------------------------ Theano, and Keras 0 and 1
 
 
-BLOCKS = [f"block{stage}_conv{i}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)] + ["fc1", "fc2", "predictions"]
+BLOCKS = [f"block{stage}_conv{i}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)] + [
+    "fc1",
+    "fc2",
+    "predictions",
+]
 
 
 def theano_layers(weights: Weights, turn: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """VGG-16 as Theano has it: O×I×kh×kw, turned by 180°; inner products I×O, the first one's rows C·H·W."""
+    """VGG-16 as Theano has it: O×I×kh×kw, turned by 180°; inner products I×O, the first one's rows
+    C·H·W."""
     layers_of = list(dict.fromkeys(name.split("/")[0] for name in weights))
     found = []
     for layer in layers_of:
@@ -204,7 +223,8 @@ def theano_layers(weights: Weights, turn: bool) -> list[tuple[np.ndarray, np.nda
 
 
 def write_keras_1(path: Path, arrays: list[tuple[np.ndarray, np.ndarray]], how: str) -> None:
-    """Layers named as keras.applications', as Keras 1 numbers them, or counted as Keras 0 did (the gist's vgg16_weights.h5)."""
+    """Layers named as keras.applications', as Keras 1 numbers them, or counted as Keras 0 did (the
+    gist's vgg16_weights.h5)."""
     with h5py.File(path, "w") as file:
         if how == "gist":
             file.attrs["nb_layers"] = 37
@@ -216,7 +236,11 @@ def write_keras_1(path: Path, arrays: list[tuple[np.ndarray, np.ndarray]], how: 
                 for j, array in enumerate(pair):
                     group[f"param_{j}"] = array
             return
-        names = BLOCKS if how == "blocks" else [f"convolution2d_{i}" for i in range(1, 14)] + [f"dense_{i}" for i in range(1, 4)]
+        names = (
+            BLOCKS
+            if how == "blocks"
+            else [f"convolution2d_{i}" for i in range(1, 14)] + [f"dense_{i}" for i in range(1, 4)]
+        )
         file.attrs["layer_names"] = [name.encode() for name in names]
         for name, (weight, bias) in zip(names, arrays, strict=True):
             group = file.create_group(name)
@@ -230,7 +254,9 @@ def test_theanos_order(how: str, turn: bool, tmp_path: Path) -> None:
     if how == "gist" and not turn:
         pytest.skip("there was Theano alone")
     weights = recipe_weights("vgg16", TINY, num_classes=30)
-    path = tmp_path / ("vgg16_weights.h5" if how == "gist" else f"vgg16_weights_th_dim_ordering_{'th' if turn else 'tf'}_kernels.h5")
+    path = tmp_path / (
+        "vgg16_weights.h5" if how == "gist" else f"vgg16_weights_th_dim_ordering_{'th' if turn else 'tf'}_kernels.h5"
+    )
     write_keras_1(path, theano_layers(weights, turn), how)
     if how == "blocks":
         got = segtwin_weights.read(path)
@@ -242,14 +268,17 @@ def test_theanos_order(how: str, turn: bool, tmp_path: Path) -> None:
 
 
 def test_theanos_kernels_compute_the_same(tmp_path: Path) -> None:
-    """Theano's convolution, written out: y[i, j] = Σ x[i + m − a, j + n − b]·w[a, b] is the correlation with the turned kernel."""
+    """Theano's convolution, written out: y[i, j] = Σ x[i + m − a, j + n − b]·w[a, b] is the
+    correlation with the turned kernel."""
     weights = recipe_weights("vgg16", TINY, num_classes=30)
     write_keras_1(path := tmp_path / "x_th_kernels.h5", arrays := theano_layers(weights, True), "blocks")
     got = segtwin_weights.read(path)["conv1_1/weight"]
     x = np.random.default_rng(0).random((3, 5, 5))
     theirs = arrays[0][0]
     for o in range(len(theirs)):
-        convolved = sum(x[c, 3 - a, 3 - b] * theirs[o, c, a, b] for c in range(3) for a in range(3) for b in range(3))  # at output 1, 1 of m = n = 2
+        convolved = sum(
+            x[c, 3 - a, 3 - b] * theirs[o, c, a, b] for c in range(3) for a in range(3) for b in range(3)
+        )  # at output 1, 1 of m = n = 2
         correlated = sum(x[c, 1 + a, 1 + b] * got[o, c, a, b] for c in range(3) for a in range(3) for b in range(3))
         assert abs(convolved - correlated) < 1e-5
 
@@ -257,7 +286,9 @@ def test_theanos_kernels_compute_the_same(tmp_path: Path) -> None:
 def test_nobody_said_whether_the_kernels_are_turned(tmp_path: Path) -> None:
     weights = recipe_weights("vgg16", TINY, num_classes=30)
     write_keras_1(path := tmp_path / "vgg16.h5", theano_layers(weights, True), "blocks")
-    with pytest.raises(WeightsError, match=r"vgg16\.h5: its kernels are O×I×kh×kw.*put th_kernels \(turned\) or tf_kernels"):
+    with pytest.raises(
+        WeightsError, match=r"vgg16\.h5: its kernels are O×I×kh×kw.*put th_kernels \(turned\) or tf_kernels"
+    ):
         segtwin_weights.read(path)
     with h5py.File(path, "r+") as file:
         file.attrs["backend"] = "theano"
@@ -296,11 +327,14 @@ def test_theanos_backend_of_keras_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flatten", ["channels_first", "channels_last"])
 def test_rows_of_fc1_in_a_channels_first_model(flatten: str, tmp_path: Path) -> None:
-    """Flatten moves the channels last where it is told that they are first; else the rows are C·H·W."""
+    """Flatten moves the channels last where it is told that they are first; else the rows are
+    C·H·W."""
     weights = recipe_weights("vgg16", TINY, num_classes=30)
     config = {"class_name": "Model", "config": {"name": "vgg16", "layers": [
-        {"class_name": "Conv2D", "name": name, "config": {"name": name, "data_format": "channels_first"}} for name in BLOCKS[:-3]
-    ] + [{"class_name": "Flatten", "name": "flatten", "config": {"name": "flatten", "data_format": flatten}}]}}  # fmt: skip
+        {"class_name": "Conv2D", "name": name,
+            "config": {"name": name, "data_format": "channels_first"}} for name in BLOCKS[:-3]
+    ] + [{"class_name": "Flatten", "name": "flatten",
+        "config": {"name": "flatten", "data_format": flatten}}]}}  # fmt: skip
     with h5py.File(path := tmp_path / "m.h5", "w") as file:
         file.attrs["model_config"] = json.dumps(config)
         root = file.create_group("model_weights")
@@ -315,4 +349,4 @@ def test_rows_of_fc1_in_a_channels_first_model(flatten: str, tmp_path: Path) -> 
             group[f"{name}/kernel:0"] = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
             group[f"{name}/bias:0"] = weights[f"{layer}/bias"]
     assert_equal(segtwin_weights.read(path), weights)
-    assert architectures.CLASSIFIER_PIXELS == 49
+    assert CLASSIFIER_PIXELS == 49

@@ -34,7 +34,7 @@ def test_counters_in_int64_data(tmp_path: Path) -> None:
     assert (got.dtype, int(got)) == (np.dtype(np.int64), 7)
 
 
-# ------------------------------------------------------------------------------------------------- weights that reach their layers through others
+# --------------------------------------------------- weights that reach their layers through others
 
 WAYS = ["constant", "identity", "cast", "transpose", "reshape", "flat constant", "squeeze", "unsqueeze", "sparse"]
 
@@ -94,7 +94,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     plain = onnx.load(path)
     del plain.metadata_props[:]
     onnx.save(plain, path)
-    return path, {name: blob for name, blob in segtwin_torch.read_weights(model).items() if not name.endswith("num_batches_tracked")}
+    return path, {
+        name: blob
+        for name, blob in segtwin_torch.read_weights(model).items()
+        if not name.endswith("num_batches_tracked")
+    }
 
 
 def ran(path: Path) -> np.ndarray:
@@ -136,13 +140,17 @@ INNER_PRODUCTS = {
     "Gemm transB": (SQUARE, [helper.make_node("Gemm", ["x", "fc.weight", "fc.bias"], ["y"], transB=1)]),
     "Gemm": (SQUARE.T, [helper.make_node("Gemm", ["x", "fc.weight", "fc.bias"], ["y"])]),
     "MatMul": (SQUARE.T, [helper.make_node("MatMul", ["x", "fc.weight"], ["h"]), ADDED]),
-    "Transpose, MatMul": (SQUARE, [helper.make_node("Transpose", ["fc.weight"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["h"]), ADDED]),
+    "Transpose, MatMul": (
+        SQUARE,
+        [helper.make_node("Transpose", ["fc.weight"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["h"]), ADDED],
+    ),
 }
 
 
 @pytest.mark.parametrize("way", INNER_PRODUCTS)
 def test_inner_products_are_outputs_first(way: str, tmp_path: Path) -> None:
-    """A square matrix fits either way: how its node takes it tells which of its axes the outputs are."""
+    """A square matrix fits either way: how its node takes it tells which of its axes the outputs
+    are."""
     stored, nodes = INNER_PRODUCTS[way]
     path = saved(tmp_path / "m.onnx", nodes, {"fc.weight": np.ascontiguousarray(stored), "fc.bias": BIAS})
     got = segtwin_weights.read(path)
@@ -165,7 +173,8 @@ def test_a_bias_that_is_added(tmp_path: Path) -> None:
 
 
 def test_equal_tensors_that_torch_stores_once(tmp_path: Path) -> None:
-    """torch.onnx names the second of two equal parameters by an Identity of the first; the state_dict has both."""
+    """torch.onnx names the second of two equal parameters by an Identity of the first; the
+    state_dict has both."""
     nodes = [
         helper.make_node("Identity", ["a.bias"], ["b.bias"]),
         helper.make_node("Conv", ["x", "a.weight", "a.bias"], ["h"]),
@@ -189,7 +198,10 @@ def test_settings_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_is_computed_is_said(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Mul", ["g", "v"], ["w"], name="norm"), helper.make_node("Conv", ["x", "w"], ["y"], name="first")]
+    nodes = [
+        helper.make_node("Mul", ["g", "v"], ["w"], name="norm"),
+        helper.make_node("Conv", ["x", "w"], ["y"], name="first"),
+    ]
     arrays = {"v": np.ones((2, 2, 1, 1), np.float32), "g": np.ones((2, 1, 1, 1), np.float32)}
     with pytest.warns(segtwin.Converted, match=r"m\.onnx: the weight of Conv 'first' is computed by Mul 'norm'; "):
         got = segtwin_weights.read(saved(tmp_path / "m.onnx", nodes, arrays))
@@ -200,7 +212,11 @@ def test_a_weight_that_is_computed_is_said(tmp_path: Path) -> None:
 def test_quantised_weights_are_refused(field: str, tmp_path: Path) -> None:
     values = np.arange(-8, 8, dtype=np.int8).reshape(4, 4, 1, 1)
     tensor = helper.make_tensor(
-        "w", TensorProto.INT8, values.shape, values.tobytes() if field == "raw_data" else values.reshape(-1).tolist(), field == "raw_data"
+        "w",
+        TensorProto.INT8,
+        values.shape,
+        values.tobytes() if field == "raw_data" else values.reshape(-1).tolist(),
+        field == "raw_data",
     )
     scale = helper.make_tensor("s", TensorProto.FLOAT, [], [0.5])
     nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["f"]), helper.make_node("Conv", ["x", "f"], ["y"])]
@@ -213,8 +229,14 @@ def test_quantised_weights_are_refused(field: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "shape"), [("Gemm", (4, 3)), ("Conv", (4, 3, 1, 1))])
 def test_whole_numbers_in_a_layer_are_refused(kind: str, shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
     """They are weights, and were passed over without a word beside a bias that was read."""
-    path = saved(tmp_path / "m.onnx", [helper.make_node(kind, ["x", "w", "b"], ["y"])], {"w": np.ones(shape, dtype), "b": np.ones(4, np.float32)})
-    with pytest.raises(segtwin_weights.WeightsError, match=rf"m\.onnx: w is {np.dtype(dtype)}, in {kind} 'y', .*; store it as float32"):
+    path = saved(
+        tmp_path / "m.onnx",
+        [helper.make_node(kind, ["x", "w", "b"], ["y"])],
+        {"w": np.ones(shape, dtype), "b": np.ones(4, np.float32)},
+    )
+    with pytest.raises(
+        segtwin_weights.WeightsError, match=rf"m\.onnx: w is {np.dtype(dtype)}, in {kind} 'y', .*; store it as float32"
+    ):
         segtwin_weights.read(path)
 
 
@@ -229,7 +251,9 @@ def test_types_that_numpy_has_not_are_refused(kind: str, tmp_path: Path) -> None
 
 def test_bfloat16_in_raw_data(tmp_path: Path) -> None:
     """The upper halves of float32: 1.0 is 0x3F80, -2.5 is 0xC020."""
-    tensor = TensorProto(name="w", dims=[1, 2], data_type=TensorProto.BFLOAT16, raw_data=bytes([0x80, 0x3F, 0x20, 0xC0]))
+    tensor = TensorProto(
+        name="w", dims=[1, 2], data_type=TensorProto.BFLOAT16, raw_data=bytes([0x80, 0x3F, 0x20, 0xC0])
+    )
     onnx.save(helper.make_model(helper.make_graph([], "g", [], [], [tensor])), tmp_path / "m.onnx")
     with pytest.warns(segtwin.Converted, match="w is bfloat16"):
         got = segtwin_weights.read(tmp_path / "m.onnx")["w"]
@@ -240,12 +264,17 @@ def test_weights_that_are_inputs(tmp_path: Path) -> None:
     """torch.onnx with export_params=False."""
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 1]) for name in ("x", "w")]
     onnx.save(helper.make_model(helper.make_graph([], "g", inputs, [])), tmp_path / "m.onnx")
-    with pytest.raises(segtwin_weights.WeightsError, match=r"m\.onnx: holds no weights: its graph takes them as inputs"):
+    with pytest.raises(
+        segtwin_weights.WeightsError, match=r"m\.onnx: holds no weights: its graph takes them as inputs"
+    ):
         segtwin_weights.read(tmp_path / "m.onnx")
 
 
 def test_copies_without_end_are_refused(tmp_path: Path) -> None:
     """A chain of casts of one tensor would fill memory."""
-    nodes = [helper.make_node("Cast", [f"w{i}"], [f"w{i + 1}"], to=(TensorProto.DOUBLE, TensorProto.FLOAT)[i % 2]) for i in range(50)]
+    nodes = [
+        helper.make_node("Cast", [f"w{i}"], [f"w{i + 1}"], to=(TensorProto.DOUBLE, TensorProto.FLOAT)[i % 2])
+        for i in range(50)
+    ]
     with pytest.raises(segtwin_weights.WeightsError, match="made to fill memory"):
         segtwin_weights.read(saved(tmp_path / "m.onnx", nodes, {"w0": SQUARE}))

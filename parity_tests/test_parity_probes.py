@@ -1,4 +1,5 @@
-"""What a freshly converted network's zeros would hide from `segtwin parity`: every crop, skip, bias and scale is seen to matter."""
+"""What a freshly converted network's zeros would hide from `segtwin parity`: every crop, skip, bias
+and scale is seen to matter."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import segtwin
 import segtwin_keras
 import segtwin_torch
 import segtwin_weights
@@ -16,13 +16,14 @@ from engines import TWINS
 from goldens import TINY, recipe
 from PIL import Image
 from segtwin import geometry, oracle
+from segtwin.architectures import get_architecture
 from segtwin_cli import parity as parity_command
 from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.main import main
 from segtwin_weights import Weights, vgg16_npy
 
 NETS = ("fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce")
-CROPS = [(net, name) for net in NETS for name in geometry.crop_offsets(segtwin.get_architecture(net).layers)]
+CROPS = [(net, name) for net in NETS for name in geometry.crop_offsets(get_architecture(net).layers)]
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
 WIDTHS = (*TINY[:2], 10, 10, *TINY[4:])
 """pool3 and pool4 alike, so that one can be taken for the other."""
@@ -55,9 +56,28 @@ def export(net: str, source: Path, target: Path, change: Callable[[str, object],
 
 def report(net: str, folder: Path, exports: Path, tmp_path: Path, status: int) -> tuple[dict, set[tuple[str, str]]]:
     """The facts of a parity report, and (engine, blob) of what is beyond its bound."""
-    files = ("--torch-onnx", exports / f"{net}-torch.onnx", "--keras-onnx", exports / f"{net}-keras.onnx", "--report", tmp_path / "p.html")
+    files = (
+        "--torch-onnx",
+        exports / f"{net}-torch.onnx",
+        "--keras-onnx",
+        exports / f"{net}-keras.onnx",
+        "--report",
+        tmp_path / "p.html",
+    )
     with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in ("parity", folder / f"{net}.safetensors", folder / "i.png", *files, "--quiet", "--overwrite")])
+        main(
+            [
+                str(argument)
+                for argument in (
+                    "parity",
+                    folder / f"{net}.safetensors",
+                    folder / "i.png",
+                    *files,
+                    "--quiet",
+                    "--overwrite",
+                )
+            ]
+        )
     facts = json.loads((tmp_path / "p.json").read_text())
     assert ended.value.code == status
     assert facts["verdict"] == ("DIFFERENT" if status else "equal")
@@ -85,7 +105,11 @@ def crop_late(source: Path, target: Path, name: str) -> None:
     model = onnx.load(source)
     graph = model.graph
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    constants |= {node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t) for node in graph.node if node.op_type == "Constant"}
+    constants |= {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant"
+    }
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "a pixel"))
     value, axes = name, []
     while (node := next(node for node in graph.node if value in node.output)).op_type == "Slice":
@@ -100,18 +124,26 @@ def crop_late(source: Path, target: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("net", "name"), CROPS, ids=[f"{net}-{name}" for net, name in CROPS])
-def test_a_crop_moved_by_a_pixel_is_seen(net: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crop_moved_by_a_pixel_is_seen(
+    net: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In every engine: torch's model, Keras' model, and ONNX Runtime on both files."""
-    late = geometry.crop_offsets(segtwin.get_architecture(net).layers)[name]
+    late = geometry.crop_offsets(get_architecture(net).layers)[name]
     torch_crop, keras_crop = segtwin_torch.fcn.crop, segtwin_keras.fcn.crop
-    monkeypatch.setattr(segtwin_torch.fcn, "crop", lambda x, like, offset: torch_crop(x, like, offset + (offset == late)))
-    monkeypatch.setattr(segtwin_keras.fcn, "crop", lambda x, name, like, offset: keras_crop(x, name, like, offset + (offset == late)))
+    monkeypatch.setattr(
+        segtwin_torch.fcn, "crop", lambda x, like, offset: torch_crop(x, like, offset + (offset == late))
+    )
+    monkeypatch.setattr(
+        segtwin_keras.fcn, "crop", lambda x, name, like, offset: keras_crop(x, name, like, offset + (offset == late))
+    )
     for framework in TWINS:
         crop_late(folder / f"{net}-{framework}.onnx", tmp_path / f"{net}-{framework}.onnx", name)
     _, missed = report(net, folder, tmp_path, tmp_path, status=1)
-    names = segtwin.get_architecture(net).exported
+    names = get_architecture(net).exported
     for engine in parity_command.JUDGED:
-        assert next(blob for blob in names if (engine, blob) in missed) == name, f"{engine}: the crop itself, and nothing before it"
+        assert next(blob for blob in names if (engine, blob) in missed) == name, (
+            f"{engine}: the crop itself, and nothing before it"
+        )
 
 
 def swap_skip(framework: str, model: object) -> None:
@@ -143,8 +175,16 @@ def leave_scale_out(framework: str, model: object) -> None:
 
 FAULTS = {
     "another skip": ("fcn8s", "score_pool4", swap_skip),
-    "no bias of a skip": ("fcn16s", "score_pool4", lambda framework, model: drop_biases(framework, model, ("score_pool4",))),
-    "no bias at the coarse scores": ("fcn32s", "score_fr", lambda framework, model: drop_biases(framework, model, ("score_fr",))),
+    "no bias of a skip": (
+        "fcn16s",
+        "score_pool4",
+        lambda framework, model: drop_biases(framework, model, ("score_pool4",)),
+    ),
+    "no bias at the coarse scores": (
+        "fcn32s",
+        "score_fr",
+        lambda framework, model: drop_biases(framework, model, ("score_fr",)),
+    ),
     "no scale": ("fcn8s-atonce", "scale_pool4", leave_scale_out),
 }
 
@@ -164,11 +204,16 @@ def test_what_zeros_hide_is_seen(fault: str, folder: Path, tmp_path: Path, monke
         monkeypatch.setattr(twin, "build", build)
     _, missed = report(net, folder, tmp_path, tmp_path, status=1)
     assert {engine for engine, blob in missed if blob == name} == set(parity_command.JUDGED)
-    first = {engine: next(blob for blob in segtwin.get_architecture(net).exported if (engine, blob) in missed) for engine in parity_command.JUDGED}
+    first = {
+        engine: next(blob for blob in get_architecture(net).exported if (engine, blob) in missed)
+        for engine in parity_command.JUDGED
+    }
     assert set(first.values()) == {name}, "nothing before it"
 
 
-def test_weights_stored_outside_the_file_are_overridden(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_stored_outside_the_file_are_overridden(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for framework, twin in TWINS.items():
         path = tmp_path / f"fcn8s-{framework}.onnx"
         twin.export_onnx(twin.load(folder / "fcn8s.safetensors"), path, external_data=True)
@@ -179,9 +224,9 @@ def test_weights_stored_outside_the_file_are_overridden(folder: Path, tmp_path: 
         new = {"conv1_2/weight": probed["conv1_2/weight"] * 2, "score_pool3/weight": probed["score_pool3/weight"]}
         assert outside & new.keys()
         data = np.random.default_rng(0).uniform(-100, 100, (1, 3, 40, 33)).astype(np.float32)
-        row = segtwin.get_architecture("fcn8s")
-        truth = dict(oracle.blobs(row, {**segtwin_weights.read(folder / "fcn8s.safetensors"), **new}, data))
-        got = onnx_blobs(path, data, row.exported, new)
+        architecture = get_architecture("fcn8s")
+        truth = dict(oracle.blobs(architecture, {**segtwin_weights.read(folder / "fcn8s.safetensors"), **new}, data))
+        got = onnx_blobs(path, data, architecture.exported, new)
         for name in ("conv1_2", "fc7", "score_pool3", "score"):
             assert oracle.relative_error(got[name], truth[name]) < 1e-5, name
             assert np.abs(truth[name]).max() > 0
@@ -190,11 +235,12 @@ def test_weights_stored_outside_the_file_are_overridden(folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("net", ["unet-small", "vggfcn8"])
 def test_probes_of_networks_that_torch_starts(net: str) -> None:
-    """BatchNorm's ones become other positive numbers, counters stay, and a weight that two names share stays one."""
-    row = segtwin.get_architecture(net)
-    start = segtwin_weights.initialize(row, widths=TINY if net == "vggfcn8" else (2, 3, 4, 5, 6), seed=1)
+    """BatchNorm's ones become other positive numbers, counters stay, and a weight that two names
+    share stays one."""
+    architecture = get_architecture(net)
+    start = segtwin_weights.initialize(architecture, widths=TINY if net == "vggfcn8" else (2, 3, 4, 5, 6), seed=1)
     zeroed = Weights({name: blob * 0 if "classifier" in name else blob for name, blob in start.items()}, start.metadata)
-    probed, names = parity_command.with_probes(zeroed, row.aliases)
+    probed, names = parity_command.with_probes(zeroed, architecture.aliases)
     assert probed.keys() == start.keys()
     for name, blob in probed.items():
         assert blob.dtype == start[name].dtype
@@ -205,25 +251,25 @@ def test_probes_of_networks_that_torch_starts(net: str) -> None:
             np.testing.assert_array_equal(blob, zeroed[name])
         if name.endswith("running_var"):
             assert (blob > 0).all()
-    for name, owner in row.aliases.items():
+    for name, owner in architecture.aliases.items():
         np.testing.assert_array_equal(probed[name].ravel(), probed[owner].ravel())
-    again, _ = parity_command.with_probes(zeroed, row.aliases)
+    again, _ = parity_command.with_probes(zeroed, architecture.aliases)
     assert again.fingerprint() == probed.fingerprint(), "seeded"
 
 
 def test_batch_norm_left_out_is_seen() -> None:
     """As PyTorch starts it, BatchNorm changes almost nothing."""
-    row = segtwin.get_architecture("unet-small")
-    start = segtwin_weights.initialize(row, widths=(2, 3, 4, 5, 6), seed=1)
-    probed, _ = parity_command.with_probes(start, row.aliases)
+    architecture = get_architecture("unet-small")
+    start = segtwin_weights.initialize(architecture, widths=(2, 3, 4, 5, 6), seed=1)
+    probed, _ = parity_command.with_probes(start, architecture.aliases)
     data = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
     norm = next(name.rpartition(".")[0] for name in start if name.endswith("running_var"))
     for weights, seen in (start, False), (probed, True):
         model = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=weights)
         module = model.get_submodule(norm)
-        truth = dict(oracle.blobs(row, weights, data))[row.output]
+        truth = dict(oracle.blobs(architecture, weights, data))[architecture.output]
         with torch.no_grad():
             module.weight.fill_(1)
             module.running_mean.fill_(0)
-        error = oracle.relative_error(segtwin_torch.blobs(model, data)[row.output], truth)
+        error = oracle.relative_error(segtwin_torch.blobs(model, data)[architecture.output], truth)
         assert (error > 1e-4) == seen

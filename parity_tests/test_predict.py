@@ -13,6 +13,7 @@ import segtwin_weights
 import torch
 from goldens import TINY
 from PIL import Image
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin.palette import voc_palette
 from segtwin_cli import predict, running
 from segtwin_cli.main import main
@@ -25,12 +26,18 @@ def run(*arguments: object) -> int:
     return ended.value.code
 
 
-def random_weights(row: str, **options) -> Weights:
+def random_weights(architecture: str, **options) -> Weights:
     """As the network starts, but for zeros: an untrained FCN scores 0 everywhere."""
-    start = initialize(row, seed=3, **options)
+    start = initialize(architecture, seed=3, **options)
     random = np.random.RandomState(0)
-    blobs = {name: blob if blob.any() or not blob.ndim else random.normal(0, 0.1, blob.shape).astype(np.float32) for name, blob in start.items()}
-    return Weights({name: np.abs(blob) + 1 if name.endswith("running_var") else blob for name, blob in blobs.items()}, start.metadata)
+    blobs = {
+        name: blob if blob.any() or not blob.ndim else random.normal(0, 0.1, blob.shape).astype(np.float32)
+        for name, blob in start.items()
+    }
+    return Weights(
+        {name: np.abs(blob) + 1 if name.endswith("running_var") else blob for name, blob in blobs.items()},
+        start.metadata,
+    )
 
 
 SMALL = random_weights("unet-small", widths=(2, 3, 4, 5, 6))
@@ -60,7 +67,23 @@ def middle_of_a() -> float:
 
 def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
     half = middle_of_a()
-    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect", "--probability", "--threshold", half) == 0
+    assert (
+        run(
+            "predict",
+            "small.safetensors",
+            "in",
+            "-o",
+            "out",
+            "--engine",
+            "torch",
+            "--pad",
+            "reflect",
+            "--probability",
+            "--threshold",
+            half,
+        )
+        == 0
+    )
     kinds = ("mask.png", "overlay.png", "probability.npy")
     assert sorted(path.name for path in Path("out").iterdir()) == [f"{name}.{kind}" for name in "ab" for kind in kinds]
     out, err = capsys.readouterr()
@@ -92,14 +115,24 @@ def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
 
 def test_engines_agree(work: Path) -> None:
     for engine in ("onnxruntime", "torch", "keras"):
-        assert run("predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet") == 0
+        assert (
+            run(
+                "predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet"
+            )
+            == 0
+        )
     for engine in ("onnxruntime", "keras"):
-        np.testing.assert_allclose(np.load(f"{engine}/a.probability.npy"), np.load("torch/a.probability.npy"), atol=1e-6)
+        np.testing.assert_allclose(
+            np.load(f"{engine}/a.probability.npy"), np.load("torch/a.probability.npy"), atol=1e-6
+        )
 
 
 def test_classes_become_a_palette_image(work: Path) -> None:
     segtwin_weights.write(random_weights("fcn8s", widths=TINY), "fcn8s.safetensors")
-    assert run("predict", "fcn8s.safetensors", "in/a.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
+    assert (
+        run("predict", "fcn8s.safetensors", "in/a.png", "-o", "out", "--engine", "torch", "--probability", "--quiet")
+        == 0
+    )
     mask, probability = Image.open("out/a.mask.png"), np.load("out/a.probability.npy")
     assert mask.mode == "P"
     assert probability.shape == (21, 64, 48)
@@ -124,14 +157,21 @@ def test_classes_become_a_palette_image(work: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("all.overlay.png")), tinted)
 
 
-@pytest.mark.parametrize("row", segtwin.architectures.ROWS)
-def test_every_row_predicts(work: Path, row: str) -> None:
-    widths = {"unet-paper": (2, 2, 2, 2, 2), "unet": (2, 3, 4, 5, 6), "unet-small": (2, 3, 4, 5, 6), "resnet34-unet": None}.get(row, TINY)
-    segtwin_weights.write(random_weights(row, widths=widths), "w.safetensors")
+@pytest.mark.parametrize("architecture", list_architectures())
+def test_every_row_predicts(work: Path, architecture: str) -> None:
+    widths = {
+        "unet-paper": (2, 2, 2, 2, 2),
+        "unet": (2, 3, 4, 5, 6),
+        "unet-small": (2, 3, 4, 5, 6),
+        "resnet34-unet": None,
+    }.get(architecture, TINY)
+    segtwin_weights.write(random_weights(architecture, widths=widths), "w.safetensors")
     Image.open("in/a.png").resize((96, 64)).save("fits.png")
-    assert run("predict", "w.safetensors", "fits.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
+    assert (
+        run("predict", "w.safetensors", "fits.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
+    )
     mask, probability = np.asarray(Image.open("out/fits.mask.png")), np.load("out/fits.probability.npy")
-    assert probability.shape == (segtwin.get_architecture(row).num_classes, 64, 96)
+    assert probability.shape == (get_architecture(architecture).num_classes, 64, 96)
     assert 0 <= probability.min() <= probability.max() <= 1
     labels = probability.argmax(0) if len(probability) > 1 else probability[0] >= 0.5
     np.testing.assert_array_equal(mask, labels)
@@ -140,7 +180,22 @@ def test_every_row_predicts(work: Path, row: str) -> None:
 def test_the_papers_net_takes_any_size_in_tiles(work: Path) -> None:
     segtwin_weights.write(initialize("unet-paper", widths=(2, 2, 2, 2, 2), seed=1), "paper.safetensors")
     for tile in (204, 572):
-        assert run("predict", "paper.safetensors", "in/b.png", "-o", f"t{tile}", "--engine", "torch", "--tile", tile, "--probability", "--quiet") == 0
+        assert (
+            run(
+                "predict",
+                "paper.safetensors",
+                "in/b.png",
+                "-o",
+                f"t{tile}",
+                "--engine",
+                "torch",
+                "--tile",
+                tile,
+                "--probability",
+                "--quiet",
+            )
+            == 0
+        )
     np.testing.assert_allclose(np.load("t204/b.probability.npy"), np.load("t572/b.probability.npy"), atol=1e-6)
     assert np.load("t204/b.probability.npy").shape == (2, 40, 33)
     assert set(np.unique(Image.open("t204/b.mask.png"))) <= {0, 1}
@@ -157,16 +212,22 @@ def test_a_bad_image_does_not_stop_the_rest(work: Path, capsys) -> None:
     assert failed[0] == "failed: in/a0.png: is not an image; give a JPEG or PNG file"
     assert failed[1].startswith("failed: in/a1.png: the image is damaged")
     assert failed[2].startswith(
-        "failed: in/b.png: unet-small: 40×33 pixels do not fit; rows and columns are multiples of 16, the nearest 32×32 or 48×48 (or "
+        "failed: in/b.png: unet-small: 40×33 pixels do not fit; rows and columns are multiples of 16, the nearest "
+        "32×32 or 48×48 (or "
     )
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.mask.png", "a.overlay.png"]
 
 
-GAVE_UP = [(RuntimeError("[enforce fail]\nyou tried to allocate"), "RuntimeError: [enforce fail] you"), (MemoryError(), "not enough memory")]
+GAVE_UP = [
+    (RuntimeError("[enforce fail]\nyou tried to allocate"), "RuntimeError: [enforce fail] you"),
+    (MemoryError(), "not enough memory"),
+]
 
 
 @pytest.mark.parametrize(("error", "said"), GAVE_UP)
-def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(work: Path, monkeypatch, capsys, error: Exception, said: str) -> None:
+def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(
+    work: Path, monkeypatch, capsys, error: Exception, said: str
+) -> None:
     started = running.start
 
     def start(*arguments):
@@ -199,16 +260,28 @@ def test_progress_is_shown_on_a_terminal_alone(work: Path, monkeypatch, capsys) 
 
 
 MISTAKES = {
-    "missing image": (("small.safetensors", "in/none.png", "-o", "out"), "in/none.png: there is no such file or folder"),
+    "missing image": (
+        ("small.safetensors", "in/none.png", "-o", "out"),
+        "in/none.png: there is no such file or folder",
+    ),
     "empty folder": (("small.safetensors", "empty", "-o", "out"), "empty: the folder holds no image"),
-    "same name": (("small.safetensors", "in", "more", "-o", "out"), "in/a.png and more/a.png: both would be written to out/a.mask.png"),
+    "same name": (
+        ("small.safetensors", "in", "more", "-o", "out"),
+        "in/a.png and more/a.png: both would be written to out/a.mask.png",
+    ),
     "existing": (("small.safetensors", "in/a.png", "-o", "old"), "old/a.overlay.png: exists already"),
     "engine": (
         ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
         "'opencv' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'oracle'",
     ),
-    "no row": (("unknown.safetensors", "in/a.png", "-o", "out"), "are of no network that is known here; make them a network's with"),
-    "wrong row": (("small.safetensors", "in/a.png", "-o", "out", "--network", "unet"), "are not the weights of unet: conv1.conv.0.weight is missing"),
+    "no architecture": (
+        ("unknown.safetensors", "in/a.png", "-o", "out"),
+        "are of no network that is known here; make them a network's with",
+    ),
+    "wrong architecture": (
+        ("small.safetensors", "in/a.png", "-o", "out", "--network", "unet"),
+        "are not the weights of unet: conv1.conv.0.weight is missing",
+    ),
     "no weights": (("in/a.png", "in/a.png", "-o", "out"), "in/a.png: is a PNG image; give a file of weights"),
 }
 
@@ -232,12 +305,32 @@ def test_mistakes_are_one_line_and_write_nothing(work: Path, capsys, mistake: st
 
 
 def test_a_bare_state_dict_is_told_by_its_names(work: Path) -> None:
-    """As torch.save writes it, from DataParallel too; or the row is given."""
+    """As torch.save writes it, from DataParallel too; or the architecture is given."""
     segtwin_weights.write(SMALL, "small.pth")
-    torch.save({f"module.{name}": tensor for name, tensor in torch.load("small.pth", weights_only=True).items()}, "parallel.pth")
+    torch.save(
+        {f"module.{name}": tensor for name, tensor in torch.load("small.pth", weights_only=True).items()},
+        "parallel.pth",
+    )
     masks = []
-    for number, (file, *row) in enumerate([("small.safetensors",), ("small.pth",), ("parallel.pth",), ("small.pth", "--network", "unet-small")]):
-        assert run("predict", file, "in/a.png", "-o", f"o{number}", "--engine", "torch", "--threshold", 0.503, "--quiet", *row) == 0
+    for number, (file, *architecture) in enumerate(
+        [("small.safetensors",), ("small.pth",), ("parallel.pth",), ("small.pth", "--network", "unet-small")]
+    ):
+        assert (
+            run(
+                "predict",
+                file,
+                "in/a.png",
+                "-o",
+                f"o{number}",
+                "--engine",
+                "torch",
+                "--threshold",
+                0.503,
+                "--quiet",
+                *architecture,
+            )
+            == 0
+        )
         masks.append(Path(f"o{number}/a.mask.png").read_bytes())
     assert len(set(masks)) == 1
 
@@ -290,7 +383,22 @@ def test_names_that_differ_in_their_endings_and_folders_in_folders(work: Path) -
     Path("in/deep/er").mkdir(parents=True)
     Image.open("in/a.png").save("in/a.tif")
     Image.open("in/a.png").save("in/deep/er/a.png")
-    assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect", "--recursive", "--quiet") == 0
+    assert (
+        run(
+            "predict",
+            "small.safetensors",
+            "in",
+            "-o",
+            "out",
+            "--engine",
+            "torch",
+            "--pad",
+            "reflect",
+            "--recursive",
+            "--quiet",
+        )
+        == 0
+    )
     masks = {str(path.relative_to("out")) for path in Path("out").rglob("*.mask.*")}
     assert masks == {"a.png.mask.png", "a.tif.mask.png", "b.mask.png", "deep/er/a.mask.png"}
 
@@ -298,10 +406,26 @@ def test_names_that_differ_in_their_endings_and_folders_in_folders(work: Path) -
 def test_json_says_what_became_of_each_image(work: Path, capsys) -> None:
     Path("in/c.png").write_bytes(b"no image")
     Path("names.txt").write_text("cell\n")
-    arguments = ("--engine", "torch", "--pad", "reflect", "--threshold", middle_of_a(), "--json", "-", "--classes", "names.txt", "--legend")
+    arguments = (
+        "--engine",
+        "torch",
+        "--pad",
+        "reflect",
+        "--threshold",
+        middle_of_a(),
+        "--json",
+        "-",
+        "--classes",
+        "names.txt",
+        "--legend",
+    )
     assert run("predict", "small.safetensors", "in", "-o", "out", *arguments) == 1
     facts = json.loads(capsys.readouterr().out)
-    assert [(one["image"], one["status"]) for one in facts] == [("in/a.png", "ok"), ("in/b.png", "ok"), ("in/c.png", "failed")]
+    assert [(one["image"], one["status"]) for one in facts] == [
+        ("in/a.png", "ok"),
+        ("in/b.png", "ok"),
+        ("in/c.png", "failed"),
+    ]
     assert facts[2]["reason"] == "in/c.png: is not an image; give a JPEG or PNG file"
     for one, (height, width) in zip(facts, [(64, 48), (40, 33)], strict=False):
         mask = np.asarray(Image.open(one["outputs"]["mask"]))
@@ -315,23 +439,58 @@ def test_json_says_what_became_of_each_image(work: Path, capsys) -> None:
 
 def test_classes_and_palette_of_the_weights_are_used(work: Path) -> None:
     weights = random_weights("fcn8s", widths=TINY, num_classes=2)
-    weights = Weights(dict(weights), {**weights.metadata, "classes": ["road", "sky"], "palette": [[9, 8, 7], [1, 2, 3]]})
+    weights = Weights(
+        dict(weights), {**weights.metadata, "classes": ["road", "sky"], "palette": [[9, 8, 7], [1, 2, 3]]}
+    )
     segtwin_weights.write(weights, "two.safetensors")
-    assert run("predict", "two.safetensors", "in/a.png", "-o", "out", "--engine", "torch", "--json", "facts.json", "--quiet") == 0
+    assert (
+        run(
+            "predict",
+            "two.safetensors",
+            "in/a.png",
+            "-o",
+            "out",
+            "--engine",
+            "torch",
+            "--json",
+            "facts.json",
+            "--quiet",
+        )
+        == 0
+    )
     mask = Image.open("out/a.mask.png")
     assert set(np.unique(mask)) <= {0, 1}
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), np.array([(9, 8, 7), (1, 2, 3)])[np.asarray(mask)])
     assert set(json.loads(Path("facts.json").read_text())[0]["classes"]) <= {"road", "sky"}
     Path("colours.txt").write_text("#000000\n#102030\n")
-    assert run("predict", "two.safetensors", "in/a.png", "-o", "out2", "--engine", "torch", "--palette", "colours.txt", "--quiet") == 0
+    assert (
+        run(
+            "predict",
+            "two.safetensors",
+            "in/a.png",
+            "-o",
+            "out2",
+            "--engine",
+            "torch",
+            "--palette",
+            "colours.txt",
+            "--quiet",
+        )
+        == 0
+    )
     mask = Image.open("out2/a.mask.png")
-    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), np.array([(0, 0, 0), (16, 32, 48)])[np.asarray(mask)])
+    np.testing.assert_array_equal(
+        np.asarray(mask.convert("RGB")), np.array([(0, 0, 0), (16, 32, 48)])[np.asarray(mask)]
+    )
 
 
 def test_an_onnx_file_is_run_as_it_is(work: Path, monkeypatch, capsys) -> None:
     """It is not read, rebuilt and exported again; its metadata says how inputs are made."""
     mean, std = (0.5,), (0.5,)
-    stated = {**SMALL.metadata, "preprocessing": {"colour": "grey", "mean": mean, "std": std, "scale": 1 / 255, "bits": 8}}
+    stated = {
+        **SMALL.metadata,
+        "preprocessing": {"colour": "grey", "mean": mean, "std": std, "scale": 1 / 255, "bits": 8},
+    }
     model = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=Weights(dict(SMALL), stated))
     segtwin_torch.export_onnx(model, "small.onnx")
     monkeypatch.setattr(running, "start", lambda *_: pytest.fail("built again"))
@@ -372,7 +531,9 @@ def test_a_foreign_onnx_file_is_run_with_what_is_stated(work: Path, capsys) -> N
     stated = ("--colour", "bgr", "--mean", "100,0,0", "--scale", "1")
     assert run("predict", "their.onnx", "in/a.png", "-o", "out", *stated, "--quiet") == 0
     blue = np.asarray(Image.open("in/a.png"))[..., 2]
-    np.testing.assert_array_equal(np.asarray(Image.open("out/a.mask.png")), blue < 100)  # argmax takes the first of equals
+    np.testing.assert_array_equal(
+        np.asarray(Image.open("out/a.mask.png")), blue < 100
+    )  # argmax takes the first of equals
     foreign_onnx("fixed.onnx", 64, 48)
     assert run("predict", "fixed.onnx", "in/a.png", "-o", "fixed", *stated, "--quiet") == 0
     assert Path("fixed/a.mask.png").read_bytes() == Path("out/a.mask.png").read_bytes()
@@ -389,7 +550,22 @@ def test_deep_images_floats_and_arrays(work: Path, capsys) -> None:
     np.save("d.npy", deep)
     want = probabilities_of("small.safetensors", (deep / 4095).astype(np.float32)[None, None])[0]
     for image, options in (("d.png", ("--bits", 12)), ("d.npy", ("--bits", 12)), ("f.tif", ("--range", "-500,3595"))):
-        assert run("predict", "small.safetensors", image, "-o", "out", "--engine", "torch", "--probability", "--overwrite", "--quiet", *options) == 0
+        assert (
+            run(
+                "predict",
+                "small.safetensors",
+                image,
+                "-o",
+                "out",
+                "--engine",
+                "torch",
+                "--probability",
+                "--overwrite",
+                "--quiet",
+                *options,
+            )
+            == 0
+        )
         np.testing.assert_allclose(np.load(f"out/{image[0]}.probability.npy"), want, atol=1e-6)
     assert run("predict", "small.safetensors", "f.tif", "-o", "none", "--engine", "torch") == 2
     assert "f.tif: holds float values from" in capsys.readouterr().err
@@ -414,7 +590,12 @@ def test_the_engine_is_what_is_installed(monkeypatch) -> None:
 
 def test_numpy_computes_it_too(work: Path) -> None:
     for engine in ("torch", "oracle"):
-        assert run("predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet") == 0
+        assert (
+            run(
+                "predict", "small.safetensors", "in/a.png", "-o", engine, "--engine", engine, "--probability", "--quiet"
+            )
+            == 0
+        )
     np.testing.assert_allclose(np.load("oracle/a.probability.npy"), np.load("torch/a.probability.npy"), atol=1e-6)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import segtwin
 from PIL import Image
+from segtwin.architectures import get_architecture
 
 PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4
 MEAN_BGR = np.array([104.00699, 116.66877, 122.67892], np.float32)
@@ -28,7 +29,9 @@ def test_an_rgb_file_becomes_bgr_minus_the_mean(save) -> None:
     assert data.flags["C_CONTIGUOUS"]
     for channel, colour in enumerate((2, 1, 0)):  # blue, green, red
         np.testing.assert_array_equal(data[0, channel], PIXELS[:, :, colour].astype(np.float32) - MEAN_BGR[channel])
-    one = segtwin.preprocess(np.full((1, 1, 3), (10, 20, 30), np.uint8), segtwin.get_architecture("fcn8s"))  # red 10, green 20, blue 30
+    one = segtwin.preprocess(
+        np.full((1, 1, 3), (10, 20, 30), np.uint8), get_architecture("fcn8s")
+    )  # red 10, green 20, blue 30
     np.testing.assert_allclose(one.ravel(), [30 - 104.00699, 20 - 116.66877, 10 - 122.67892], rtol=1e-6)
 
 
@@ -51,7 +54,9 @@ def converted(path, what: str) -> np.ndarray:
 
 def test_what_is_converted_is_said(save) -> None:
     grey = PIXELS[:, :, 0]
-    np.testing.assert_array_equal(converted(save(Image.fromarray(grey)), "grey became three equal channels"), np.repeat(grey[:, :, None], 3, 2))
+    np.testing.assert_array_equal(
+        converted(save(Image.fromarray(grey)), "grey became three equal channels"), np.repeat(grey[:, :, None], 3, 2)
+    )
 
     palette = Image.new("P", (5, 4), 1)
     palette.putpalette([1, 2, 3, 9, 8, 7])
@@ -114,7 +119,13 @@ def test_a_label_is_its_indices(save) -> None:
 def test_the_palette_is_vocs() -> None:
     """Colours known from the VOC development kit: aeroplane, bicycle, person, void."""
     palette = segtwin.palette.voc_palette()
-    assert [tuple(int(v) for v in palette[i]) for i in (0, 1, 2, 15, 255)] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128), (224, 224, 192)]
+    assert [tuple(int(v) for v in palette[i]) for i in (0, 1, 2, 15, 255)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (192, 128, 128),
+        (224, 224, 192),
+    ]
 
 
 def test_an_image_in_memory(save) -> None:

@@ -1,4 +1,5 @@
-"""How inputs were made belongs to the weights: stated, proven by the numbers, or assumed and said so."""
+"""How inputs were made belongs to the weights: stated, proven by the numbers, or assumed and said
+so."""
 
 import json
 
@@ -14,6 +15,7 @@ import torchvision
 from goldens import TINY
 from PIL import Image
 from segtwin import Preprocessing
+from segtwin.architectures import get_architecture
 from segtwin_cli.main import main
 from segtwin_weights import Weights, WeightsError, metadata, names, plausibility
 
@@ -43,7 +45,7 @@ def state_dict(first: tuple[float, ...] | None = None, factor: float = 1.0) -> d
     return state
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------ the value
+# ---------------------------------------------------------------------------------------- the value
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,8 @@ def test_values_0_to_1_are_torchvisions() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"colour": "cmyk"}, {"std": 0}, {"std": (1, -1, 1)}, {"mean": float("nan")}, {"mean": "abc"}, {"scale": 0}, {"scale": float("inf")},
+        {"colour": "cmyk"}, {"std": 0}, {"std": (1, -1, 1)}, {"mean": float("nan")}, {"mean": "abc"}, {"scale": 0},
+        {"scale": float("inf")},
         {"bits": 0}, {"bits": 8.5}, {"std": float("nan")}, {"mean": None},
     ],
 )  # fmt: skip
@@ -88,7 +91,7 @@ def test_a_divisor_in_place_of_a_scale_is_said() -> None:
         assert Preprocessing(scale=255).scale == 1 / 255
 
 
-# ----------------------------------------------------------------------------------------------------------------- names and numbers of a VGG-16
+# -------------------------------------------------------------------- names and numbers of a VGG-16
 
 
 @pytest.mark.parametrize("first", [OXFORD, OXFORD[::-1]], ids=["BGR", "RGB"])
@@ -123,7 +126,10 @@ def test_no_evidence_is_an_assumption(tmp_path) -> None:
     read = segtwin_weights.read(tmp_path / "vgg16.pth")
     converted = segtwin_weights.convert(read, to="fcn8s", num_classes=5)
     assert "preprocessing" not in converted.metadata
-    weight = read["features.0.weight"].astype(np.float64)[:, ::-1] / (255 * np.array([0.225, 0.224, 0.229]))[::-1][::-1][:, None, None]
+    weight = (
+        read["features.0.weight"].astype(np.float64)[:, ::-1]
+        / (255 * np.array([0.225, 0.224, 0.229]))[::-1][::-1][:, None, None]
+    )
     np.testing.assert_allclose(converted["conv1_1/weight"], weight / 1.0, rtol=0.03)
 
 
@@ -133,21 +139,38 @@ def test_caffe_names_with_rgb_numbers_are_refused(tmp_path) -> None:
     with pytest.raises(WeightsError, match=r"rgb\.npy: names of the Caffe training say BGR.*takes RGB"):
         segtwin_weights.convert(caffe, to="fcn8s", num_classes=5)
     right = Weights({**caffe, "conv1_1/weight": caffe["conv1_1/weight"][:, ::-1]}, caffe.metadata)
-    assert segtwin_weights.convert(right, to="fcn8s", num_classes=5).metadata["preprocessing"]["colour"] == "BGR", "the numbers prove it"
+    assert segtwin_weights.convert(right, to="fcn8s", num_classes=5).metadata["preprocessing"]["colour"] == "BGR", (
+        "the numbers prove it"
+    )
 
 
 def test_options_of_convert(tmp_path, capsys: pytest.CaptureFixture) -> None:
     torch.save(state_dict(OXFORD), tmp_path / "v.pth")
     assert run("convert", tmp_path / "v.pth", tmp_path / "f.safetensors", "--to", "fcn8s", "--num-classes", 5) == 2
     assert "--colour bgr" in capsys.readouterr().err
-    assert run("convert", tmp_path / "v.pth", tmp_path / "f.safetensors", "--to", "fcn8s", "--num-classes", 5, "--colour", "bgr") == 0
+    assert (
+        run(
+            "convert",
+            tmp_path / "v.pth",
+            tmp_path / "f.safetensors",
+            "--to",
+            "fcn8s",
+            "--num-classes",
+            5,
+            "--colour",
+            "bgr",
+        )
+        == 0
+    )
     weights = segtwin_weights.read(tmp_path / "f.safetensors")
-    np.testing.assert_array_equal(weights["conv1_1/weight"], segtwin_weights.read(tmp_path / "v.pth")["features.0.weight"])
+    np.testing.assert_array_equal(
+        weights["conv1_1/weight"], segtwin_weights.read(tmp_path / "v.pth")["features.0.weight"]
+    )
     assert run("convert", tmp_path / "f.safetensors", tmp_path / "g.safetensors", "--num-classes", 7) == 2
     assert "goes with --to" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------------------------------- it travels with them
+# ----------------------------------------------------------------------------- it travels with them
 
 
 @pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras])
@@ -167,7 +190,9 @@ def test_half_and_half_travels_through_every_file(twin, tmp_path, capsys: pytest
     assert "preprocessing_assumed" not in facts
     assert metadata.stated(segtwin_weights.read(tmp_path / "u.onnx")) == want
     image = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
-    np.testing.assert_allclose(segtwin.preprocess(image, model), (image.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        segtwin.preprocess(image, model), (image.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_conversion_of_an_fcn_keeps_its_own(tmp_path) -> None:
@@ -183,10 +208,10 @@ def test_conversion_of_an_fcn_keeps_its_own(tmp_path) -> None:
 
 def test_files_of_schema_1_are_still_read() -> None:
     told = {"architecture": "resnet34-unet", "colour": "RGB", "mean": [0.485, 0.456, 0.406]}
-    assert metadata.stated(told) == segtwin.get_architecture("resnet34-unet").preprocessing
+    assert metadata.stated(told) == get_architecture("resnet34-unet").preprocessing
 
 
-# --------------------------------------------------------------------------------------------------------------- no dimension is read and dropped
+# ----------------------------------------------------------------- no dimension is read and dropped
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
@@ -195,7 +220,9 @@ def test_channels_follow_the_source(channels: int, target: str) -> None:
     """nyud-fcn32s-color-d takes colour and depth."""
     start = segtwin_weights.initialize("fcn32s", 5, channels, TINY)
     random = np.random.default_rng(0)
-    weights = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, start.metadata)
+    weights = Weights(
+        {name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, start.metadata
+    )
     converted = segtwin_weights.convert(weights, to=target)
     np.testing.assert_array_equal(converted["conv1_1/weight"], weights["conv1_1/weight"])
     data = random.standard_normal((1, channels, 9, 12), np.float32)
@@ -208,7 +235,10 @@ def test_channels_follow_the_source(channels: int, target: str) -> None:
 def test_a_grey_vgg16_becomes_a_grey_fcn() -> None:
     classifier = segtwin_weights.initialize("vgg16", 30, 1, TINY)
     random = np.random.default_rng(0)
-    weights = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in classifier.items()}, {"architecture": "vgg16"})
+    weights = Weights(
+        {name: random.standard_normal(blob.shape, np.float32) for name, blob in classifier.items()},
+        {"architecture": "vgg16"},
+    )
     converted = segtwin_weights.convert(weights, to="fcn8s", num_classes=5)
     np.testing.assert_array_equal(converted["conv1_1/weight"], weights["conv1_1/weight"])
     with pytest.raises(WeightsError, match="fcn8-vgg takes 3 channels"):
@@ -229,7 +259,11 @@ def test_a_files_dimensions_are_the_defaults(twin, tmp_path) -> None:
         read = twin.read_weights(model)
         assert read["score_fr/weight"].shape[0] == 5
         assert read["conv1_1/weight"].shape[:2] == (TINY[0], 4)
-    for argument, says in (({"num_classes": 21}, "num_classes is 21"), ({"in_channels": 3}, "in_channels is 3"), ({"widths": (1,) * 7}, "widths is")):
+    for argument, says in (
+        ({"num_classes": 21}, "num_classes is 21"),
+        ({"in_channels": 3}, "in_channels is 3"),
+        ({"widths": (1,) * 7}, "widths is"),
+    ):
         with pytest.raises(ValueError, match=says):
             twin.build("fcn8s", weights=tmp_path / "five.safetensors", **argument)
     assert twin.build("fcn8s", weights=tmp_path / "five.safetensors", num_classes=5, in_channels=4, widths=TINY)
@@ -239,7 +273,10 @@ def test_the_convolutional_vgg16_is_a_classifier() -> None:
     """What the FCN authors started from: fc6 O×I×7×7, fc7 O×I×1×1."""
     random = np.random.default_rng(0)
     start = segtwin_weights.initialize("vgg16", 30, widths=TINY)
-    flat = Weights({name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, {"architecture": "vgg16"})
+    flat = Weights(
+        {name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()},
+        {"architecture": "vgg16"},
+    )
     c5, fc6, fc7 = TINY[4], TINY[5], TINY[6]
     shapes = {"fc6/weight": (fc6, c5, 7, 7), "fc7/weight": (fc7, fc6, 1, 1), "fc8/weight": (30, fc7, 1, 1)}
     convolutional = Weights({name: blob.reshape(shapes.get(name, blob.shape)) for name, blob in flat.items()})
@@ -255,17 +292,31 @@ def test_the_convolutional_vgg16_is_a_classifier() -> None:
 
 
 def test_parity_is_measured_on_inputs_as_stated(tmp_path, capsys) -> None:
-    """--mean, --std and --scale reach the engines: the largest input is that of numpy's own arithmetic, and of a four-channel array likewise."""
-    segtwin_weights.write(segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors")
+    """--mean, --std and --scale reach the engines: the largest input is that of numpy's own
+    arithmetic, and of a four-channel array likewise."""
+    segtwin_weights.write(
+        segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors"
+    )
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 48), np.uint8)).save(tmp_path / "a.png")
     report = tmp_path / "p.json"
-    assert run("parity", tmp_path / "u.safetensors", tmp_path / "a.png", "--report", report.with_suffix(".html"), "--quiet") == 0
+    assert (
+        run(
+            "parity", tmp_path / "u.safetensors", tmp_path / "a.png", "--report", report.with_suffix(".html"), "--quiet"
+        )
+        == 0
+    )
     assert "assumed" in json.loads(report.read_text())["preprocessing"]
     options = ("--report", report.with_suffix(".html"), "--overwrite", "--mean", "0.5", "--std", "0.25")
     assert run("parity", tmp_path / "u.safetensors", tmp_path / "a.png", *options) == 0
     assert "does not state" not in capsys.readouterr().err
     facts = json.loads(report.read_text())
-    assert facts["weights"]["preprocessing"] == {"colour": "grey", "mean": [0.5], "std": [0.25], "scale": 1 / 255, "bits": 8}
+    assert facts["weights"]["preprocessing"] == {
+        "colour": "grey",
+        "mean": [0.5],
+        "std": [0.25],
+        "scale": 1 / 255,
+        "bits": 8,
+    }
     assert "assumed" not in facts["preprocessing"]
     assert "0.25" in facts["preprocessing"]
 
@@ -275,15 +326,29 @@ def test_parity_takes_arrays_of_any_channels(tmp_path) -> None:
     weights = segtwin_weights.initialize("fcn32s", widths=TINY, in_channels=4, num_classes=3, seed=1)
     segtwin_weights.write(weights, tmp_path / "d.safetensors")
     np.save(tmp_path / "a.npy", np.random.default_rng(1).integers(0, 256, (33, 41, 4), np.uint8))
-    assert run("parity", tmp_path / "d.safetensors", tmp_path / "a.npy", "--report", tmp_path / "p.html", "--mean", "1,2,3,4") == 0
+    assert (
+        run(
+            "parity",
+            tmp_path / "d.safetensors",
+            tmp_path / "a.npy",
+            "--report",
+            tmp_path / "p.html",
+            "--mean",
+            "1,2,3,4",
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "p.json").read_text())["comparisons"][0]["size"] == [33, 41]
 
 
 @pytest.mark.parametrize("options", [("--mean", "0.5,0.5"), ("--std", "1,1,1"), ("--colour", "rgb")], ids=" ".join)
 @pytest.mark.parametrize("command", ["convert", "export", "predict", "parity"])
 def test_numbers_for_other_channels_are_refused(command, options, tmp_path, capsys) -> None:
-    """By every command alike, before anything is written: of a network of one channel there is one mean."""
-    segtwin_weights.write(segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors")
+    """By every command alike, before anything is written: of a network of one channel there is one
+    mean."""
+    segtwin_weights.write(
+        segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.safetensors"
+    )
     Image.fromarray(np.zeros((32, 48), np.uint8)).save(tmp_path / "a.png")
     rest = {
         "convert": (tmp_path / "o.safetensors",),
@@ -297,7 +362,8 @@ def test_numbers_for_other_channels_are_refused(command, options, tmp_path, caps
 
 
 TORCHVISION = (-0.5537, 0.1755, 0.3130)
-"""R, G, B of the corner of features.0's first filter in torchvision's vgg16 IMAGENET1K_V1, as notebooks print it."""
+"""R, G, B of the corner of features.0's first filter in torchvision's vgg16 IMAGENET1K_V1, as
+notebooks print it."""
 
 
 def network(name: str, first: tuple[float, ...], path) -> None:
@@ -306,7 +372,10 @@ def network(name: str, first: tuple[float, ...], path) -> None:
     weights[conv] = (np.random.default_rng(1).normal(size=weights[conv].shape) * 0.3).astype(np.float32)
     weights[conv][0, :, 0, 0] = first
     if path.suffix == ".pth":
-        torch.save({key: torch.from_numpy(np.array(blob)) for key, blob in names.state_dict_names(Weights(weights)).items()}, path)
+        torch.save(
+            {key: torch.from_numpy(np.array(blob)) for key, blob in names.state_dict_names(Weights(weights)).items()},
+            path,
+        )
     else:
         segtwin_weights.write(Weights(weights, {"architecture": name}), path)
 
@@ -329,7 +398,8 @@ def network(name: str, first: tuple[float, ...], path) -> None:
     ],
 )
 def test_networks_are_asked_what_vgg16s_are_asked(name: str, first, good: bool, suffix: str, tmp_path, capsys) -> None:
-    """The names say how the inputs are made; first filters of a known training that say otherwise are a refusal until the user says it."""
+    """The names say how the inputs are made; first filters of a known training that say otherwise
+    are a refusal until the user says it."""
     path, image = tmp_path / f"w{suffix}", tmp_path / "x.png"
     network(name, first, path)
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)).save(image)
@@ -362,15 +432,33 @@ def test_a_turned_first_layer_is_called_turned(tmp_path, capsys) -> None:
 
 
 def test_channels_beyond_three_have_no_colours(tmp_path, capsys) -> None:
-    segtwin_weights.write(Weights(segtwin_weights.initialize("fcn32s", in_channels=4, widths=TINY), {"architecture": "fcn32s"}), tmp_path / "w.pth")
+    segtwin_weights.write(
+        Weights(segtwin_weights.initialize("fcn32s", in_channels=4, widths=TINY), {"architecture": "fcn32s"}),
+        tmp_path / "w.pth",
+    )
     with pytest.raises(WeightsError, match="mean and deviation"):
-        names.turned(Weights({"conv1_1/weight": np.ones((2, 4, 3, 3)), "conv1_1/bias": np.ones(2)}, {"names": "torchvision"}), names.OXFORD_INPUTS)
+        names.turned(
+            Weights({"conv1_1/weight": np.ones((2, 4, 3, 3)), "conv1_1/bias": np.ones(2)}, {"names": "torchvision"}),
+            names.OXFORD_INPUTS,
+        )
     for command in ("convert", "export"):
         out = tmp_path / ("x.caffemodel" if command == "convert" else "x.onnx")
-        assert run(command, tmp_path / "w.pth", out, "--colour", "bgr", *(("--framework", "torch") if command == "export" else ())) == 2
+        assert (
+            run(
+                command,
+                tmp_path / "w.pth",
+                out,
+                "--colour",
+                "bgr",
+                *(("--framework", "torch") if command == "export" else ()),
+            )
+            == 2
+        )
         assert "keep the order" in capsys.readouterr().err
     assert run("inspect", tmp_path / "w.pth") == 0
-    assert "inputs: 4 channels as the image has them, values 0..255 (assumed" in " ".join(capsys.readouterr().out.split())
+    assert "inputs: 4 channels as the image has them, values 0..255 (assumed" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert run("convert", tmp_path / "w.pth", tmp_path / "x.caffemodel") == 0
     assert "4 channels as the image has them, values 0..255" in (tmp_path / "x.deploy.prototxt").read_text()
     assert run("export", tmp_path / "w.pth", tmp_path / "x.onnx", "--framework", "torch") == 0

@@ -1,4 +1,5 @@
-"""Processes beside each other: one cache, one target, drafts of the living and of the dead, and what a file keeps when it is replaced."""
+"""Processes beside each other: one cache, one target, drafts of the living and of the dead, and
+what a file keeps when it is replaced."""
 
 import hashlib
 import json
@@ -34,7 +35,7 @@ OTHER = bytes([*DATA[:1000], DATA[1000] ^ 1, *DATA[1001:-1], DATA[-1] ^ 1])
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- the cache
+# ---------------------------------------------------------------------------------------- the cache
 
 
 class Publisher(BaseHTTPRequestHandler):
@@ -108,7 +109,10 @@ def contents(folder: Path) -> list[str]:
 
 def test_four_processes_download_once(publisher, tmp_path) -> None:
     command = [sys.executable, "-c", FETCH, f"{publisher}/slow"]
-    ended = [process.communicate(timeout=60) for process in [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]]
+    ended = [
+        process.communicate(timeout=60)
+        for process in [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    ]
     cache = tmp_path / "cache"
     assert [said.splitlines()[-1] for said, _ in ended] == [str(cache / "net.caffemodel")] * 4
     assert (cache / "net.caffemodel").read_bytes() == DATA
@@ -135,7 +139,9 @@ def test_a_killed_download_leaves_the_lock_free_and_its_bytes_are_used(publisher
     process.communicate()
     have = partial.stat().st_size
     assert 0 < have < len(DATA)
-    done = subprocess.run([sys.executable, "-c", FETCH, f"{publisher}/slow"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH, f"{publisher}/slow"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "waiting" not in done.stdout
     assert Publisher.asked[-1] == ("/slow", f"bytes={have}-", '"one"')
     assert (tmp_path / "cache/net.caffemodel").read_bytes() == DATA
@@ -146,7 +152,10 @@ def test_a_holder_that_does_nothing_is_not_waited_for_forever(published, tmp_pat
     monkeypatch.setattr(catalogue, "POLL_SECONDS", 0.05)
     published("", "good")
     said: list[str] = []
-    with catalogue.only_one(tmp_path / "cache/net.caffemodel"), pytest.raises(WeightsError, match=r"net\.caffemodel\.lock: another process holds it"):
+    with (
+        catalogue.only_one(tmp_path / "cache/net.caffemodel"),
+        pytest.raises(WeightsError, match=r"net\.caffemodel\.lock: another process holds it"),
+    ):
         catalogue.fetch("net", say=said.append)
     assert said == ["net.caffemodel: another process is making it; waiting"]
     assert catalogue.fetch("net").read_bytes() == DATA
@@ -155,8 +164,8 @@ def test_a_holder_that_does_nothing_is_not_waited_for_forever(published, tmp_pat
 @pytest.mark.parametrize("digest", ["", f"sha256:{SHA}"])
 @pytest.mark.parametrize("now", ["/changed", "/deaf"])
 def test_pieces_of_two_versions_are_never_joined(now: str, digest: str, published, tmp_path, monkeypatch) -> None:
-    """The file changes between the two tries: the rest of the new one does not go behind the beginning of the old one; also where the server does not
-    hear If-Range.
+    """The file changes between the two tries: the rest of the new one does not go behind the
+    beginning of the old one; also where the server does not hear If-Range.
     """
     published(digest, "cut")
     with pytest.raises(WeightsError, match="cannot be fetched"):
@@ -215,7 +224,9 @@ def test_a_damaged_resume_begins_again(published, tmp_path) -> None:
     assert [ranges for _, ranges, _ in Publisher.asked] == ["bytes=200-", ""]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"net.caffemodel": 5}', '{"net.caffemodel": "ab"}', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"net.caffemodel": 5}', '{"net.caffemodel": "ab"}', "[" * 100_000, "\xff"]
+)
 def test_damaged_known_hashes_are_an_error(text: str, published, tmp_path) -> None:
     known = tmp_path / "cache/known_hashes.json"
     known.parent.mkdir()
@@ -229,13 +240,16 @@ def test_damaged_known_hashes_are_an_error(text: str, published, tmp_path) -> No
 
 def test_hashes_kept_at_once_are_all_kept(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SEGTWIN_CACHE", str(tmp_path))
-    code = "import sys; from segtwin_weights import catalogue\nfor at in range(10): catalogue.record(f'{sys.argv[1]}-{at}', '0' * 64)"
+    code = (
+        "import sys; from segtwin_weights import catalogue\nfor at in range(10): "
+        "catalogue.record(f'{sys.argv[1]}-{at}', '0' * 64)"
+    )
     for process in [subprocess.Popen([sys.executable, "-c", code, str(one)]) for one in range(3)]:
         assert process.wait(60) == 0
     assert len(catalogue._known_hashes()) == 30
 
 
-# --------------------------------------------------------------------------------------------------------------------------- files and names
+# ---------------------------------------------------------------------------------- files and names
 
 
 def test_what_is_replaced_gives_its_mode_and_owner(tmp_path: Path) -> None:
@@ -332,7 +346,10 @@ def test_companions_are_not_replaced(tmp_path: Path, weights: Path, capfd: pytes
     for name in ("x.deploy.prototxt", "x.train_val.prototxt", "x.solver.prototxt"):
         (tmp_path / name).write_text("mine")
         assert run("convert", weights, tmp_path / "x.caffemodel") == 2
-        assert capfd.readouterr().err == f"segtwin: {tmp_path / name}: exists already; choose another name or add --overwrite\n"
+        assert (
+            capfd.readouterr().err
+            == f"segtwin: {tmp_path / name}: exists already; choose another name or add --overwrite\n"
+        )
         assert (tmp_path / name).read_text() == "mine"
         assert contents(tmp_path) == ["in", name]
         (tmp_path / name).unlink()
@@ -341,8 +358,11 @@ def test_companions_are_not_replaced(tmp_path: Path, weights: Path, capfd: pytes
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.caffemodel", "x.pth", "x.weights.h5"])
-def test_a_file_that_appears_meanwhile_stays(name: str, tmp_path: Path, weights: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process makes it between the check and the name's taking: the last of a .caffemodel's files, too."""
+def test_a_file_that_appears_meanwhile_stays(
+    name: str, tmp_path: Path, weights: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process makes it between the check and the name's taking: the last of a .caffemodel's
+    files, too."""
     write = segtwin_weights.write
 
     def late(loaded: Weights, target: str) -> None:
@@ -351,7 +371,10 @@ def test_a_file_that_appears_meanwhile_stays(name: str, tmp_path: Path, weights:
 
     monkeypatch.setattr(segtwin_weights, "write", late)
     assert run("convert", weights, tmp_path / name) == 2
-    assert capfd.readouterr().err == f"segtwin: {tmp_path / name}: exists already; choose another name or add --overwrite\n"
+    assert (
+        capfd.readouterr().err
+        == f"segtwin: {tmp_path / name}: exists already; choose another name or add --overwrite\n"
+    )
     assert (tmp_path / name).read_text() == "theirs"
     assert contents(tmp_path) == sorted(["in", name])
     assert run("convert", weights, tmp_path / name, "--overwrite") == 0
@@ -393,7 +416,10 @@ main()
     for at in range(4):
         target = tmp_path / f"{at}.caffemodel"
         command = [sys.executable, "-c", code, "convert", str(weights), str(target)]
-        both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        both = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
         for process in both:
             assert process.stdout.readline() == "ready\n"
         for process in both:
@@ -401,12 +427,14 @@ main()
             process.stdin.flush()
         errors = [process.communicate(timeout=60)[1] for process in both]
         assert sorted(process.returncode for process in both) == [0, 2], errors
-        assert next(error for error in errors if error).endswith("exists already; choose another name or add --overwrite\n")
+        assert next(error for error in errors if error).endswith(
+            "exists already; choose another name or add --overwrite\n"
+        )
         assert segtwin_weights.read(target).fingerprint() == segtwin_weights.read(weights).fingerprint()
     assert len(contents(tmp_path)) == 4 * 4 + 1
 
 
-# -------------------------------------------------------------------------------------------------------------------------------------- drafts
+# ------------------------------------------------------------------------------------------- drafts
 
 WRITE = """
 import sys, time
@@ -421,7 +449,9 @@ with whole_together(sys.argv[1] + ".data", sys.argv[1]) as drafts:
 
 def test_drafts_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path / "x.onnx")]
-    dead, living = (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    dead, living = (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
     for process in (dead, living):
         assert process.stdout.readline() == "writing\n"
     dead.send_signal(signal.SIGKILL)
@@ -454,7 +484,7 @@ def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:
     assert files.OPEN == {}
 
 
-# -------------------------------------------------------------------------------------------------------------------- a graph and its weights
+# -------------------------------------------------------------------------- a graph and its weights
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +492,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     for name, value in (("a", 0.5), ("b", 0.25)):
         start = segtwin_weights.initialize("fcn8s", widths=TINY)
-        model = segtwin_torch.build("fcn8s", widths=TINY, weights=Weights({key: blob + np.float32(value) for key, blob in start.items()}))
+        model = segtwin_torch.build(
+            "fcn8s", widths=TINY, weights=Weights({key: blob + np.float32(value) for key, blob in start.items()})
+        )
         segtwin_torch.export_onnx(model, folder / f"{name}.onnx", external_data=True, verify=name == "a")
     return folder
 
@@ -487,7 +519,10 @@ def test_weights_of_another_export_are_noticed(pair: Path, capfd: pytest.Capture
     assert onnx_blobs(pair, data, ["score"])["score"].shape == (1, 21, 9, 9)
     shutil.copy(pair.with_name("b.onnx.data"), pair.with_name("a.onnx.data"))  # as large, of the same shapes
     for said in (complaint(segtwin_weights.read, pair), complaint(onnx_blobs, pair, data, ["score"])):
-        assert said == f"{pair}: a.onnx.data beside it is of another export, or only one of the two files was written; export it again"
+        assert said == (
+            f"{pair}: a.onnx.data beside it is of another export, or only one of the two files was written; "
+            "export it again"
+        )
     photo = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
     for arguments in (
         ("predict", pair, photo, "-o", pair.parent / "out"),
@@ -505,8 +540,11 @@ def test_weights_of_another_export_are_noticed(pair: Path, capfd: pytest.Capture
     assert segtwin_weights.read(pair).fingerprint() != first  # a copied graph finds the file that it names
 
 
-def test_weights_that_are_replaced_while_they_are_read_come_from_one_file(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process exports other weights and then these again: the stamps before and after are equal, and what lies between is not."""
+def test_weights_that_are_replaced_while_they_are_read_come_from_one_file(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process exports other weights and then these again: the stamps before and after are
+    equal, and what lies between is not."""
     from segtwin_weights import onnx_weights
 
     want = segtwin_weights.read(pair).fingerprint()
@@ -533,7 +571,9 @@ def test_an_export_through_a_link_is_read(pair: Path) -> None:
     model = segtwin_torch.build("fcn8s", widths=TINY)
     segtwin_torch.export_onnx(model, pair.parent / "link.onnx", external_data=True, verify=False)
     assert (pair.parent / "link.onnx").is_symlink()
-    assert segtwin_weights.read(pair.parent / "link.onnx").fingerprint() == segtwin_torch.read_weights(model).fingerprint()
+    assert (
+        segtwin_weights.read(pair.parent / "link.onnx").fingerprint() == segtwin_torch.read_weights(model).fingerprint()
+    )
     onnxruntime.InferenceSession(pair.parent / "link.onnx")
     (pair.parent / "to-a.onnx").symlink_to("far/a.onnx")
     for name in ("a.onnx", "a.onnx.data"):
@@ -551,7 +591,15 @@ def test_an_export_without_a_stamp_is_read(pair: Path) -> None:
     model.metadata_props.extend(kept)
     pair.write_bytes(model.SerializeToString())
     assert segtwin_weights.read(pair).fingerprint() == want
-    for stated in ("{", "[]", '{"file": "../a", "sha256": "x"}', '{"file": 5}', '{"file": "a.onnx.data", "sha256": "0"}', "[" * 9999, "\\u0000"):
+    for stated in (
+        "{",
+        "[]",
+        '{"file": "../a", "sha256": "x"}',
+        '{"file": 5}',
+        '{"file": "a.onnx.data", "sha256": "0"}',
+        "[" * 9999,
+        "\\u0000",
+    ):
         entry = model.metadata_props.add()
         entry.key, entry.value = "external_data", stated
         pair.write_bytes(model.SerializeToString())

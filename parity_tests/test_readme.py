@@ -1,4 +1,5 @@
-"""Every snippet of README and guides does what it says: in order, in one folder, on narrow weights under the names that the text uses."""
+"""Every snippet of README and guides does what it says: in order, in one folder, on narrow weights
+under the names that the text uses."""
 
 import re
 import shlex
@@ -17,7 +18,11 @@ from segtwin_cli.main import main
 from test_preprocessing_of_weights import OXFORD, state_dict
 
 ROOT = Path(__file__).parents[1]
-PAGES = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    if page.exists()
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OTHER = {"mermaid"}
 """Languages that are not run."""
@@ -25,7 +30,8 @@ OTHER = {"mermaid"}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the reader has: a clone, `make convert-vgg` done, weights, images and names of their own."""
+    """What the reader has: a clone, `make convert-vgg` done, weights, images and names of their
+    own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / "out").mkdir()
@@ -39,7 +45,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     random = np.random.default_rng(1)
     zeros = segtwin_weights.initialize("vgg16", widths=TINY)
     vgg16 = segtwin_weights.Weights(
-        {name: random.standard_normal(blob.shape, np.float32) * np.sqrt(2 / blob[0].size) for name, blob in zeros.items()}, zeros.metadata
+        {
+            name: random.standard_normal(blob.shape, np.float32) * np.sqrt(2 / blob[0].size)
+            for name, blob in zeros.items()
+        },
+        zeros.metadata,
     )
     segtwin_weights.write(vgg16, tmp_path / "vgg16.npy")
     monkeypatch.setenv("VGG16_NPY", str(tmp_path / "vgg16.npy"))
@@ -53,11 +63,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and text of the fenced blocks."""
-    return [(language, text) for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language not in OTHER]
+    return [
+        (language, text) for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language not in OTHER
+    ]
 
 
 def run_line(line: str) -> None:
-    """A line of a shell block: `segtwin` is run; of `make` and `pip install .[extra]` the target and the extra must exist."""
+    """A line of a shell block: `segtwin` is run; of `make` and `pip install .[extra]` the target
+    and the extra must exist."""
     words = shlex.split(line, comments=True)
     if not words:
         return

@@ -1,4 +1,5 @@
-"""Where memory is too short for a thread to begin, Python waits for it for ever: small files are read without one."""
+"""Where memory is too short for a thread to begin, Python waits for it for ever: small files are
+read without one."""
 
 import os
 import threading

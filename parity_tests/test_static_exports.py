@@ -1,4 +1,5 @@
-"""Graphs of one size: nothing in them computes a size, and OpenCV's DNN module, an implementation of its own, gets the oracle's numbers from them."""
+"""Graphs of one size: nothing in them computes a size, and OpenCV's DNN module, an implementation
+of its own, gets the oracle's numbers from them."""
 
 from __future__ import annotations
 
@@ -10,36 +11,54 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-import segtwin
 import segtwin_weights
 from engines import TWINS
 from PIL import Image
 from segtwin import oracle
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin_cli import export as export_command
 from segtwin_cli.main import main
 from segtwin_weights import Weights, initialize
 
 SIZES = {"unet-paper": (204, 220), "resnet34-unet": (64, 96)}
-COMPUTED = {"Shape", "Size", "Gather", "Range", "Reshape", "Squeeze", "Cast", "ConstantOfShape", "Expand", "Where", "NonZero", "Loop", "If"}
+COMPUTED = {
+    "Shape",
+    "Size",
+    "Gather",
+    "Range",
+    "Reshape",
+    "Squeeze",
+    "Cast",
+    "ConstantOfShape",
+    "Expand",
+    "Where",
+    "NonZero",
+    "Loop",
+    "If",
+}
 """Operators that compute sizes, or whose results have sizes that are not known before."""
 CV2_ROUNDING = 2e-4
-"""Of a blob's maximum. OpenCV convolves by Winograd's transform, which costs a decimal; a crop or pad off by one is beyond 1e-2 in all of them."""
+"""Of a blob's maximum. OpenCV convolves by Winograd's transform, which costs a decimal; a crop or
+pad off by one is beyond 1e-2 in all of them."""
 
 
 @cache
 def weights_of(name: str) -> tuple[Weights, np.ndarray, np.ndarray]:
     """Weights that are nowhere zero, two images, and the float64 oracle's output of them."""
-    row = segtwin.get_architecture(name)
-    widths = {7: (3, 4, 5, 6, 7, 8, 9), 5: (3, 4, 5, 6, 7), 0: None}[len(row.widths)]
+    architecture = get_architecture(name)
+    widths = {7: (3, 4, 5, 6, 7, 8, 9), 5: (3, 4, 5, 6, 7), 0: None}[len(architecture.widths)]
     random = np.random.default_rng(5)
     start = initialize(name, 3, widths=widths, seed=3)
-    blobs = {key: blob if blob.any() else np.asarray(random.uniform(-0.5, 0.5, blob.shape), blob.dtype) for key, blob in start.items()}
-    data = random.uniform(-100, 100, (2, row.in_channels, *size_of(name))).astype(np.float32)
-    return Weights(blobs, start.metadata), data, oracle.run(row, blobs, data)[row.output]
+    blobs = {
+        key: blob if blob.any() else np.asarray(random.uniform(-0.5, 0.5, blob.shape), blob.dtype)
+        for key, blob in start.items()
+    }
+    data = random.uniform(-100, 100, (2, architecture.in_channels, *size_of(name))).astype(np.float32)
+    return Weights(blobs, start.metadata), data, oracle.run(architecture, blobs, data)[architecture.output]
 
 
 def size_of(name: str) -> tuple[int, int]:
-    return SIZES.get(name, segtwin.get_architecture(name).example_size)
+    return SIZES.get(name, get_architecture(name).example_size)
 
 
 def run(*arguments: object) -> int:
@@ -48,17 +67,19 @@ def run(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("name", segtwin.list_architectures())
+@pytest.mark.parametrize("name", list_architectures())
 @pytest.mark.parametrize("framework", TWINS)
 def test_opencv_computes_the_same(framework: str, name: str, tmp_path: Path) -> None:
     weights, data, truth = weights_of(name)
-    row, twin = segtwin.get_architecture(name), TWINS[framework]
-    model = twin.build(name, **segtwin_weights.dimensions(weights, row)._asdict(), weights=weights)
+    architecture, twin = get_architecture(name), TWINS[framework]
+    model = twin.build(name, **segtwin_weights.dimensions(weights, architecture)._asdict(), weights=weights)
     twin.export_onnx(model, tmp_path / "x.onnx", size=data.shape[2:], batch=2)
     proto = onnx.load(tmp_path / "x.onnx")
     assert not {node.op_type for node in proto.graph.node} & COMPUTED
     for value, shape in ((proto.graph.input[0], data.shape), (proto.graph.output[0], truth.shape)):
-        assert [(axis.dim_param, axis.dim_value) for axis in value.type.tensor_type.shape.dim] == [("", size) for size in shape]
+        assert [(axis.dim_param, axis.dim_value) for axis in value.type.tensor_type.shape.dim] == [
+            ("", size) for size in shape
+        ]
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["input"].startswith(f"float32 {'×'.join(map(str, data.shape))}; ")
 
@@ -72,11 +93,17 @@ def test_opencv_computes_the_same(framework: str, name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("framework", TWINS)
-def test_sizes_and_batches_that_cannot_be_are_refused_before_anything_is_written(framework: str, tmp_path: Path) -> None:
+def test_sizes_and_batches_that_cannot_be_are_refused_before_anything_is_written(
+    framework: str, tmp_path: Path
+) -> None:
     twin = TWINS[framework]
     small, fcn = twin.build("unet-small", widths=(3, 4, 5, 6, 7)), twin.build("fcn32s", widths=(3, 4, 5, 6, 7, 8, 9))
     for model, options, message in (
-        (small, {"size": (65, 80)}, "65×80 pixels do not fit; rows and columns are multiples of 16, the nearest 64×80 or 80×80"),
+        (
+            small,
+            {"size": (65, 80)},
+            "65×80 pixels do not fit; rows and columns are multiples of 16, the nearest 64×80 or 80×80",
+        ),
         (small, {"batch": 2}, "batch 2 fixes the number of images of a graph of one size; give the size too"),
         (fcn, {"size": (0, 4)}, "whole numbers from 1 on"),
         (fcn, {"size": (4.5, 4)}, "whole numbers from 1 on"),
@@ -97,7 +124,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command_refuses_before_it_reads_numbers(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_refuses_before_it_reads_numbers(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(export_command, "read_network", lambda path: pytest.fail("it was read"))
     before = sorted(work.iterdir())
     for file, options, message in (
@@ -107,7 +136,11 @@ def test_the_command_refuses_before_it_reads_numbers(work: Path, monkeypatch: py
         ("u.safetensors", ("--size", "64"), "give rows x columns"),
         ("u.safetensors", ("--size", "0x64"), "give rows x columns"),
         ("u.safetensors", ("--size", "64x64", "--batch", "0"), "--batch"),
-        ("u.safetensors", ("--opset", "13"), "x.onnx: opset 13 cannot be written; this framework's exporter writes opsets 18 to 23"),
+        (
+            "u.safetensors",
+            ("--opset", "13"),
+            "x.onnx: opset 13 cannot be written; this framework's exporter writes opsets 18 to 23",
+        ),
         ("u.safetensors", ("--opset", "24"), "opsets 18 to 23"),
     ):
         assert run("export", file, "x.onnx", "--framework", "torch", *options) == 2, options
@@ -128,7 +161,10 @@ def test_predict_runs_a_graph_of_one_size(work: Path, capsys: pytest.CaptureFixt
     random = np.random.default_rng(2)
     for name, shape in (("fits", (64, 80)), ("odd", (63, 71)), ("large", (96, 80))):
         Image.fromarray(random.integers(0, 255, shape, np.uint8)).save(f"{name}.png")
-    assert run("export", "u.safetensors", "x.onnx", "--framework", "torch", "--size", "64x80", "--batch", "3", "--quiet") == 0
+    assert (
+        run("export", "u.safetensors", "x.onnx", "--framework", "torch", "--size", "64x80", "--batch", "3", "--quiet")
+        == 0
+    )
     assert run("predict", "x.onnx", "fits.png", "-o", "a", "--probability") == 0
     assert run("predict", "u.safetensors", "fits.png", "-o", "b", "--probability", "--engine", "oracle") == 0
     np.testing.assert_allclose(np.load("a/fits.probability.npy"), np.load("b/fits.probability.npy"), atol=1e-5)
@@ -162,8 +198,17 @@ def test_export_carries_what_is_stated(work: Path) -> None:
     options = ("--mean", "0.25", "--std", "0.5", "--bits", "12", "--no-verify", "--quiet")
     assert run("export", "l.safetensors", "l.onnx", "l.pt", "--framework", "torch", *options) == 0
     properties = {entry.key: entry.value for entry in onnx.load("l.onnx").metadata_props}
-    assert json.loads(properties["preprocessing"]) == {"colour": "grey", "mean": [0.25], "std": [0.5], "scale": 1 / 255, "bits": 12}
+    assert json.loads(properties["preprocessing"]) == {
+        "colour": "grey",
+        "mean": [0.25],
+        "std": [0.5],
+        "scale": 1 / 255,
+        "bits": 12,
+    }
     assert "preprocessing_assumed" not in properties
     assert {key: json.loads(properties[key]) for key in labels} == labels
     assert segtwin_weights.read("l.pt").fingerprint() == weights.fingerprint()
-    assert run("export", "l.safetensors", "l.onnx", "--framework", "torch", "--mean", "0.5,0.5", "--overwrite", "--quiet") == 2
+    assert (
+        run("export", "l.safetensors", "l.onnx", "--framework", "torch", "--mean", "0.5,0.5", "--overwrite", "--quiet")
+        == 2
+    )

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import segtwin
 import segtwin_keras
 import segtwin_torch
 from goldens import TINY, recipe_weights, vgg16_weights
 from segtwin import geometry
+from segtwin.architectures import list_architectures
 from segtwin_weights import Weights, WeightsError, convert, initialize
 from segtwin_weights.surgery import convert_with_report
 
@@ -37,7 +37,9 @@ def test_each_net_starts_from_the_one_before(fcn32s: Weights) -> None:
         np.testing.assert_array_equal(fcn16s[name], fcn32s[name])
     np.testing.assert_array_equal(fcn16s["upscore16/weight"], geometry.bilinear_deconvolution(21, 32))
 
-    trained = Weights({**fcn16s, "score_pool4/weight": np.full_like(fcn16s["score_pool4/weight"], 0.5)}, fcn16s.metadata)
+    trained = Weights(
+        {**fcn16s, "score_pool4/weight": np.full_like(fcn16s["score_pool4/weight"], 0.5)}, fcn16s.metadata
+    )
     fcn8s, changes = convert_with_report(trained, "fcn8s")
     assert kinds(changes) == {
         "bilinear": {"upscore_pool4/weight", "upscore8/weight"},
@@ -52,12 +54,17 @@ def test_each_net_starts_from_the_one_before(fcn32s: Weights) -> None:
     np.testing.assert_array_equal(at_once["scale_pool3/weight"], np.float32(0.0001))
     assert at_once["scale_pool4/weight"].shape == (10,)
     assert at_once["scale_pool3/weight"].shape == (8,)
-    assert [at_once.metadata[key] for key in ("architecture", "num_classes", "widths")] == ["fcn8s-atonce", 21, list(TINY)]
+    assert [at_once.metadata[key] for key in ("architecture", "num_classes", "widths")] == [
+        "fcn8s-atonce",
+        21,
+        list(TINY),
+    ]
     assert "classes" in at_once.metadata
 
 
 def test_a_new_skip_changes_nothing_before_it_is_trained(fcn32s: Weights) -> None:
-    """The new score layer is zero, so fcn16s computes fcn32s' scores, upsampled in two steps; where both crop, the coarse scores are equal."""
+    """The new score layer is zero, so fcn16s computes fcn32s' scores, upsampled in two steps; where
+    both crop, the coarse scores are equal."""
     data = np.random.default_rng(1).uniform(-100, 100, (1, 3, 40, 50)).astype(np.float32)
     before = segtwin_torch.blobs(segtwin_torch.build("fcn32s", widths=TINY, weights=fcn32s), data)
     after = segtwin_torch.blobs(segtwin_torch.build("fcn16s", widths=TINY, weights=convert(fcn32s, "fcn16s")), data)
@@ -92,8 +99,20 @@ def test_what_cannot_be_made_is_said(fcn32s: Weights) -> None:
         (fcn32s, "vggfcn32", {}, ValueError, "nothing is converted to 'vggfcn32'"),
         (vgg16_weights("tiny", 1), "fcn8s", {"score_init": "random"}, ValueError, "random_init_fc8"),
         (vgg16_weights("tiny", 1), "fcn8-vgg", {"num_classes": 1000}, WeightsError, "fewer than its 1000 classes"),
-        (Weights({k: v for k, v in fcn32s.items() if k != "fc6/bias"}, fcn32s.metadata), "fcn16s", {}, WeightsError, "1 missing, first 'fc6/bias'"),
-        (Weights({**fcn32s, "fc7/bias": np.zeros(3, np.float32)}), "fcn16s", {}, WeightsError, "first 'fc7/bias': \\(3,\\) given"),
+        (
+            Weights({k: v for k, v in fcn32s.items() if k != "fc6/bias"}, fcn32s.metadata),
+            "fcn16s",
+            {},
+            WeightsError,
+            "1 missing, first 'fc6/bias'",
+        ),
+        (
+            Weights({**fcn32s, "fc7/bias": np.zeros(3, np.float32)}),
+            "fcn16s",
+            {},
+            WeightsError,
+            "first 'fc7/bias': \\(3,\\) given",
+        ),
     ]
     for weights, to, options, error, message in refused:
         with pytest.raises(error, match=message):
@@ -105,8 +124,14 @@ def test_fcn8_vgg_starts_its_score_layers_at_random_from_a_seed() -> None:
     weights, changes = convert_with_report(vgg16, "fcn8-vgg", seed=7)
     assert kinds(changes)["drawn"] == {"score_pool4/weight", "score_pool3/weight"}
     assert kinds(changes)["averaged"] == {"score_fr/weight", "score_fr/bias"}
-    assert convert(vgg16, "fcn8-vgg", seed=7).fingerprint() == weights.fingerprint() != convert(vgg16, "fcn8-vgg", seed=8).fingerprint()
-    np.testing.assert_array_equal(weights["score_pool4/weight"], initialize("fcn8-vgg", widths=TINY, seed=7)["score_pool4/weight"])
+    assert (
+        convert(vgg16, "fcn8-vgg", seed=7).fingerprint()
+        == weights.fingerprint()
+        != convert(vgg16, "fcn8-vgg", seed=8).fingerprint()
+    )
+    np.testing.assert_array_equal(
+        weights["score_pool4/weight"], initialize("fcn8-vgg", widths=TINY, seed=7)["score_pool4/weight"]
+    )
     drawn, changes = convert_with_report(vgg16, "fcn8-vgg", score_init="random", seed=7)
     assert "score_fr/weight" in kinds(changes)["drawn"]
     assert np.abs(drawn["score_fr/weight"]).max() <= 2 * (2 / TINY[-1]) ** 0.5 * (1 + 1e-6)
@@ -116,7 +141,9 @@ def test_a_checkpoint_of_another_row_is_refused_and_changes_nothing(fcn32s: Weig
     for twin in (segtwin_torch, segtwin_keras):
         model = twin.build("fcn8s-atonce", widths=TINY)
         before = twin.read_weights(model).fingerprint()
-        with pytest.raises(KeyError, match="9 missing, first 'scale_pool3/weight'; 1 not expected, first 'upscore/weight'"):
+        with pytest.raises(
+            KeyError, match="9 missing, first 'scale_pool3/weight'; 1 not expected, first 'upscore/weight'"
+        ):
             twin.load_weights(model, fcn32s)
         assert twin.read_weights(model).fingerprint() == before
         with pytest.raises(ValueError, match="fcn8-vgg has no option dilated"):
@@ -125,4 +152,4 @@ def test_a_checkpoint_of_another_row_is_refused_and_changes_nothing(fcn32s: Weig
             twin.build("fcn8-vgg", widths=TINY, use_dilated=True, random_init_fc8=True)
         with pytest.raises(ValueError, match="fcn32s has no option use_dilated"):
             twin.build("fcn32s", widths=TINY, use_dilated=True)
-    assert set(segtwin.architectures.ROWS) == set(segtwin_torch.list_networks()) == set(segtwin_keras.list_networks())
+    assert set(list_architectures()) == set(segtwin_torch.list_networks()) == set(segtwin_keras.list_networks())

@@ -1,4 +1,5 @@
-"""What commands print as tables: every name whole, on a terminal of 80 columns, in a pipe, and as JSON."""
+"""What commands print as tables: every name whole, on a terminal of 80 columns, in a pipe, and as
+JSON."""
 
 import fcntl
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segtwin_weights
-from segtwin import architectures, explanation
+from segtwin import explanation
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin_weights import Weights
 
 NAMES = [
@@ -33,16 +35,24 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def piped(*arguments: object) -> str:
-    return subprocess.run([sys.executable, "-m", "segtwin", *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "segtwin", *map(str, arguments)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def on_a_terminal(*arguments: object, columns: int = 80) -> list[str]:
     """The lines of a terminal, without the codes of colours."""
     mine, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "dumb"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {
+        "TERM": "dumb"
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "segtwin", *map(str, arguments)], stdout=theirs, stdin=theirs, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-m", "segtwin", *map(str, arguments)],
+        stdout=theirs,
+        stdin=theirs,
+        stderr=subprocess.PIPE,
+        env=environment,
     )
     os.close(theirs)
     said = b""
@@ -60,13 +70,20 @@ def on_a_terminal(*arguments: object, columns: int = 80) -> list[str]:
     return said.decode().replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\r", "").splitlines()
 
 
-SHOWN = [("list",), ("explain", "unet", "--size", "64x96"), ("explain", "fcn8s", "--size", "375x500"), ("explain", "vggfcn8", "--size", "64x96")]
+SHOWN = [
+    ("list",),
+    ("explain", "unet", "--size", "64x96"),
+    ("explain", "fcn8s", "--size", "375x500"),
+    ("explain", "vggfcn8", "--size", "64x96"),
+]
 
 
 @pytest.mark.parametrize("arguments", SHOWN, ids=lambda arguments: " ".join(arguments[:2]))
 def test_names_are_whole_in_80_columns_and_in_a_pipe(arguments: tuple[str, ...]) -> None:
-    row = arguments[1] if len(arguments) > 1 else ""
-    names = [layer.name for layer in architectures.get(row).layers] if row else list(architectures.ROWS)
+    architecture = arguments[1] if len(arguments) > 1 else ""
+    names = (
+        [layer.name for layer in get_architecture(architecture).layers] if architecture else list(list_architectures())
+    )
     lines = on_a_terminal(*arguments)
     assert [name for name in names if name not in {line.split("  ")[0].split(" ")[0] for line in lines}] == []
     assert max(map(len, lines)) <= 80
@@ -94,7 +111,10 @@ def test_json_of_inspect(odd: Path, tmp_path: Path) -> None:
     blob = facts["blobs"][list(weights).index(NAMES[0])]
     assert (blob["shape"], blob["dtype"], blob["min"]) == ([512, 1024, 1, 3], "float32", float(np.float32(-1.2345e-12)))
     again = subprocess.run(
-        [sys.executable, "-m", "segtwin", "inspect", str(odd), "--json", str(tmp_path / "facts.json")], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "segtwin", "inspect", str(odd), "--json", str(tmp_path / "facts.json")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
     same = json.loads(piped("inspect", odd, "--diff", odd, "--json", "-"))
@@ -103,9 +123,11 @@ def test_json_of_inspect(odd: Path, tmp_path: Path) -> None:
 
 def test_json_of_list_and_explain(monkeypatch: pytest.MonkeyPatch, odd: Path) -> None:
     listed = json.loads(piped("list", "--json", "-"))["networks"]
-    assert [one["name"] for one in listed] == list(architectures.ROWS)
+    assert [one["name"] for one in listed] == list(list_architectures())
     assert (listed[2]["learned"], listed[2]["fixed"]) == (134_362_751, 127_008)
-    facts = json.loads(piped("explain", "fcn8s", "--size", "375x500", "--in-channels", 4, "--num-classes", 5, "--json", "-"))
+    facts = json.loads(
+        piped("explain", "fcn8s", "--size", "375x500", "--in-channels", 4, "--num-classes", 5, "--json", "-")
+    )
     blobs = {blob["name"]: blob for blob in facts["blobs"]}
     assert facts["input"] == {"name": "data", "shape": [4, 375, 500]}
     assert blobs["conv1_1"]["parameters"] == 64 * 4 * 9 + 64
@@ -115,20 +137,21 @@ def test_json_of_list_and_explain(monkeypatch: pytest.MonkeyPatch, odd: Path) ->
     assert json.loads(piped("source", "vgg16", "--json", "-")) == {"name": "vgg16", "path": str(odd)}
 
 
-@pytest.mark.parametrize("name", architectures.ROWS)
+@pytest.mark.parametrize("name", list_architectures())
 @pytest.mark.parametrize("more", [0, 64])
 def test_what_is_drawn_lies_within_the_image_and_its_padding(name: str, more: int) -> None:
-    row = architectures.get(name)
+    architecture = get_architecture(name)
     height, width = (188 + more, 204 + more) if name == "unet-paper" else (64 + more, 96 + more)
-    pad = next(layer.pad for layer in row.layers if layer.kind == "Convolution")
-    for sight in explanation.sights(row, height, width):
+    pad = next(layer.pad for layer in architecture.layers if layer.kind == "Convolution")
+    for sight in explanation.sights(architecture, height, width):
         for (first, last), centre, size in zip(sight.box, sight.centre, (height, width), strict=True):
             assert -pad <= first <= centre <= last <= size - 1 + pad
 
 
 def test_an_output_pixel_of_the_valid_unet_lies_92_pixels_inside() -> None:
-    """572 → 388 in the paper: 92 pixels are lost on each side, so that output (0, 0) lies on image (92, 92), and the middle on the middle."""
-    first, middle = explanation.sights(architectures.get("unet-paper"), 572, 572)
+    """572 → 388 in the paper: 92 pixels are lost on each side, so that output (0, 0) lies on image
+    (92, 92), and the middle on the middle."""
+    first, middle = explanation.sights(get_architecture("unet-paper"), 572, 572)
     assert (first.pixel, first.centre) == ((0, 0), (92, 92))
     assert (middle.pixel, middle.centre) == ((194, 194), (286, 286))
     assert all(low >= 0 and high <= 571 for low, high in middle.box)

@@ -1,4 +1,5 @@
-"""Names that a terminal would obey, ends that a user makes, and full disks: one line of text, and nothing left."""
+"""Names that a terminal would obey, ends that a user makes, and full disks: one line of text, and
+nothing left."""
 
 import json
 import os
@@ -55,7 +56,9 @@ def is_text(text: str, lines: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_names_are_text_in_every_command(name: str, tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture) -> None:
+def test_names_are_text_in_every_command(
+    name: str, tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture
+) -> None:
     there = tmp_path / f"{name}.safetensors"
     there.parent.mkdir(exist_ok=True)  # a tag that is closed is a folder, and a file in it
     there.write_bytes(weights.read_bytes())
@@ -154,18 +157,22 @@ main()
 
 
 def as_in_a_terminal() -> None:
-    """Signals as a command gets them there: a background job ignores SIGINT, and nohup SIGHUP, and both hand that on."""
+    """Signals as a command gets them there: a background job ignores SIGINT, and nohup SIGHUP, and
+    both hand that on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")])
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")]
+)
 @pytest.mark.parametrize("how", ["time.sleep(60)", "Swallow()"])
 def test_a_signal_while_a_file_is_written(how: str, number: int, word: str, tmp_path: Path, weights: Path) -> None:
     """Also where Python swallows the interruption, in a destructor."""
     swallow = "class Swallow:\n    def __del__(self): time.sleep(60)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import time\n" + swallow + slow_write(how), "convert", weights, tmp_path / "out/x.safetensors"],
+        [sys.executable, "-c", "import time\n" + swallow + slow_write(how), "convert", weights,
+            tmp_path / "out/x.safetensors"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout.readline() == b"writing\n"
@@ -177,7 +184,10 @@ def test_a_signal_while_a_file_is_written(how: str, number: int, word: str, tmp_
 
 
 def test_what_a_library_makes_of_ctrl_c_is_an_interruption(tmp_path: Path, weights: Path) -> None:
-    how = "\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n    except BaseException: raise RuntimeError('C code failed') from None"
+    how = (
+        "\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n    except BaseException: raise "
+        "RuntimeError('C code failed') from None"
+    )
     command = [sys.executable, "-c", slow_write(how), "convert", weights, tmp_path / "out/x.safetensors"]
     take = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=take)
@@ -208,14 +218,20 @@ def test_a_full_standard_output_is_one_line() -> None:
 
 
 FULL = (
-    "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+    "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
     "from segtwin_cli.main import main; main()"
 )
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.caffemodel", "x.pth", "x.weights.h5"])
 def test_a_full_disk_leaves_nothing_in_any_format(name: str, tmp_path: Path, weights: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL, "convert", weights, tmp_path / "out" / name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, "convert", weights, tmp_path / "out" / name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert name in done.stderr
@@ -223,8 +239,12 @@ def test_a_full_disk_leaves_nothing_in_any_format(name: str, tmp_path: Path, wei
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(("framework", "names"), [("torch", ("x.pth", "x.onnx")), ("keras", ("x.weights.h5", "x.onnx"))])
-def test_a_full_disk_leaves_nothing_of_an_export(framework: str, names: tuple[str, str], tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize(
+    ("framework", "names"), [("torch", ("x.pth", "x.onnx")), ("keras", ("x.weights.h5", "x.onnx"))]
+)
+def test_a_full_disk_leaves_nothing_of_an_export(
+    framework: str, names: tuple[str, str], tmp_path: Path, weights: Path
+) -> None:
     out = tmp_path / "out"
     for name in names[:1] if framework == "keras" else names:
         command = [sys.executable, "-c", FULL, "export", weights, out / name, "--framework", framework]
@@ -264,10 +284,16 @@ def test_names_that_are_no_text_are_written_and_read(ending: str, tmp_path: Path
     held = segtwin_weights.read(weights)
     segtwin_weights.write(held, path)
     again = segtwin_weights.read(path)
-    assert segtwin_weights.convert(again, to="fcn8s").fingerprint() == segtwin_weights.convert(held, to="fcn8s").fingerprint()
+    assert (
+        segtwin_weights.convert(again, to="fcn8s").fingerprint()
+        == segtwin_weights.convert(held, to="fcn8s").fingerprint()
+    )
     segtwin_weights.write(again, tmp_path / "x.safetensors")  # with the name of its source
     if ending == ".caffemodel":
-        assert b'net: "\xff\xfe.train_val.prototxt"' in path.with_name(path.name.replace(ending, ".solver.prototxt")).read_bytes()
+        assert (
+            b'net: "\xff\xfe.train_val.prototxt"'
+            in path.with_name(path.name.replace(ending, ".solver.prototxt")).read_bytes()
+        )
 
 
 def test_an_onnx_file_has_a_name_that_is_text(tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture) -> None:

@@ -1,4 +1,5 @@
-"""What every reader of weights does with files that are none: one line with the file's name, whatever the parser raised; nothing hangs."""
+"""What every reader of weights does with files that are none: one line with the file's name,
+whatever the parser raised; nothing hangs."""
 
 import json
 import os
@@ -9,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import segtwin_weights
-from segtwin import Preprocessing, architectures
+from segtwin import Preprocessing
+from segtwin.architectures import get_architecture
 from segtwin_weights import FORMATS, Weights, WeightsError, door, hub, wire
 
 
@@ -59,8 +61,10 @@ def test_folders_missing_empty_and_unreadable_files(format, tmp_path) -> None:
 @pytest.mark.parametrize(
     "raised",
     [
-        struct.error("unpack"), OverflowError("too large"), RecursionError(), MemoryError(), ValueError("the limit (4300 digits)"), KeyError("x"),
-        RuntimeError("h5"), NotImplementedError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), OSError(22, "Invalid"), OSError("h5py"),
+        struct.error("unpack"), OverflowError("too large"), RecursionError(), MemoryError(),
+        ValueError("the limit (4300 digits)"), KeyError("x"),
+        RuntimeError("h5"), NotImplementedError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        OSError(22, "Invalid"), OSError("h5py"),
         EOFError(), AssertionError(), TypeError("a\nb\x1b[31m"),
     ],
     ids=lambda error: type(error).__name__,
@@ -109,7 +113,11 @@ def safetensors(path, header, numbers=b"") -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + numbers)
 
 
-SHAPES = {"zero times a huge dimension": [0, 1 << 62], "zero times a large one": [0, 1 << 40], "65 dimensions": [1] * 64 + [0]}
+SHAPES = {
+    "zero times a huge dimension": [0, 1 << 62],
+    "zero times a large one": [0, 1 << 40],
+    "65 dimensions": [1] * 64 + [0],
+}
 
 
 @pytest.mark.parametrize("what", SHAPES)
@@ -117,9 +125,13 @@ def test_shapes_that_no_array_has(what, tmp_path) -> None:
     shape = SHAPES[what]
     safetensors(tmp_path / "w.safetensors", {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
     tensor = onnx.TensorProto(name="w", dims=shape, data_type=1)
-    (tmp_path / "w.onnx").write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])).SerializeToString())
+    (tmp_path / "w.onnx").write_bytes(
+        onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
     blob = wire.delimited(7, wire.delimited(1, b"".join(map(wire.encode, shape)))) + wire.delimited(5, b"")
-    (tmp_path / "w.caffemodel").write_bytes(wire.delimited(100, wire.text(1, "w") + wire.text(2, "Convolution") + wire.delimited(7, blob)))
+    (tmp_path / "w.caffemodel").write_bytes(
+        wire.delimited(100, wire.text(1, "w") + wire.text(2, "Convolution") + wire.delimited(7, blob))
+    )
     for name in ("w.safetensors", "w.onnx", "w.caffemodel"):
         with pytest.raises(WeightsError) as caught:
             segtwin_weights.read(tmp_path / name)
@@ -128,7 +140,9 @@ def test_shapes_that_no_array_has(what, tmp_path) -> None:
 
 def test_an_inner_product_of_four_axes(tmp_path) -> None:
     blob = wire.delimited(7, wire.delimited(1, bytes([2, 1, 3, 1]))) + wire.delimited(5, bytes(24))
-    (tmp_path / "w.caffemodel").write_bytes(wire.delimited(100, wire.text(1, "fc") + wire.text(2, "InnerProduct") + wire.delimited(7, blob)))
+    (tmp_path / "w.caffemodel").write_bytes(
+        wire.delimited(100, wire.text(1, "fc") + wire.text(2, "InnerProduct") + wire.delimited(7, blob))
+    )
     with pytest.raises(WeightsError, match=r"w\.caffemodel: the inner product fc has weights of shape 2×1×3×1"):
         segtwin_weights.read(tmp_path / "w.caffemodel")
 
@@ -149,7 +163,9 @@ def test_shards_and_external_data_that_are_pipes(tmp_path) -> None:
     (tmp_path / "w.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}')
     tensor = onnx.TensorProto(name="w", dims=[4], data_type=1, data_location=1)
     tensor.external_data.add(key="location", value="x.data")
-    (tmp_path / "w.onnx").write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])).SerializeToString())
+    (tmp_path / "w.onnx").write_bytes(
+        onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
     for name in ("w.index.json", "w.onnx"):
         with pytest.raises(WeightsError, match=r"x\.(safetensors|data): is a FIFO") as caught:
             segtwin_weights.read(tmp_path / name)
@@ -164,7 +180,9 @@ def test_external_data_named_over_and_over(tmp_path) -> None:
         for number in range(count):
             tensors.append(onnx.TensorProto(name=f"w{number}", dims=[1_000_000], data_type=1, data_location=1))
             tensors[-1].external_data.add(key="location", value="x.data")
-        (tmp_path / "w.onnx").write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors)).SerializeToString())
+        (tmp_path / "w.onnx").write_bytes(
+            onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors)).SerializeToString()
+        )
 
     model(1)
     assert len(segtwin_weights.read(tmp_path / "w.onnx")) == 1
@@ -173,18 +191,24 @@ def test_external_data_named_over_and_over(tmp_path) -> None:
         segtwin_weights.read(tmp_path / "w.onnx")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------------- metadata
+# ----------------------------------------------------------------------------------------- metadata
 
 PREPROCESSING = {"colour": "RGB", "mean": [0.0], "std": [1.0], "scale": 1.0, "bits": 8}
 NONSENSE = [
-    ("schema", '"x"'), ("schema", "99"), ("divisor", "0"), ("divisor", "null"), ("divisor", "-1"), ("divisor", "NaN"), ("classes", '"cat"'),
-    ("classes", "[1, 2]"), ("palette", "[[1, 2, 300]]"), ("palette", "[[1, 2]]"), ("palette", "7"), ("colour", '"xyz"'), ("mean", '"abc"'),
-    ("mean", "[NaN]"), ("mean", "[1e999]"), ("std", "0"), ("std", "2"), ("std", "[0]"), ("std", "[-1]"), ("std", "[NaN]"), ("num_classes", '"3"'),
-    ("num_classes", "-1"), ("widths", '"x"'), ("architecture", "[]"), ("preprocessing", "[" * 2000 + "]" * 2000), ("classes", "[" * 200 + "]" * 200),
+    ("schema", '"x"'), ("schema", "99"), ("divisor", "0"), ("divisor", "null"), ("divisor", "-1"),
+    ("divisor", "NaN"), ("classes", '"cat"'),
+    ("classes", "[1, 2]"), ("palette", "[[1, 2, 300]]"), ("palette", "[[1, 2]]"), ("palette", "7"),
+    ("colour", '"xyz"'), ("mean", '"abc"'),
+    ("mean", "[NaN]"), ("mean", "[1e999]"), ("std", "0"), ("std", "2"), ("std", "[0]"), ("std", "[-1]"),
+    ("std", "[NaN]"), ("num_classes", '"3"'),
+    ("num_classes", "-1"), ("widths", '"x"'), ("architecture", "[]"), ("preprocessing", "[" * 2000 + "]" * 2000),
+    ("classes", "[" * 200 + "]" * 200),
     ("mean", "[" + "9" * 5000 + "]"),
     *(("preprocessing", json.dumps({**PREPROCESSING, key: value})) for key, value in (
-        ("scale", 0), ("scale", None), ("scale", -1), ("scale", float("nan")), ("std", 3), ("std", [0]), ("std", [float("nan")]), ("mean", "abc"),
-        ("mean", [1, 2, 3, 4]), ("bits", 0), ("bits", 99), ("colour", "xyz"), ("colour", None), ("mean", [1e39]), ("std", [1e-44]), ("x", 1),
+        ("scale", 0), ("scale", None), ("scale", -1), ("scale", float("nan")), ("std", 3), ("std", [0]),
+        ("std", [float("nan")]), ("mean", "abc"),
+        ("mean", [1, 2, 3, 4]), ("bits", 0), ("bits", 99), ("colour", "xyz"), ("colour", None), ("mean", [1e39]),
+        ("std", [1e-44]), ("x", 1),
     )),
 ]  # fmt: skip
 
@@ -198,7 +222,9 @@ def test_metadata_that_cannot_be(key, text, tmp_path) -> None:
         bytes(12),
     )
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(np.ones((1, 3, 1, 1), "f4"), "conv1_1/weight")])
+        onnx.helper.make_graph(
+            [], "g", [], [], [onnx.numpy_helper.from_array(np.ones((1, 3, 1, 1), "f4"), "conv1_1/weight")]
+        )
     )
     onnx.helper.set_model_props(model, told)
     (tmp_path / "w.onnx").write_bytes(model.SerializeToString())
@@ -212,21 +238,35 @@ def test_metadata_that_cannot_be(key, text, tmp_path) -> None:
 
 def test_metadata_of_others_stay_text(tmp_path) -> None:
     told = {"format": "pt", "note": "[" * 3000, "value": "NaN"}
-    safetensors(tmp_path / "w.safetensors", {"__metadata__": told, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+    safetensors(
+        tmp_path / "w.safetensors",
+        {"__metadata__": told, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        bytes(4),
+    )
     assert segtwin_weights.read(tmp_path / "w.safetensors").metadata == told
 
 
 def test_a_preprocessing_whose_values_float32_cannot_hold() -> None:
-    for wrong in ({"mean": 1e39}, {"std": 1e-44}, {"scale": 1e-300}, {"mean": (1, 2, 3), "std": (1, 2)}, {"mean": 10**400}):
+    for wrong in (
+        {"mean": 1e39},
+        {"std": 1e-44},
+        {"scale": 1e-300},
+        {"mean": (1, 2, 3), "std": (1, 2)},
+        {"mean": 10**400},
+    ):
         with pytest.raises(ValueError, match=r"mean|std|scale"):
             Preprocessing(**wrong)
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def test_numbers_that_no_network_computes_with(tmp_path) -> None:
-    cases = {"double": ("w", np.array([1e300])), "variance": ("bn.running_var", np.array([-1.0], "f4")), "nan": ("w", np.array([np.nan], "f2"))}
+    cases = {
+        "double": ("w", np.array([1e300])),
+        "variance": ("bn.running_var", np.array([-1.0], "f4")),
+        "nan": ("w", np.array([np.nan], "f2")),
+    }
     from safetensors.numpy import save_file
 
     for what, (name, array) in cases.items():
@@ -236,24 +276,29 @@ def test_numbers_that_no_network_computes_with(tmp_path) -> None:
 
 
 def test_numbers_given_in_memory() -> None:
-    row = architectures.get("unet")
+    architecture = get_architecture("unet")
     good = segtwin_weights.initialize("unet", widths=(2, 2, 2, 2, 2), seed=0)
     first = next(name for name in good if good[name].ndim == 4)
     variance = next(name for name in good if name.endswith("running_var"))
     wrong = {
-        first: [np.full(good[first].shape, value, dtype) for value, dtype in ((np.nan, "f4"), (np.inf, "f4"), (1e300, "f8"), (1, "c8"), ("x", "O"))],
+        first: [
+            np.full(good[first].shape, value, dtype)
+            for value, dtype in ((np.nan, "f4"), (np.inf, "f4"), (1e300, "f8"), (1, "c8"), ("x", "O"))
+        ],
         variance: [-good[variance] - 1],
     }
     for name, arrays in wrong.items():
         for array in arrays:
             for kind in (dict, Weights):
                 with pytest.raises(WeightsError, match=name):
-                    segtwin_weights.as_row(kind({**good, name: array}), row)
-    assert segtwin_weights.as_row(dict(good), row).keys() == good.keys()
+                    segtwin_weights.weights_for(kind({**good, name: array}), architecture)
+    assert segtwin_weights.weights_for(dict(good), architecture).keys() == good.keys()
 
 
 @pytest.mark.parametrize("command", ["predict", "inspect", "parity"])
-def test_an_onnx_file_with_nonsense_in_its_metadata_is_one_line_of_every_command(command, tmp_path, capsys, monkeypatch) -> None:
+def test_an_onnx_file_with_nonsense_in_its_metadata_is_one_line_of_every_command(
+    command, tmp_path, capsys, monkeypatch
+) -> None:
     from PIL import Image
     from segtwin_cli.main import main
 
@@ -261,7 +306,9 @@ def test_an_onnx_file_with_nonsense_in_its_metadata_is_one_line_of_every_command
     Image.new("RGB", (8, 8)).save("a.png")
     values = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3, "H", "W"]) for name in ("image", "scores")]
     weight = onnx.numpy_helper.from_array(np.ones((3, 3, 1, 1), "f4"), "w")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["image", "w"], ["scores"])], "g", values[:1], values[1:], [weight])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "w"], ["scores"])], "g", values[:1], values[1:], [weight]
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     for text in ('{"colour": "RGB", "mean": [0], "std": [NaN], "scale": 1, "bits": 8}', '{"scale": 0}'):
         onnx.helper.set_model_props(model, {"preprocessing": text})

@@ -1,4 +1,5 @@
-"""Threads: the same numbers from every one of them, and nothing of torch's or a model's that is changed for the others."""
+"""Threads: the same numbers from every one of them, and nothing of torch's or a model's that is
+changed for the others."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,10 @@ SIZES = {"fcn8s": (40, 33), "unet-small": (32, 48)}
 def made(framework: str, network: str, seed: int):
     start = segtwin_weights.initialize(network, widths=WIDTHS[network], seed=seed)
     random = np.random.default_rng(seed)
-    weights = {name: random.standard_normal(blob.shape).astype(np.float32) / 3 if blob.dtype.kind == "f" else blob for name, blob in start.items()}
+    weights = {
+        name: random.standard_normal(blob.shape).astype(np.float32) / 3 if blob.dtype.kind == "f" else blob
+        for name, blob in start.items()
+    }
     weights = {name: np.abs(blob) + 0.5 if name.endswith("running_var") else blob for name, blob in weights.items()}
     return engines.TWINS[framework].build(network, widths=WIDTHS[network], weights=Weights(weights))
 
@@ -107,7 +111,11 @@ def test_another_thread_trains_meanwhile() -> None:
 def spoiled(weights: Weights, how: str) -> dict[str, np.ndarray]:
     """The last tensor that fits `how`, wrong."""
     found = {name: blob + 1 if blob.dtype.kind == "f" else blob for name, blob in weights.items()}
-    name = next(name for name in reversed(list(found)) if (name.endswith("running_var") if how == "variance" else found[name].dtype.kind == "f"))
+    name = next(
+        name
+        for name in reversed(list(found))
+        if (name.endswith("running_var") if how == "variance" else found[name].dtype.kind == "f")
+    )
     wrong = {
         "nan": lambda array: np.full_like(array, np.nan),
         "infinite": lambda array: np.full_like(array, -np.inf),
@@ -149,7 +157,10 @@ def test_big_endian_and_other_floats_are_converted(framework: str) -> None:
 def test_loads_at_once_leave_one_of_them_whole(framework: str) -> None:
     twin = engines.TWINS[framework]
     model = made(framework, "fcn8s", 1)
-    candidates = [Weights({name: np.full_like(blob, value) for name, blob in twin.read_weights(model).items()}) for value in range(4)]
+    candidates = [
+        Weights({name: np.full_like(blob, value) for name, blob in twin.read_weights(model).items()})
+        for value in range(4)
+    ]
     allowed = {weights.fingerprint() for weights in candidates}
     with ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(twin.load_weights, model, candidates[at % 4]) for at in range(40)]

@@ -1,4 +1,5 @@
-"""Values of images of every type that TIFF has, against numpy; what a decoder cannot keep is refused where it would matter."""
+"""Values of images of every type that TIFF has, against numpy; what a decoder cannot keep is
+refused where it would matter."""
 
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def drawn(kind: str, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_range_is_applied_to_the_values_of_every_type(kind: str, bands: int, planar: str, channels: int, tmp_path: Path) -> None:
+def test_a_range_is_applied_to_the_values_of_every_type(
+    kind: str, bands: int, planar: str, channels: int, tmp_path: Path
+) -> None:
     shape = (20, 30) if bands == 1 else (20, 30, bands)
     values = drawn(kind, shape)
     stored = values if bands == 1 or planar == "contig" else np.moveaxis(values, -1, 0)
@@ -79,7 +82,9 @@ def test_what_is_whole_is_not_called_damaged(tmp_path: Path) -> None:
         writer.write(np.zeros((20, 30), np.uint8), photometric="palette", colormap=np.zeros((3, 256), np.uint16))
     reader = pages(tmp_path / "x.tif")
     assert next(reader).values(3, None, (-1, 1)).shape == (20, 30, 3)
-    with pytest.raises(ImageError, match=r"x.tif, page 2: a TIFF of a palette, 1 bands of uint8, is not converted here; save it as RGB") as refused:
+    with pytest.raises(
+        ImageError, match=r"x.tif, page 2: a TIFF of a palette, 1 bands of uint8, is not converted here; save it as RGB"
+    ) as refused:
         next(reader)
     assert "damaged" not in str(refused.value)
     tifffile.imwrite(tmp_path / "lab.tif", np.zeros((20, 30, 3), np.uint16), photometric="cielab")
@@ -139,22 +144,29 @@ def test_labels_of_a_lossy_format_are_said(tmp_path: Path) -> None:
 
 def test_a_folder_copied_from_a_mac(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     segtwin_weights.write(
-        Weights(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2)), {"architecture": "unet-small"}), tmp_path / "w.pth"
+        Weights(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2)), {"architecture": "unet-small"}),
+        tmp_path / "w.pth",
     )
     folder = tmp_path / "in"
     (folder / ".hidden").mkdir(parents=True)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "a.png")
     for name in ("._a.png", ".hidden/b.png", "Thumbs.db", "a.xml"):
         (folder / name).write_bytes(b"\0\5\x16\7")
-    assert run("predict", tmp_path / "w.pth", folder, "-o", tmp_path / "o2", "--recursive", "--engine", "torch", "--quiet") == 0
+    assert (
+        run("predict", tmp_path / "w.pth", folder, "-o", tmp_path / "o2", "--recursive", "--engine", "torch", "--quiet")
+        == 0
+    )
     assert sorted(one.name for one in (tmp_path / "o2").rglob("*.mask.png")) == ["a.mask.png"]
 
 
 def test_parity_takes_a_range(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     segtwin_weights.write(
-        Weights(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2)), {"architecture": "unet-small"}), tmp_path / "w.pth"
+        Weights(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2)), {"architecture": "unet-small"}),
+        tmp_path / "w.pth",
     )
-    tifffile.imwrite(tmp_path / "x.tif", np.random.default_rng(1).random((32, 32), np.float32), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "x.tif", np.random.default_rng(1).random((32, 32), np.float32), photometric="minisblack"
+    )
     assert run("parity", tmp_path / "w.pth", tmp_path / "x.tif", "--quiet") == 2
     assert "--range" in capsys.readouterr().err
     assert run("parity", tmp_path / "w.pth", tmp_path / "x.tif", "--range", "1,0") != 0

@@ -1,4 +1,5 @@
-"""Train mode of the U-Nets against the original torch code: batch statistics, running statistics, gradients, three steps of SGD."""
+"""Train mode of the U-Nets against the original torch code: batch statistics, running statistics,
+gradients, three steps of SGD."""
 
 import json
 from functools import cache
@@ -18,7 +19,8 @@ import tensorflow as tf
 
 RATE, MOMENTUM, STEPS = 0.01, 0.9, 3
 EXACT = 1e-9
-"""float64 against float64; measured errors are below 1e-12. A biased running variance is 1e-3, Keras' momentum 1e-1."""
+"""float64 against float64; measured errors are below 1e-12. A biased running variance is 1e-3,
+Keras' momentum 1e-1."""
 
 
 def load(name: str):
@@ -125,9 +127,11 @@ def test_every_number_is_the_same_in_both_after_three_steps() -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_forward_pass_in_train_mode_is_the_originals(framework: str) -> None:
-    """float32 with batch statistics: within 4 times what float32 cost the original (in its file), outputs and all running statistics.
+    """float32 with batch statistics: within 4 times what float32 cost the original (in its file),
+    outputs and all running statistics.
 
-    At the deepest level the unbiased variance of 2·4·6 pixels is 2 % above the biased one, which shows as 2e-3 in the running variance.
+    At the deepest level the unbiased variance of 2·4·6 pixels is 2 % above the biased one, which
+    shows as 2e-3 in the running variance.
     """
     file, meta = load("unet_3_2_trainfwd_2x64x96.npz")
     data = recipe.seed_input(meta["input_shape"], meta["seed"], *meta["input_range"])
@@ -154,7 +158,8 @@ def test_a_forward_pass_in_train_mode_is_the_originals(framework: str) -> None:
 
 @pytest.mark.parametrize("name", ["unet-small", "resnet34-unet"])
 def test_the_other_nets_keep_the_same_statistics_in_both_twins(name: str) -> None:
-    """Where no golden is: torch's own BatchNorm2d is the reference, in float64, every statistic of every layer after two batches."""
+    """Where no golden is: torch's own BatchNorm2d is the reference, in float64, every statistic of
+    every layer after two batches."""
     networks = {twin: twin.build(name, seed=2, dtype="float64", logits=True) for twin in (segtwin_torch, segtwin_keras)}
     networks[segtwin_torch].train()
     for step in range(2):
@@ -181,7 +186,8 @@ def test_inference_leaves_the_statistics_alone(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_one_value_a_channel_is_refused_in_training(framework: str) -> None:
-    """16×16 pixels are 1×1 at the deepest level: no variance, whose unbiased estimate would be 0/0. The statistics there stay as they were."""
+    """16×16 pixels are 1×1 at the deepest level: no variance, whose unbiased estimate would be 0/0.
+    The statistics there stay as they were."""
     twin = segtwin_torch if framework == "torch" else segtwin_keras
     network, fresh = (twin.build("unet", widths=(2, 2, 2, 2, 2), seed=1) for _ in range(2))
     image = np.random.RandomState(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
@@ -192,7 +198,9 @@ def test_one_value_a_channel_is_refused_in_training(framework: str) -> None:
         network(torch.from_numpy(two))
         fresh.train()(torch.from_numpy(two))
     else:
-        with pytest.raises(ValueError, match="more than one value a channel; give larger images or more of them, not 1×1×1") as caught:
+        with pytest.raises(
+            ValueError, match="more than one value a channel; give larger images or more of them, not 1×1×1"
+        ) as caught:
             network(image.transpose(0, 2, 3, 1), training=True)
         assert "\n" not in str(caught.value)
         graph = tf.function(lambda x: network(x, training=True), input_signature=[tf.TensorSpec((None, None, None, 3))])

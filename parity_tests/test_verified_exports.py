@@ -1,4 +1,5 @@
-"""An export is held against its model before it takes its name: whatever an exporter could get wrong is seen, and leaves what was there before."""
+"""An export is held against its model before it takes its name: whatever an exporter could get
+wrong is seen, and leaves what was there before."""
 
 import builtins
 import tempfile
@@ -15,6 +16,7 @@ import segtwin_weights
 from engines import TWINS
 from goldens import TINY
 from onnx import numpy_helper
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin_cli.main import main
 from segtwin_weights import Weights, onnx_check
 
@@ -28,7 +30,9 @@ def weights_of(name: str) -> Weights:
         return segtwin_weights.initialize(name, widths=UNET, seed=3)
     random = np.random.default_rng(4)
     start = segtwin_weights.initialize("vgg16", widths=TINY)
-    numbers = {key: random.standard_normal(blob.shape, np.float32) * np.sqrt(2 / blob[0].size) for key, blob in start.items()}
+    numbers = {
+        key: random.standard_normal(blob.shape, np.float32) * np.sqrt(2 / blob[0].size) for key, blob in start.items()
+    }
     return segtwin_weights.convert(Weights(numbers, start.metadata), to=name, num_classes=3)
 
 
@@ -50,7 +54,9 @@ def flip_a_bit(model: onnx.ModelProto, first: str) -> None:
 
 def turn_a_kernel(model: onnx.ModelProto, first: str) -> None:
     tensor = initializer(model, first)
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(tensor).swapaxes(2, 3)), tensor.name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(tensor).swapaxes(2, 3)), tensor.name)
+    )
 
 
 def lose_a_weight(model: onnx.ModelProto, first: str) -> None:
@@ -59,8 +65,13 @@ def lose_a_weight(model: onnx.ModelProto, first: str) -> None:
 
 
 def shift_by_a_pixel(model: onnx.ModelProto, first: str) -> None:
-    """Padding of the last 3×3 convolution before the scores: one more at one end, one less at the other."""
-    node = next(node for node in reversed(model.graph.node) if any(a.name == "pads" and list(a.ints) == [1, 1, 1, 1] for a in node.attribute))
+    """Padding of the last 3×3 convolution before the scores: one more at one end, one less at the
+    other."""
+    node = next(
+        node
+        for node in reversed(model.graph.node)
+        if any(a.name == "pads" and list(a.ints) == [1, 1, 1, 1] for a in node.attribute)
+    )
     pads = next(attribute for attribute in node.attribute if attribute.name == "pads")
     pads.ints[:] = [2, 1, 0, 1]
 
@@ -98,7 +109,11 @@ def another_epsilon(model: onnx.ModelProto, first: str) -> None:
         for attribute in node.attribute:
             if attribute.name == "epsilon":
                 attribute.f = 1e-1
-            elif attribute.name == "value" and attribute.t.dims == [] and 0 < abs(float(numpy_helper.to_array(attribute.t))) < 1e-4:
+            elif (
+                attribute.name == "value"
+                and attribute.t.dims == []
+                and 0 < abs(float(numpy_helper.to_array(attribute.t))) < 1e-4
+            ):
                 attribute.t.CopyFrom(numpy_helper.from_array(np.float32(1e-1)))
     for tensor in model.graph.initializer:
         if not tensor.dims and tensor.data_type == 1 and 0 < abs(float(numpy_helper.to_array(tensor))) < 1e-4:
@@ -149,8 +164,12 @@ def exported(framework: str, name: str) -> tuple[bytes, onnx_check.Source]:
 
 
 @pytest.mark.parametrize("framework", TWINS)
-@pytest.mark.parametrize(("name", "fault", "words"), CASES, ids=[f"{name}-{fault.__name__}" for name, fault, _ in CASES])
-def test_a_fault_is_seen(name: str, fault: Callable[[onnx.ModelProto, str], None], words: str, framework: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "fault", "words"), CASES, ids=[f"{name}-{fault.__name__}" for name, fault, _ in CASES]
+)
+def test_a_fault_is_seen(
+    name: str, fault: Callable[[onnx.ModelProto, str], None], words: str, framework: str, tmp_path: Path
+) -> None:
     whole, source = exported(framework, name)
     file = tmp_path / "x.onnx"
     file.write_bytes(whole)
@@ -166,7 +185,9 @@ def test_a_fault_is_seen(name: str, fault: Callable[[onnx.ModelProto, str], None
 
 @pytest.mark.parametrize("beside", [False, True], ids=["one file", "data beside"])
 @pytest.mark.parametrize("framework", TWINS)
-def test_a_refused_file_leaves_what_was_there_before(beside: bool, framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_file_leaves_what_was_there_before(
+    beside: bool, framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twin, path = TWINS[framework], tmp_path / "x.onnx"
 
     def damaged(file: Path, path: Path, source: onnx_check.Source) -> None:
@@ -193,11 +214,17 @@ def test_a_refused_file_leaves_what_was_there_before(beside: bool, framework: st
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.onnx", *["x.onnx.data"] * beside]
 
 
-KINDS = [("torch", {"fold_batchnorm": True}, "float32"), ("keras", {"fold_batchnorm": True}, "float32"), ("torch", {}, "float64")]
+KINDS = [
+    ("torch", {"fold_batchnorm": True}, "float32"),
+    ("keras", {"fold_batchnorm": True}, "float32"),
+    ("torch", {}, "float64"),
+]
 
 
 @pytest.mark.parametrize(("framework", "options", "dtype"), KINDS, ids=["torch-folded", "keras-folded", "torch-double"])
-def test_folded_and_double_models_are_verified_too(framework: str, options: dict, dtype: str, tmp_path: Path, monkeypatch) -> None:
+def test_folded_and_double_models_are_verified_too(
+    framework: str, options: dict, dtype: str, tmp_path: Path, monkeypatch
+) -> None:
     twin = TWINS[framework]
     model = twin.build("unet-small", weights=weights_of("unet-small"), dtype=dtype)
     twin.export_onnx(model, tmp_path / "x.onnx", **options)
@@ -218,7 +245,17 @@ def test_the_hurried_are_not_held_up(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(onnx_check, "verify", lambda *arguments, **options: pytest.fail("it was verified"))
     segtwin_weights.write(weights_of("unet-small"), tmp_path / "u.safetensors")
     with pytest.raises(SystemExit) as end:
-        main(["export", str(tmp_path / "u.safetensors"), str(tmp_path / "x.onnx"), "--framework", "torch", "--no-verify", "--quiet"])
+        main(
+            [
+                "export",
+                str(tmp_path / "u.safetensors"),
+                str(tmp_path / "x.onnx"),
+                "--framework",
+                "torch",
+                "--no-verify",
+                "--quiet",
+            ]
+        )
     assert not end.value.code
     assert (tmp_path / "x.onnx").exists()
 
@@ -233,17 +270,20 @@ def test_without_onnx_runtime_what_was_not_done_is_said(tmp_path, monkeypatch) -
 
     model = TWINS["torch"].build("unet-small", weights=weights_of("unet-small"))
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.warns(segtwin.Converted, match=r"x\.onnx: checked and read back, but not run: ONNX Runtime is not installed; pip install"):
+    with pytest.warns(
+        segtwin.Converted,
+        match=r"x\.onnx: checked and read back, but not run: ONNX Runtime is not installed; pip install",
+    ):
         TWINS["torch"].export_onnx(model, tmp_path / "x.onnx")
     assert (tmp_path / "x.onnx").exists()
 
 
-@pytest.mark.parametrize("name", segtwin.list_architectures())
+@pytest.mark.parametrize("name", list_architectures())
 @pytest.mark.parametrize("framework", TWINS)
 def test_what_is_right_passes(framework: str, name: str, tmp_path) -> None:
     """Untrained networks of every kind, without a note."""
-    row = segtwin.get_architecture(name)
-    widths = {7: TINY, 5: UNET, 0: None}[len(row.widths)]
+    architecture = get_architecture(name)
+    widths = {7: TINY, 5: UNET, 0: None}[len(architecture.widths)]
     twin = TWINS[framework]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

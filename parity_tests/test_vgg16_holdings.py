@@ -15,9 +15,19 @@ from segtwin_weights import Weights, WeightsError, names, wire
 def test_torchvisions_old_classifier() -> None:
     """Sequential(Dropout, Linear, ReLU, Dropout, Linear, ReLU, Linear): the layers are 1, 4 and 6."""
     want = recipe_weights("vgg16", TINY, num_classes=30)
-    convolutions = dict(zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), dict.fromkeys(n.split("/")[0] for n in want), strict=False))
-    keys = {layer: f"features.{i}" for i, layer in convolutions.items()} | {"fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6"}
-    got = names.hub_names(Weights({f"{keys[name.split('/')[0]]}.{name.split('/')[1]}": blob for name, blob in want.items()}))
+    convolutions = dict(
+        zip(
+            (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), dict.fromkeys(n.split("/")[0] for n in want), strict=False
+        )
+    )
+    keys = {layer: f"features.{i}" for i, layer in convolutions.items()} | {
+        "fc6": "classifier.1",
+        "fc7": "classifier.4",
+        "fc8": "classifier.6",
+    }
+    got = names.hub_names(
+        Weights({f"{keys[name.split('/')[0]]}.{name.split('/')[1]}": blob for name, blob in want.items()})
+    )
     assert got.keys() == want.keys()
     for name, blob in want.items():
         np.testing.assert_array_equal(got[name], blob)
@@ -25,7 +35,8 @@ def test_torchvisions_old_classifier() -> None:
 
 @pytest.mark.parametrize("keys", [("weights", "biases"), ("W", "b"), (b"weights", b"biases")])
 def test_npy_of_dicts(keys: tuple, tmp_path: Path) -> None:
-    """Faster-RCNN_TF's VGG_imagenet.npy holds {layer: {"weights", "biases"}}, its dicts in either order."""
+    """Faster-RCNN_TF's VGG_imagenet.npy holds {layer: {"weights", "biases"}}, its dicts in either
+    order."""
     layers = recipe.vgg16_npy(1, TINY)
     dicts = {name: {keys[1]: bias, keys[0]: weight} for name, (weight, bias) in layers.items()}
     np.save(tmp_path / "vgg.npy", np.array(dicts, dtype=object), allow_pickle=True)
@@ -39,7 +50,8 @@ def test_npy_of_dicts(keys: tuple, tmp_path: Path) -> None:
 
 
 def test_npz_takes_rgb(tmp_path: Path) -> None:
-    """vgg16_weights.npz: conv1_1_W, conv1_1_b, …; it takes RGB minus the mean: an FCN gets conv1_1 turned, the rest alike."""
+    """vgg16_weights.npz: conv1_1_W, conv1_1_b, …; it takes RGB minus the mean: an FCN gets conv1_1
+    turned, the rest alike."""
     layers = recipe.vgg16_npy(1, TINY)
     np.save(tmp_path / "vgg16.npy", np.array(layers, dtype=object), allow_pickle=True)
     want = segtwin_weights.convert(segtwin_weights.read(tmp_path / "vgg16.npy"), to="fcn8s", num_classes=5)
@@ -52,7 +64,7 @@ def test_npz_takes_rgb(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got[name], blob, err_msg=name)
 
 
-# -------------------------------------------------------------------------------------- the convolutional VGG-16 that the FCN authors started from
+# --------------------------------------- the convolutional VGG-16 that the FCN authors started from
 
 Layers = Mapping[str, list[np.ndarray]]
 PLAIN = recipe.vgg16_npy(1, TINY)
@@ -78,7 +90,9 @@ def blob_v1(array: np.ndarray) -> bytes:
 
 
 def blob_v2(array: np.ndarray) -> bytes:
-    return wire.delimited(7, wire.delimited(1, b"".join(map(wire.encode, array.shape)))) + wire.delimited(5, array.astype("<f4").tobytes())
+    return wire.delimited(7, wire.delimited(1, b"".join(map(wire.encode, array.shape)))) + wire.delimited(
+        5, array.astype("<f4").tobytes()
+    )
 
 
 def caffemodel_v1(layers: Layers, path: Path) -> None:
@@ -101,12 +115,18 @@ def caffemodel_v2(layers: Layers, path: Path) -> None:
 
 def surgery_names(layers: Layers, path: Path) -> None:
     """Caffe's net surgery example calls what it makes of fc6 fc6-conv."""
-    caffemodel_v2({f"{name}-conv" if name in CLASSIFIER else name: [kernel(name, w), b] for name, (w, b) in layers.items()}, path)
+    caffemodel_v2(
+        {f"{name}-conv" if name in CLASSIFIER else name: [kernel(name, w), b] for name, (w, b) in layers.items()}, path
+    )
 
 
 def npy(layers: Layers, path: Path) -> None:
     with open(path, "wb") as file:
-        np.save(file, np.array({name: [kernel(name, w), b] for name, (w, b) in layers.items()}, dtype=object), allow_pickle=True)
+        np.save(
+            file,
+            np.array({name: [kernel(name, w), b] for name, (w, b) in layers.items()}, dtype=object),
+            allow_pickle=True,
+        )
 
 
 def npy_flat(layers: Layers, path: Path) -> None:
@@ -115,13 +135,19 @@ def npy_flat(layers: Layers, path: Path) -> None:
 
 
 def npz(layers: Layers, path: Path) -> None:
-    arrays = {f"{name}_{part}": array for name, (w, b) in layers.items() for part, array in (("W", kernel(name, w)), ("b", b))}
+    arrays = {
+        f"{name}_{part}": array for name, (w, b) in layers.items() for part, array in (("W", kernel(name, w)), ("b", b))
+    }
     with open(path, "wb") as file:
         np.savez(file, **{**arrays, "conv1_1_W": arrays["conv1_1_W"][:, :, ::-1]})
 
 
 def pth(layers: Layers, path: Path) -> None:
-    state = {f"{name}.{kind}": one for name, (w, b) in layers.items() for kind, one in (("weight", caffes(name, w)), ("bias", b))}
+    state = {
+        f"{name}.{kind}": one
+        for name, (w, b) in layers.items()
+        for kind, one in (("weight", caffes(name, w)), ("bias", b))
+    }
     torch.save({key: torch.from_numpy(array) for key, array in state.items()}, path)
 
 
@@ -137,7 +163,16 @@ def keras_h5(layers: Layers, path: Path) -> None:
             group[f"{theirs[name]}/kernel:0"], group[f"{theirs[name]}/bias:0"] = kernel(name, weight), bias
 
 
-HOLDINGS: list[Callable[[Layers, Path], None]] = [caffemodel_v1, caffemodel_v2, surgery_names, npy, npy_flat, npz, pth, keras_h5]
+HOLDINGS: list[Callable[[Layers, Path], None]] = [
+    caffemodel_v1,
+    caffemodel_v2,
+    surgery_names,
+    npy,
+    npy_flat,
+    npz,
+    pth,
+    keras_h5,
+]
 holding = pytest.mark.parametrize("write", HOLDINGS, ids=lambda write: write.__name__)
 
 
@@ -146,14 +181,18 @@ def converted(path: Path, to: str, score_init: str) -> Weights:
 
 
 def by_hand(to: str, score_init: str) -> dict[str, np.ndarray]:
-    """What an FCN of 5 classes starts with: the layers' own kernels; fc8's 1000 classes in averages of 200, or zeros."""
+    """What an FCN of 5 classes starts with: the layers' own kernels; fc8's 1000 classes in averages
+    of 200, or zeros."""
     want = {}
     for name, (weight, bias) in PLAIN.items():
         if name != "fc8":
             want |= {f"{name}/weight": caffes(name, weight), f"{name}/bias": bias}
     weight, bias = (np.zeros_like(one) if score_init == "zeros" else one for one in PLAIN["fc8"])
     averages = weight.T.reshape(5, 200, -1).astype(np.float64).mean(axis=1)
-    return want | {"score_fr/weight": averages[:, :, None, None], "score_fr/bias": bias.reshape(5, 200).astype(np.float64).mean(axis=1)}
+    return want | {
+        "score_fr/weight": averages[:, :, None, None],
+        "score_fr/bias": bias.reshape(5, 200).astype(np.float64).mean(axis=1),
+    }
 
 
 @pytest.mark.parametrize("score_init", ["fc8-average", "zeros"])
@@ -169,13 +208,18 @@ def test_an_fcn_of_each(write: Callable[[Layers, Path], None], to: str, score_in
     for name, blob in plain.items():
         np.testing.assert_array_equal(got[name], blob, err_msg=name)
     for name, blob in by_hand(to, score_init).items():
-        np.testing.assert_allclose(got[name], blob, rtol=1e-5 if name.startswith("score") else 0, atol=1e-7 if name.startswith("score") else 0)
+        np.testing.assert_allclose(
+            got[name], blob, rtol=1e-5 if name.startswith("score") else 0, atol=1e-7 if name.startswith("score") else 0
+        )
 
 
 @holding
 def test_without_fc8_there_is_no_average(write: Callable[[Layers, Path], None], tmp_path: Path) -> None:
     write({name: pair for name, pair in PLAIN.items() if name != "fc8"}, tmp_path / "file")
-    with pytest.raises(WeightsError, match=r"file: the VGG-16 has no fc8 to average for score_fr; start it at zero \(--score-init zeros\)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"file: the VGG-16 has no fc8 to average for score_fr; start it at zero \(--score-init zeros\)",
+    ):
         converted(tmp_path / "file", "fcn8s", "fc8-average")
 
 
@@ -189,17 +233,22 @@ def test_without_a_classifier_no_fcn_starts(write: Callable[[Layers, Path], None
 
 def test_a_convolutional_fc6_of_another_size(tmp_path: Path) -> None:
     """DeepLab's fc6 has a kernel of 3×3 or 4×4: other numbers, not another layout."""
-    layers = {name: [kernel(name, w)[:4, :4] if name == "fc6" else kernel(name, w), b] for name, (w, b) in PLAIN.items()}
+    layers = {
+        name: [kernel(name, w)[:4, :4] if name == "fc6" else kernel(name, w), b] for name, (w, b) in PLAIN.items()
+    }
     npy_flat(layers, tmp_path / "file.npy")
-    with pytest.raises(WeightsError, match=r"file\.npy: fc6 weights are \(4, 4, 12, 14\), but \(7, 7, 12, 14\) follows"):
+    with pytest.raises(
+        WeightsError, match=r"file\.npy: fc6 weights are \(4, 4, 12, 14\), but \(7, 7, 12, 14\) follows"
+    ):
         segtwin_weights.read(tmp_path / "file.npy")
 
 
-# ---------------------------------------------------------------------------------------------------------------------- Caffe's HDF5 snapshots
+# --------------------------------------------------------------------------- Caffe's HDF5 snapshots
 
 
 def caffemodel_h5(layers: Layers, path: Path, dtype: str = "<f4", flat: bool = False) -> None:
-    """As `Net::ToHDF5` writes: a group a layer, its blobs by number; empty for layers without; gradients where they are asked for."""
+    """As `Net::ToHDF5` writes: a group a layer, its blobs by number; empty for layers without;
+    gradients where they are asked for."""
     with h5py.File(path, "w") as file:
         for group in (file.create_group("data"), file.create_group("diff")):
             group.create_group("relu1_1")
@@ -221,11 +270,22 @@ def test_a_snapshot_in_hdf5(dtype: str, flat: bool, tmp_path: Path) -> None:
     assert segtwin_weights.file_kind(tmp_path / "vgg16.caffemodel.h5") == "caffemodel.h5"
     assert list(read)[:3] == ["conv1_1/weight", "conv1_1/bias", "conv1_2/weight"]
     assert {blob.dtype for blob in read.values()} == {np.dtype(dtype)}
-    got, want = (segtwin_weights.convert(one, to="fcn8s", num_classes=5) for one in (read, segtwin_weights.read(tmp_path / "vgg16.npy")))
+    got, want = (
+        segtwin_weights.convert(one, to="fcn8s", num_classes=5)
+        for one in (read, segtwin_weights.read(tmp_path / "vgg16.npy"))
+    )
     assert got.keys() == want.keys()
-    rounding = 200 * 2.0**-24 * np.abs(PLAIN["fc8"][0]).max()  # of a mean of 200 numbers in float32, which doubles are free of
+    rounding = (
+        200 * 2.0**-24 * np.abs(PLAIN["fc8"][0]).max()
+    )  # of a mean of 200 numbers in float32, which doubles are free of
     for name, blob in want.items():
-        np.testing.assert_allclose(got[name], blob, rtol=0, atol=rounding if dtype == "<f8" and name.startswith("score_fr") else 0, err_msg=name)
+        np.testing.assert_allclose(
+            got[name],
+            blob,
+            rtol=0,
+            atol=rounding if dtype == "<f8" and name.startswith("score_fr") else 0,
+            err_msg=name,
+        )
 
 
 def test_a_trained_fcn_in_hdf5(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def save(path: Path, layers, protocol: int = 4) -> Path:
 
 
 def python2(layers: dict) -> bytes:
-    """The bytes that numpy 1.x under Python 2 pickled: protocol 2, byte strings, numpy.core.multiarray."""
+    """The bytes that numpy 1.x under Python 2 pickled: protocol 2, byte strings,
+    numpy.core.multiarray."""
 
     def string(text: bytes) -> bytes:
         return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
@@ -44,7 +45,12 @@ def python2(layers: dict) -> bytes:
 
     pairs = b""
     for name, pair in layers.items():
-        pairs += string(name.encode()) + b"](" + b"".join(array(a.shape, dtype(b"f4", b"<", b"\0"), string(a.tobytes())) for a in pair) + b"e"
+        pairs += (
+            string(name.encode())
+            + b"]("
+            + b"".join(array(a.shape, dtype(b"f4", b"<", b"\0"), string(a.tobytes())) for a in pair)
+            + b"e"
+        )
     return b"\x80\x02" + array((), dtype(b"O8", b"|", b"\x3f"), b"](}(" + pairs + b"ue") + b"."
 
 
@@ -59,8 +65,14 @@ def check(weights: segtwin_weights.Weights) -> None:
         elif name != "fc6":
             np.testing.assert_array_equal(got, weight.T)
     rows, channels = LAYERS["fc6"][0], TINY[4]
-    for output, channel, y, x in ((0, 0, 0, 1), (3, 5, 2, 6), (13, 11, 6, 0)):  # column (c·7 + y)·7 + x of Caffe is row (y·7 + x)·C + c here
-        assert weights["fc6/weight"][output, (channel * 7 + y) * 7 + x] == rows[(y * 7 + x) * channels + channel, output]
+    for output, channel, y, x in (
+        (0, 0, 0, 1),
+        (3, 5, 2, 6),
+        (13, 11, 6, 0),
+    ):  # column (c·7 + y)·7 + x of Caffe is row (y·7 + x)·C + c here
+        assert (
+            weights["fc6/weight"][output, (channel * 7 + y) * 7 + x] == rows[(y * 7 + x) * channels + channel, output]
+        )
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -75,7 +87,9 @@ def test_a_file_of_python_2_reads(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
         file.write(python2(LAYERS))
-    np.testing.assert_array_equal(np.load(path, allow_pickle=True, encoding="latin1").item()["fc8"][0], LAYERS["fc8"][0])
+    np.testing.assert_array_equal(
+        np.load(path, allow_pickle=True, encoding="latin1").item()["fc8"][0], LAYERS["fc8"][0]
+    )
     check(segtwin_weights.read(path))
 
 
@@ -95,7 +109,9 @@ def test_other_number_types_are_converted_and_said(tmp_path: Path) -> None:
         layers = {name: [array.astype(dtype) for array in pair] for name, pair in LAYERS.items()}
         with pytest.warns(segtwin.Converted, match="converted to float32"):
             weights = segtwin_weights.read(save(tmp_path / "vgg16.npy", layers))
-        np.testing.assert_allclose(weights["conv3_2/weight"], np.moveaxis(LAYERS["conv3_2"][0], (3, 2), (0, 1)), rtol=1e-3)
+        np.testing.assert_allclose(
+            weights["conv3_2/weight"], np.moveaxis(LAYERS["conv3_2"][0], (3, 2), (0, 1)), rtol=1e-3
+        )
 
 
 def test_fortran_order_is_seen(tmp_path: Path) -> None:
@@ -113,7 +129,10 @@ def test_it_is_written_as_it_is_read(tmp_path: Path) -> None:
             np.testing.assert_array_equal(left, right)
             assert left.dtype == right.dtype
     with pytest.raises(WeightsError, match="'fc6/bias' and 3 more"):
-        segtwin_weights.write(segtwin_weights.Weights({n: b for n, b in weights.items() if "fc6" not in n and "fc7" not in n}), tmp_path / "x.npy")
+        segtwin_weights.write(
+            segtwin_weights.Weights({n: b for n, b in weights.items() if "fc6" not in n and "fc7" not in n}),
+            tmp_path / "x.npy",
+        )
     assert not (tmp_path / "x.npy").exists()
 
 
@@ -257,9 +276,12 @@ def test_truncated_and_empty_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_mutated_file_is_weights_or_one_error(tmp_path: Path) -> None:
-    """Flipped, cut and repeated bytes of a real file: never another exception, a crash or half a dictionary."""
+    """Flipped, cut and repeated bytes of a real file: never another exception, a crash or half a
+    dictionary."""
     narrow = recipe.vgg16_npy(1, (1, 1, 1, 1, 1, 1, 1))
-    whole = save(tmp_path / "whole.npy", {**narrow, "fc8": [narrow["fc8"][0][:, :3], narrow["fc8"][1][:3]]}, 2).read_bytes()
+    whole = save(
+        tmp_path / "whole.npy", {**narrow, "fc8": [narrow["fc8"][0][:, :3], narrow["fc8"][1][:3]]}, 2
+    ).read_bytes()
     random, path, refused = np.random.default_rng(0), tmp_path / "vgg16.npy", 0
     for _ in range(300):
         mutated = bytearray(whole)
@@ -276,11 +298,12 @@ def test_a_mutated_file_is_weights_or_one_error(tmp_path: Path) -> None:
     assert refused > 150
 
 
-# --------------------------------------------------------------------------------------------------------------------------- where from
+# --------------------------------------------------------------------------------------- where from
 
 
 def keras_file(path: Path) -> Path:
-    """An HDF5 file as keras.applications serves it: HWIO kernels, layer names of Keras, names of the weights in attributes."""
+    """An HDF5 file as keras.applications serves it: HWIO kernels, layer names of Keras, names of
+    the weights in attributes."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -310,7 +333,11 @@ def test_keras_itself_reads_that_file_the_same_way(tmp_path: Path) -> None:
     for keras_name, name in KERAS_VGG16.items():
         x = keras.layers.Flatten(name="flatten")(x) if keras_name == "fc1" else x
         outputs = len(LAYERS[name][1])
-        x = keras.layers.Conv2D(outputs, 3, name=keras_name)(x) if "conv" in keras_name else keras.layers.Dense(outputs, name=keras_name)(x)
+        x = (
+            keras.layers.Conv2D(outputs, 3, name=keras_name)(x)
+            if "conv" in keras_name
+            else keras.layers.Dense(outputs, name=keras_name)(x)
+        )
         if keras_name in ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"):
             x = keras.layers.Resizing(7, 7)(x) if keras_name == "block5_conv3" else keras.layers.MaxPooling2D(2)(x)
     model = keras.Model(image, x)

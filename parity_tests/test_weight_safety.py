@@ -1,4 +1,5 @@
-"""Hostile and damaged files: the outcome is weights or one line that names the file and the reason; nothing runs, hangs, or fills the memory.
+"""Hostile and damaged files: the outcome is weights or one line that names the file and the reason;
+nothing runs, hangs, or fills the memory.
 
 `fuzz.py` runs the same mutations by the thousand, each batch in a process of its own.
 """
@@ -30,7 +31,8 @@ def files(tmp_path_factory):
 
 
 KINDS = [
-    "legacy.pth", "old.h5", "small.caffemodel.h5", "small.keras", "small.onnx", "small.safetensors", "small.weights.h5", "theano.h5",
+    "legacy.pth", "old.h5", "small.caffemodel.h5", "small.keras", "small.onnx", "small.safetensors",
+    "small.weights.h5", "theano.h5",
     "tiny_vgg16_s1_v1.caffemodel", "tiny_vgg16_s1_v2.caffemodel", "vgg16.npy", "vgg16_weights.npz", "zip.pth",
 ]  # fmt: skip
 
@@ -44,7 +46,8 @@ def test_mutated_files(name: str, files, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_files_cut_short_anywhere(name: str, files, tmp_path) -> None:
-    """A file cut inside an array is refused; a message format cut between two layers cannot tell, and a shorter dictionary is what it holds."""
+    """A file cut inside an array is refused; a message format cut between two layers cannot tell,
+    and a shorter dictionary is what it holds."""
     data = files[name].read_bytes()
     path = tmp_path / name
     for length in (1, 7, 64, len(data) // 3, len(data) - 1):
@@ -95,12 +98,21 @@ def test_random_messages(kind: str, data: bytes, tmp_path) -> None:
 
 
 NAMES = st.sampled_from(
-    [b"numpy\nndarray", b"numpy\ndtype", b"collections\nOrderedDict", b"torch._utils\n_rebuild_tensor_v2", b"os\nsystem", b"torch\nFloatStorage"]
+    [
+        b"numpy\nndarray",
+        b"numpy\ndtype",
+        b"collections\nOrderedDict",
+        b"torch._utils\n_rebuild_tensor_v2",
+        b"os\nsystem",
+        b"torch\nFloatStorage",
+    ]
 )
 OPCODES = st.one_of(
     st.sampled_from([
-        pickle.MARK, pickle.EMPTY_TUPLE, pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.TUPLE, pickle.REDUCE, pickle.BUILD, pickle.SETITEMS,
-        pickle.SETITEM, pickle.APPENDS, pickle.DUP, pickle.POP, pickle.NEWOBJ, pickle.OBJ, pickle.BINPERSID, pickle.NONE, pickle.TUPLE2,
+        pickle.MARK, pickle.EMPTY_TUPLE, pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.TUPLE, pickle.REDUCE,
+        pickle.BUILD, pickle.SETITEMS,
+        pickle.SETITEM, pickle.APPENDS, pickle.DUP, pickle.POP, pickle.NEWOBJ, pickle.OBJ, pickle.BINPERSID,
+        pickle.NONE, pickle.TUPLE2,
         pickle.POP_MARK, pickle.MEMOIZE, pickle.STACK_GLOBAL, pickle.NEWTRUE,
     ]),
     NAMES.map(lambda name: pickle.GLOBAL + name + b"\n"),
@@ -124,7 +136,7 @@ def test_random_pickle_programs(program: list[bytes], tmp_path) -> None:
     assert pickles.encode("a") == b"a"
 
 
-# ------------------------------------------------------------------------------------------------------------------------- nothing a file says
+# ------------------------------------------------------------------------------ nothing a file says
 
 
 class Gadget:
@@ -139,7 +151,12 @@ class Gadget:
 
 def gadgets(trace) -> list:
     touch = f"touch {trace}"
-    return [Gadget(os.system, touch), Gadget(eval, f"open({str(trace)!r}, 'w')"), Gadget(partial, os.system, touch), Gadget(getattr, "os", "system")]
+    return [
+        Gadget(os.system, touch),
+        Gadget(eval, f"open({str(trace)!r}, 'w')"),
+        Gadget(partial, os.system, touch),
+        Gadget(getattr, "os", "system"),
+    ]
 
 
 def as_npy(path, thing) -> None:
@@ -154,7 +171,9 @@ def as_zip(path, thing) -> None:
 
 
 def as_legacy(path, thing) -> None:
-    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, thing, [])))
+    path.write_bytes(
+        b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, thing, []))
+    )
 
 
 @pytest.mark.parametrize("write", [as_npy, as_zip, as_legacy])
@@ -168,7 +187,8 @@ def test_gadgets_are_not_run(write, number: int, tmp_path) -> None:
 
 
 def test_a_pickle_changes_no_stand_in(tmp_path) -> None:
-    """BUILD with slots would set attributes of whatever lies on the stack: here our own class and function."""
+    """BUILD with slots would set attributes of whatever lies on the stack: here our own class and
+    function."""
     for name in (b"cnumpy\nndarray\n", b"c_codecs\nencode\n"):
         slots = b"N}X\x05\x00\x00\x00shapeK\x01s\x86b"
         (tmp_path / "f").write_bytes(b"")
@@ -195,7 +215,8 @@ def test_memo_and_length_bombs_cost_nothing(tmp_path) -> None:
 
 
 def test_no_more_bytes_are_asked_for_than_are_left(tmp_path) -> None:
-    """Whatever length a pickle claims, the file itself is asked for nothing that it has not; large pieces are views of it."""
+    """Whatever length a pickle claims, the file itself is asked for nothing that it has not; large
+    pieces are views of it."""
 
     class Watched(io.BytesIO):
         def read(self, count: int = -1) -> bytes:
@@ -218,7 +239,7 @@ def test_no_more_bytes_are_asked_for_than_are_left(tmp_path) -> None:
         assert bounded.read(1) == b"\x01"
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------ archives
+# ----------------------------------------------------------------------------------------- archives
 
 
 def test_torch_archives_are_not_unpacked_or_inflated(tmp_path) -> None:
@@ -249,7 +270,7 @@ def test_a_small_storage_does_not_become_a_large_array(tmp_path) -> None:
         segtwin_weights.read(tmp_path / "many.pth")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------------- HDF5
+# --------------------------------------------------------------------------------------------- HDF5
 
 
 def hostile_h5(what: str, folder):
@@ -283,8 +304,10 @@ def hostile_h5(what: str, folder):
 
 
 HDF5_REASONS = {
-    "external link": "is a link", "soft link": "is a link", "external storage": "lies outside the file", "virtual": "lies outside the file",
-    "huge": "declares more numbers", "zip bomb": "declares more numbers", "cycle": "is there twice", "text": "is no array of numbers",
+    "external link": "is a link", "soft link": "is a link", "external storage": "lies outside the file",
+    "virtual": "lies outside the file",
+    "huge": "declares more numbers", "zip bomb": "declares more numbers", "cycle": "is there twice",
+    "text": "is no array of numbers",
 }  # fmt: skip
 
 
@@ -296,7 +319,7 @@ def test_hdf5_stays_in_its_file_and_its_size(what: str, tmp_path) -> None:
         segtwin_weights.read(path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- ONNX, shards, protobuf
+# --------------------------------------------------------------------------- ONNX, shards, protobuf
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "sub/../../secret", "link", "", "."])
@@ -339,14 +362,20 @@ def test_protobuf_bombs(tmp_path) -> None:
     for _ in range(2_000):
         deep = wire.delimited(7, deep)
     layer = wire.text(1, "a") + wire.text(2, "Convolution")
-    claims = wire.delimited(7, b"".join(wire.key(1, 0) + wire.encode(1 << 40) for _ in range(3))) + wire.delimited(5, bytes(8))
+    claims = wire.delimited(7, b"".join(wire.key(1, 0) + wire.encode(1 << 40) for _ in range(3))) + wire.delimited(
+        5, bytes(8)
+    )
     cases = {
         "deep": wire.delimited(100, layer + wire.delimited(7, deep)),
         "claims": wire.delimited(100, layer + wire.delimited(7, claims)),
         "length": wire.text(1, "n") + wire.key(100, 2) + wire.encode(1 << 60),
         "fields": wire.text(1, "n") + (wire.key(5, 0) + b"\x01") * (wire.MOST_FIELDS + 1),
-        "dimensions": wire.delimited(100, layer + wire.delimited(7, wire.delimited(7, wire.delimited(1, b"\x01" * 1000)))),
-        "negative": wire.delimited(100, layer + wire.delimited(7, wire.delimited(7, wire.key(1, 0) + wire.encode((1 << 64) - 4)))),
+        "dimensions": wire.delimited(
+            100, layer + wire.delimited(7, wire.delimited(7, wire.delimited(1, b"\x01" * 1000)))
+        ),
+        "negative": wire.delimited(
+            100, layer + wire.delimited(7, wire.delimited(7, wire.key(1, 0) + wire.encode((1 << 64) - 4)))
+        ),
         "twice": 2 * wire.delimited(100, layer + wire.delimited(7, wire.delimited(5, bytes(8)))),
         "v0": wire.delimited(2, wire.delimited(1, b"\x0a\x01a")),
     }

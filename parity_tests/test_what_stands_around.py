@@ -1,4 +1,5 @@
-"""What stands around a network in files of others: names and colours of classes, wrappers inside its names, a model that it is a layer of."""
+"""What stands around a network in files of others: names and colours of classes, wrappers inside
+its names, a model that it is a layer of."""
 
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def equal(read: Weights, want: Weights) -> None:
 
 META = {
     "MMSegmentation 0": {"meta": {"CLASSES": tuple(NAMES), "PALETTE": COLOURS, "time": "now"}},
-    "MMSegmentation 1": {"meta": {"dataset_meta": {"classes": NAMES, "palette": [tuple(one) for one in COLOURS]}, "epoch": 3}},
+    "MMSegmentation 1": {
+        "meta": {"dataset_meta": {"classes": NAMES, "palette": [tuple(one) for one in COLOURS]}, "epoch": 3}
+    },
 }
 
 
@@ -47,7 +50,14 @@ def test_names_and_colours_of_mmsegmentation_travel(layout: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "meta", [{"CLASSES": ["a", "b", "c"], "PALETTE": COLOURS * 2}, {"CLASSES": 5}, {"PALETTE": [[0, 0, 256]] * 2}, {"CLASSES": ["a", 5]}, 7]
+    "meta",
+    [
+        {"CLASSES": ["a", "b", "c"], "PALETTE": COLOURS * 2},
+        {"CLASSES": 5},
+        {"PALETTE": [[0, 0, 256]] * 2},
+        {"CLASSES": ["a", 5]},
+        7,
+    ],
 )
 @pytest.mark.filterwarnings("ignore::segtwin.Converted")
 def test_those_of_another_number_are_left_aside(meta: object, tmp_path: Path) -> None:
@@ -56,7 +66,10 @@ def test_those_of_another_number_are_left_aside(meta: object, tmp_path: Path) ->
     equal(read, drawn(2))
     assert not {"classes", "palette"} & read.metadata.keys()
     if isinstance(meta, dict) and len(meta) == 2:
-        with pytest.warns(segtwin.Converted, match="3 names and 4 colours stand beside a network of 2 classes; left aside: classes and palette"):
+        with pytest.warns(
+            segtwin.Converted,
+            match="3 names and 4 colours stand beside a network of 2 classes; left aside: classes and palette",
+        ):
             segtwin_weights.read(tmp_path / "w.pth")
 
 
@@ -85,11 +98,16 @@ def test_the_keras_twin_as_a_layer_of_another_model(ending: str, tmp_path: Path,
 
 
 def test_export_says_what_a_format_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    weights = segtwin_weights.convert(drawn(), to="unet-small", preprocessing=segtwin.Preprocessing(mean=0.5, std=0.5, scale=1 / 255))
+    weights = segtwin_weights.convert(
+        drawn(), to="unet-small", preprocessing=segtwin.Preprocessing(mean=0.5, std=0.5, scale=1 / 255)
+    )
     weights.metadata |= {"classes": NAMES, "palette": COLOURS}
     segtwin_weights.write(weights, tmp_path / "w.safetensors")
     with pytest.raises(SystemExit) as end:
         main(["export", str(tmp_path / "w.safetensors"), str(tmp_path / "x.weights.h5"), "--framework", "keras"])
     assert not end.value.code
     said = " ".join(capsys.readouterr().err.split())
-    assert "this format cannot hold classes and palette and the preprocessing (RGB, values 0..1, minus 0.5, over 0.5)" in said
+    assert (
+        "this format cannot hold classes and palette and the preprocessing (RGB, values 0..1, minus 0.5, over 0.5)"
+        in said
+    )

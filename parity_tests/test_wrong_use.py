@@ -1,4 +1,5 @@
-"""Wrong use of the builders and of `blobs`: one line that says what is allowed, the same words in both twins."""
+"""Wrong use of the builders and of `blobs`: one line that says what is allowed, the same words in
+both twins."""
 
 import engines
 import numpy as np
@@ -52,7 +53,9 @@ BUILDERS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "kind", "words"), BUILDERS, ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("options", "kind", "words"), BUILDERS, ids=lambda value: str(value)[:40] if isinstance(value, dict) else ""
+)
 def test_builders_say_what_they_take(options: dict, kind: type, words: str) -> None:
     said = [complaint(twin.build, "fcn8s", **options) for twin in engines.TWINS.values()]
     assert said[0] == said[1]
@@ -61,7 +64,8 @@ def test_builders_say_what_they_take(options: dict, kind: type, words: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("fcn9s", ValueError), ("", ValueError), (5, TypeError), (None, TypeError), ([], TypeError), ({}, TypeError)]
+    ("name", "kind"),
+    [("fcn9s", ValueError), ("", ValueError), (5, TypeError), (None, TypeError), ([], TypeError), ({}, TypeError)],
 )
 def test_unknown_networks(name: object, kind: type) -> None:
     said = [complaint(twin.build, name) for twin in engines.TWINS.values()]
@@ -72,14 +76,22 @@ def test_unknown_networks(name: object, kind: type) -> None:
 
 @pytest.mark.parametrize("network", ["unet-paper", "unet", "unet-small", "resnet34-unet", "vggfcn8", "fcn8-vgg"])
 def test_every_network_asks(network: str) -> None:
-    for options in ({"num_classes": "3"}, {"num_classes": 0}, {"in_channels": -1}, {"widths": (1,) * 99}, {"widths": [1.5] * 5}):
+    for options in (
+        {"num_classes": "3"},
+        {"num_classes": 0},
+        {"in_channels": -1},
+        {"widths": (1,) * 99},
+        {"widths": [1.5] * 5},
+    ):
         said = [complaint(twin.build, network, **options) for twin in engines.TWINS.values()]
         assert said[0] == said[1]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
     for twin in engines.TWINS.values():
-        model = twin.build("fcn8s", num_classes=np.int64(2), widths=np.array(TINY), in_channels=np.uint8(4), dropout=np.float32(0.25))
+        model = twin.build(
+            "fcn8s", num_classes=np.int64(2), widths=np.array(TINY), in_channels=np.uint8(4), dropout=np.float32(0.25)
+        )
         assert segtwin_weights.dimensions(twin.read_weights(model), "fcn8s") == (2, 4, TINY)
 
 

@@ -1,7 +1,9 @@
-"""The built wheel in an empty environment, one for each extra: what a user has after `pip install 'segtwin[…]'`.
+"""The built wheel in an empty environment, one for each extra: what a user has after `pip install
+'segtwin[…]'`.
 
-`make test-wheel` runs it for every extra, or for those named: python parity_tests/wheel.py base torch. The environments are made under the folder for
-temporary files and removed; `--keep FOLDER` makes them there, and the next run only puts the new wheel into them.
+`make test-wheel` runs it for every extra, or for those named: python parity_tests/wheel.py base
+torch. The environments are made under the folder for temporary files and removed; `--keep FOLDER`
+makes them there, and the next run only puts the new wheel into them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ EXTRAS = {
 }  # fmt: skip
 """Extra → what it makes usable."""
 PHOTO = ROOT / "docs/images/chelsea.jpg"
-MAKE_WEIGHTS = "import segtwin_weights as w; w.write(w.initialize('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'u.safetensors')"
-MAKE_FCN8S = "import segtwin_weights as w; w.write(w.initialize('fcn8s', widths=(2, 2, 2, 2, 2, 3, 3), seed=1), 'f.caffemodel')"
+MAKE_WEIGHTS = (
+    "import segtwin_weights as w; w.write(w.initialize('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'u.safetensors')"
+)
+MAKE_FCN8S = (
+    "import segtwin_weights as w; w.write(w.initialize('fcn8s', widths=(2, 2, 2, 2, 2, 3, 3), seed=1), 'f.caffemodel')"
+)
 
 
 MODULES = {"torch": "segtwin_torch", "keras": "segtwin_keras"}
@@ -31,7 +37,8 @@ MODULES = {"torch": "segtwin_torch", "keras": "segtwin_keras"}
 
 
 class Place:
-    """An environment with nothing but the wheel and what an extra brings, and an empty folder to work in."""
+    """An environment with nothing but the wheel and what an extra brings, and an empty folder to
+    work in."""
 
     def __init__(self, folder: Path, environment: Path, wheel: Path, extra: str) -> None:
         self.folder = folder
@@ -43,10 +50,13 @@ class Place:
             venv.create(environment, with_pip=True)
         wanted = f"{wheel}[{extra}]" if extra != "base" else str(wheel)
         pip = [self.bin / "python", "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *(("--no-deps", "--force-reinstall") if there else ()), wanted], check=True, cwd=self.folder)
+        subprocess.run(
+            [*pip, *(("--no-deps", "--force-reinstall") if there else ()), wanted], check=True, cwd=self.folder
+        )
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment; the paths that lead to this checkout, and what quietens frameworks, are not given to it."""
+        """Run a program of the environment; the paths that lead to this checkout, and what quietens
+        frameworks, are not given to it."""
         gone = ("PYTHON", "VIRTUAL_ENV", "SEGTWIN", "TF_", "CUDA_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(gone)}
         program, *rest = map(str, arguments)
@@ -92,8 +102,13 @@ def check(place: Place, usable: set[str]) -> None:
     place.works("segtwin", "convert", "f.caffemodel", "f.weights.h5")
     assert "conv1_1/weight" in place.works("segtwin", "inspect", "f.caffemodel", "--check")
     place.works("segtwin", "explain", "unet-paper", "--size", "188x204", "--picture", "seen.png")
-    place.works("python", "-c", f"from PIL import Image; Image.open({str(PHOTO)!r}).convert('L').resize((48, 32)).save('i.png')")
-    assert place.works("python", "-c", "import segtwin; print(segtwin.preprocess('i.png', 'unet-small').shape)") == "(1, 1, 32, 48)\n"
+    place.works(
+        "python", "-c", f"from PIL import Image; Image.open({str(PHOTO)!r}).convert('L').resize((48, 32)).save('i.png')"
+    )
+    assert (
+        place.works("python", "-c", "import segtwin; print(segtwin.preprocess('i.png', 'unet-small').shape)")
+        == "(1, 1, 32, 48)\n"
+    )
     check_modules(place, usable)
     check_engines(place, usable)
 
@@ -121,7 +136,9 @@ def check_engines(place: Place, usable: set[str]) -> None:
     for framework in ("torch", "keras"):
         if framework in usable:
             place.works("segtwin", "export", "u.safetensors", f"{framework}.onnx", "--framework", framework)
-            place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", f"masks-{framework}", "--engine", framework)
+            place.works(
+                "segtwin", "predict", "u.safetensors", "i.png", "-o", f"masks-{framework}", "--engine", framework
+            )
             place.works("segtwin", "export", "f.caffemodel", f"f-{framework}.onnx", "--framework", framework)
             place.works("segtwin", "predict", f"{framework}.onnx", "i.png", "-o", f"masks-{framework}-onnx")
         else:
@@ -129,13 +146,17 @@ def check_engines(place: Place, usable: set[str]) -> None:
             place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", framework, extra=framework)
     engine = "oracle" if not {"torch", "keras"} & usable else "torch" if "torch" in usable else "keras"
     assert f"in {engine}" in place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-auto")
-    assert "in oracle" in place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-oracle", "--engine", "oracle")
+    assert "in oracle" in place.works(
+        "segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-oracle", "--engine", "oracle"
+    )
     if "onnxruntime" not in usable:
         place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="parity")
     elif {"torch", "keras"} & usable:
         place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-ort", "--engine", "onnxruntime")
     else:
-        place.refuses("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", "onnxruntime", extra="torch")
+        place.refuses(
+            "segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", "onnxruntime", extra="torch"
+        )
     masks = {path.read_bytes() for path in place.folder.glob("masks-*/i.mask.png")}
     assert len(masks) == 1, "every engine gives the same mask"
     lacking = sorted({"torch", "keras", "onnxruntime"} - usable)
@@ -153,7 +174,18 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="make the environments here, and keep them")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segtwin-wheel-") as name:
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", name, str(ROOT)]
+        build = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            name,
+            str(ROOT),
+        ]
         subprocess.run(build, check=True)
         (wheel,) = Path(name).glob("*.whl")
         for extra in arguments.extras or EXTRAS:
@@ -164,7 +196,11 @@ def main() -> None:
                 place = Place(work, (arguments.keep or Path(folder)).resolve() / extra, wheel, extra)
                 installed = time.monotonic()
                 check(place, EXTRAS[extra])
-            print(f"segtwin[{extra}]: works; installed in {installed - begun:.0f} s, tried in {time.monotonic() - installed:.0f} s", flush=True)
+            print(
+                f"segtwin[{extra}]: works; installed in {installed - begun:.0f} s, tried in "
+                f"{time.monotonic() - installed:.0f} s",
+                flush=True,
+            )
             for command, text in place.noise.items():
                 print(f"  {command}\n    writes to standard error: {text[:300]}", flush=True)
 

@@ -41,7 +41,11 @@ def run(arguments: Sequence[str] | None) -> int:
         status = complain(f"{error.filename}: {error.strerror}") if error.filename is not None else NOBODY_READS
         deaf()
     except OSError as error:
-        where = " → ".join(os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in (error.filename, error.filename2) if name)
+        where = " → ".join(
+            os.fsdecode(name) if isinstance(name, bytes) else str(name)
+            for name in (error.filename, error.filename2)
+            if name
+        )
         status = complain(f"{where}: {error.strerror or error}" if where else str(error))
         deaf()
     except (ValueError, KeyError) as error:
@@ -61,7 +65,8 @@ def run(arguments: Sequence[str] | None) -> int:
 
 
 def deaf() -> None:
-    """Where standard output takes nothing more, what is still in its buffer goes nowhere: Python would complain about it at its end."""
+    """Where standard output takes nothing more, what is still in its buffer goes nowhere: Python
+    would complain about it at its end."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

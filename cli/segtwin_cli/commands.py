@@ -1,4 +1,5 @@
-"""The group of the commands. A command's file is imported when the command is called: `segtwin --help` imports none of them, nor what they import."""
+"""The group of the commands. A command's file is imported when the command is called: `segtwin
+--help` imports none of them, nor what they import."""
 
 from __future__ import annotations
 
@@ -9,14 +10,35 @@ from segtwin import __version__
 
 COMMANDS = {
     "list": ("segtwin_cli.list:networks", "List the networks: parameters, input, output and source."),
-    "source": ("segtwin_cli.source:source", "Print the path of vgg16.npy: yours, the cache's, a download, or a SYNTHETIC one."),
-    "download": ("segtwin_cli.download:download", "Fetch published weights, check their hash, and print where they are."),
-    "convert": ("segtwin_cli.convert:convert", "Read weights, make those of another network of them, and write them in any format."),
-    "export": ("segtwin_cli.export:export", "Write a network with its weights as ONNX, and as the framework's own checkpoint."),
-    "parity": ("segtwin_cli.parity:parity", "Compare every blob on images in PyTorch, Keras and ONNX Runtime with a float64 run."),
+    "source": (
+        "segtwin_cli.source:source",
+        "Print the path of vgg16.npy: yours, the cache's, a download, or a SYNTHETIC one.",
+    ),
+    "download": (
+        "segtwin_cli.download:download",
+        "Fetch published weights, check their hash, and print where they are.",
+    ),
+    "convert": (
+        "segtwin_cli.convert:convert",
+        "Read weights, make those of another network of them, and write them in any format.",
+    ),
+    "export": (
+        "segtwin_cli.export:export",
+        "Write a network with its weights as ONNX, and as the framework's own checkpoint.",
+    ),
+    "parity": (
+        "segtwin_cli.parity:parity",
+        "Compare every blob on images in PyTorch, Keras and ONNX Runtime with a float64 run.",
+    ),
     "predict": ("segtwin_cli.predict:predict", "Segment images, or folders of them: masks, overlays, probabilities."),
-    "inspect": ("segtwin_cli.inspect:inspect", "Print what a file of weights holds; check it; compare it with another."),
-    "explain": ("segtwin_cli.explain:explain", "Say what each layer does to an image of some size: sizes, fields, crops, cost."),
+    "inspect": (
+        "segtwin_cli.inspect:inspect",
+        "Print what a file of weights holds; check it; compare it with another.",
+    ),
+    "explain": (
+        "segtwin_cli.explain:explain",
+        "Say what each layer does to an image of some size: sizes, fields, crops, cost.",
+    ),
 }
 """Command → where it is, and the line that the list of commands has for it."""
 
@@ -44,4 +66,5 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segtwin")
 def segtwin() -> None:
-    """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX files and the proof that they agree."""
+    """Caffe-era segmentation networks as twin PyTorch and Keras implementations: weights, ONNX
+    files and the proof that they agree."""

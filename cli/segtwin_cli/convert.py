@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import segtwin_weights
-from segtwin.architectures import ROWS
+from segtwin.architectures import find_architecture, list_architectures
 from segtwin.palette import read_palette
 from segtwin.texts import read_lines
 from segtwin_weights import Weights, caffemodel, metadata, names, surgery
@@ -21,12 +21,28 @@ from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, r
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 @click.option(
-    "--to", type=click.Choice(list(ROWS)), metavar="NETWORK", help="The network to make (see segtwin list); without it only the format changes."
+    "--to",
+    type=click.Choice(list_architectures()),
+    metavar="NETWORK",
+    help="The network to make (see segtwin list); without it only the format changes.",
 )
-@click.option("--num-classes", type=int, help="Classes of the result; by default the source's, of a classifier the network's own.  [with --to]")
-@click.option("--score-init", type=click.Choice(surgery.SCORE_INITS), help="How score_fr starts; by default fc8-average.  [with --to]")
+@click.option(
+    "--num-classes",
+    type=int,
+    help="Classes of the result; by default the source's, of a classifier the network's own.  [with --to]",
+)
+@click.option(
+    "--score-init",
+    type=click.Choice(surgery.SCORE_INITS),
+    help="How score_fr starts; by default fc8-average.  [with --to]",
+)
 @preprocessing_options
-@click.option("--classes", "class_file", type=click.Path(), help="Text file of the classes' names, one a line; they travel with the weights.")
+@click.option(
+    "--classes",
+    "class_file",
+    type=click.Path(),
+    help="Text file of the classes' names, one a line; they travel with the weights.",
+)
 @click.option("--palette", help="Colours of the classes: voc, or a file of a colour (#rrggbb or r g b) a line.")
 @overwrite_option
 @quiet_option
@@ -42,10 +58,11 @@ def convert(
     quiet: bool,
     stated: dict[str, Any],
 ) -> None:
-    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors, .npy, .caffemodel, .pth or .weights.h5).
+    """Read SOURCE, make the weights of another network of them, and write TARGET (.safetensors,
+    .npy, .caffemodel, .pth or .weights.h5).
 
-    --colour, --mean, --std, --scale and --bits say what inputs the weights of SOURCE were trained on, where the file does not. They overrule what it
-    says.
+    --colour, --mean, --std, --scale and --bits say what inputs the weights of SOURCE were trained
+    on, where the file does not. They overrule what it says.
     """
     for option, value in (("--num-classes", num_classes), ("--score-init", score_init)):
         if to is None and value is not None:
@@ -68,7 +85,9 @@ def convert(
         step("converting")
         changes: list[surgery.Change] = []
         if to is not None:
-            weights, changes = surgery.convert_with_report(weights, to, num_classes, score_init or "fc8-average", preprocessing=preprocessing)
+            weights, changes = surgery.convert_with_report(
+                weights, to, num_classes, score_init or "fc8-average", preprocessing=preprocessing
+            )
         elif preprocessing is not None:
             weights = Weights(hub, metadata.state(hub, preprocessing))
         else:
@@ -88,15 +107,23 @@ def convert(
 
 
 def counted(source: str, weights: Weights) -> Weights:
-    """Weights that are written as they are, with the counters of BatchNorm that ONNX files and old ones lack.
+    """Weights that are written as they are, with the counters of BatchNorm that ONNX files and old
+    ones lack.
 
     Raises:
-        click.ClickException: BatchNorm is folded into the convolutions: they are no network's any more.
+        click.ClickException: BatchNorm is folded into the convolutions: they are no network's any
+            more.
     """
     if weights.metadata.get("batchnorm") == "folded":
-        raise click.ClickException(f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})")
-    row = ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
-    return names.with_counters(weights, row) if row is not None and row.naming == "torch" else weights
+        raise click.ClickException(
+            f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})"
+        )
+    architecture = find_architecture(weights.metadata.get("architecture")) or names.identify(weights)
+    return (
+        names.with_counters(weights, architecture)
+        if architecture is not None and architecture.naming == "torch"
+        else weights
+    )
 
 
 NO_METADATA = (".npy", ".caffemodel", ".weights.h5")
@@ -104,19 +131,33 @@ NO_METADATA = (".npy", ".caffemodel", ".weights.h5")
 
 
 def losses(facts: Mapping[str, Any], source: str, target: str, to: str | None) -> list[str]:
-    """What the user should know of what was written: preprocessing that was only assumed, facts that the format cannot hold."""
-    row = ROWS.get(str(facts.get("architecture")))
-    said = metadata.stated(facts, row)
+    """What the user should know of what was written: preprocessing that was only assumed, facts
+    that the format cannot hold."""
+    architecture = find_architecture(facts.get("architecture"))
+    said = metadata.stated(facts, architecture)
     found = []
-    if to is not None and row is not None and said is None:
-        words = row.preprocessing.describe()
-        found.append(f"preprocessing assumed from the names in {source}: {words}; say --colour, --mean, --std, --scale where it was another")
+    if to is not None and architecture is not None and said is None:
+        words = architecture.preprocessing.describe()
+        found.append(
+            f"preprocessing assumed from the names in {source}: {words}; say --colour, --mean, --std, --scale "
+            "where it was another"
+        )
     if target.endswith(NO_METADATA):
-        lost = [key for key in ("classes", "palette") if facts.get(key) not in (None, list((row and row.classes) or ()))]
-        if said is not None and row is not None and not names.same_inputs(said, row.preprocessing.for_channels(len(said.mean))):
+        lost = [
+            key
+            for key in ("classes", "palette")
+            if facts.get(key) not in (None, list((architecture and architecture.classes) or ()))
+        ]
+        if (
+            said is not None
+            and architecture is not None
+            and not names.same_inputs(said, architecture.preprocessing.for_channels(len(said.mean)))
+        ):
             lost.append(f"the preprocessing ({said.describe()})")
         if lost:
-            found.append(f"{target}: this format cannot hold {' and '.join(lost)}; keep a .safetensors or .pth beside it")
+            found.append(
+                f"{target}: this format cannot hold {' and '.join(lost)}; keep a .safetensors or .pth beside it"
+            )
     return found
 
 
@@ -130,12 +171,13 @@ def channels_of(weights: Weights) -> int | None:
 
 
 def base(weights: Weights, stated: dict[str, Any]) -> Any:
-    """What the options add to: the preprocessing that the weights state, or that of the known training which fits the options."""
+    """What the options add to: the preprocessing that the weights state, or that of the known
+    training which fits the options."""
     if (said := metadata.stated(weights)) is not None:
         return said
-    row = ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
-    if row is not None and row.name in ROWS:
-        return row.preprocessing
+    architecture = find_architecture(weights.metadata.get("architecture")) or names.identify(weights)
+    if architecture is not None and architecture.name in list_architectures():
+        return architecture.preprocessing
     torchvision = weights.metadata.get("names") == "torchvision" and str(stated.get("colour", "rgb")).lower() != "bgr"
     return names.IMAGENET_RGB if torchvision else names.OXFORD_INPUTS
 
@@ -157,12 +199,13 @@ def check_labels(weights: Weights, labels: dict[str, Any]) -> None:
     """Refuse names or colours of another number of classes.
 
     Raises:
-        click.ClickException: there are more names than classes, or fewer; fewer colours than classes.
+        click.ClickException: there are more names than classes, or fewer; fewer colours than
+            classes.
     """
     if not labels:
         return
-    row = ROWS.get(segtwin_weights.network_of(names.hub_names(weights)))
-    classes = segtwin_weights.dimensions(names.hub_names(weights), row).num_classes if row else 0
+    architecture = find_architecture(segtwin_weights.network_of(names.hub_names(weights)))
+    classes = segtwin_weights.dimensions(names.hub_names(weights), architecture).num_classes if architecture else 0
     if "classes" in labels and not metadata.as_many(len(labels["classes"]), classes):
         raise click.ClickException(f"--classes names {len(labels['classes'])} classes, the network has {classes}")
     if "palette" in labels and len(labels["palette"]) < max(classes, 2):

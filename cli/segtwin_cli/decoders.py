@@ -1,4 +1,5 @@
-"""Images one page at a time, without what libtiff prints of a damaged file: the error that follows says it, in one line with the file's name."""
+"""Images one page at a time, without what libtiff prints of a damaged file: the error that follows
+says it, in one line with the file's name."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def quiet_pages(path: str | os.PathLike[str], admit: Callable[[int, int], None])
 
 
 def is_stack(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds more than one image; one that cannot be read is told of when it is its turn."""
+    """Whether a file holds more than one image; one that cannot be read is told of when it is its
+    turn."""
     try:
         return quiet_count(path) > 1
     except (ImageError, OSError):
@@ -40,7 +42,8 @@ def quiet_count(path: str | os.PathLike[str]) -> int:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """What C code writes to standard error goes nowhere, nor do Pillow's warnings, which lack the file's name; `sys.stderr` goes where it went.
+    """What C code writes to standard error goes nowhere, nor do Pillow's warnings, which lack the
+    file's name; `sys.stderr` goes where it went.
 
     For commands, which have the process for themselves: the descriptor is the whole process's.
     """

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 from segtwin_weights import catalogue
 
-from segtwin_cli.terminal import download_bar, echo_path, errors, json_option, quiet_option, refuse_to_replace_json, write_json
+from segtwin_cli.terminal import (
+    download_bar,
+    echo_path,
+    errors,
+    json_option,
+    quiet_option,
+    refuse_to_replace_json,
+    write_json,
+)
 
 
 @click.command()

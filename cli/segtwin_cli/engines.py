@@ -1,4 +1,5 @@
-"""Ways to compute a network's blobs, one function an engine, all with the same arguments: what parity is measured between."""
+"""Ways to compute a network's blobs, one function an engine, all with the same arguments: what
+parity is measured between."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def onnx_blobs(
         data: N×C×H×W.
         names: which blobs; the network's input may be among them.
         overrides: weights to compute with in place of the file's, hub name → array.
-        held: what the file should hold of these; where it holds something else, that stays, so that the comparison shows it.
+        held: what the file should hold of these; where it holds something else, that stays, so that
+            the comparison shows it.
 
     Raises:
         ValueError: it is no ONNX file, or cannot be run; the graph has no such value.
@@ -41,7 +43,9 @@ def onnx_blobs(
 
     if overrides and held is not None:
         own = values_of(path, overrides)
-        overrides = {name: array for name, array in overrides.items() if name in own and np.array_equal(own[name], held[name])}
+        overrides = {
+            name: array for name, array in overrides.items() if name in own and np.array_equal(own[name], held[name])
+        }
     try:
         return onnx_values(path, data, names, overrides)
     except Exception as error:  # ONNX Runtime's errors have no class in common

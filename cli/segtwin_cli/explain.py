@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from segtwin import architectures, explanation
+from segtwin import explanation
+from segtwin.architectures import Architecture, get_architecture
 from segtwin.explanation import Explained, formula
 from segtwin.files import whole
 
@@ -33,7 +34,9 @@ class Size(click.ParamType):
 @click.option("--num-classes", type=click.IntRange(min=1), help="Classes of the scores; by default the network's own.")
 @click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the image; by default the network's own.")
 @click.option(
-    "--picture", type=click.Path(dir_okay=False), help="Also draw what an output pixel sees, and the padding, into this file (.png, .svg, .pdf)."
+    "--picture",
+    type=click.Path(dir_okay=False),
+    help="Also draw what an output pixel sees, and the padding, into this file (.png, .svg, .pdf).",
 )
 @json_option
 def explain(
@@ -45,7 +48,8 @@ def explain(
     json_file: str | None,
     overwrite: bool,
 ) -> None:
-    """Say of every layer of NETWORK, for one size of the image: output size, receptive field, coordinate map, crop, parameters, FLOPs.
+    """Say of every layer of NETWORK, for one size of the image: output size, receptive field,
+    coordinate map, crop, parameters, FLOPs.
 
     \b
     --json: {"network", "input": {"name", "shape"}, "parameters", "flops",
@@ -59,20 +63,20 @@ def explain(
     if picture is not None:
         refuse_to_replace(picture, overwrite)
     refuse_to_replace_json(json_file, overwrite)
-    row = architectures.get(network)
-    blobs = explanation.explain(row, *size, num_classes, in_channels)
-    channels = row.in_channels if in_channels is None else in_channels
-    if write_json(facts_of(row, (channels, *size), blobs), json_file):
-        show(row, (channels, *size), blobs)
+    architecture = get_architecture(network)
+    blobs = explanation.explain(architecture, *size, num_classes, in_channels)
+    channels = architecture.in_channels if in_channels is None else in_channels
+    if write_json(facts_of(architecture, (channels, *size), blobs), json_file):
+        show(architecture, (channels, *size), blobs)
     if picture is not None:
-        draw(row, size, picture)
+        draw(architecture, size, picture)
 
 
-def facts_of(row: architectures.Row, image: tuple[int, int, int], blobs: list[Explained]) -> dict[str, Any]:
+def facts_of(architecture: Architecture, image: tuple[int, int, int], blobs: list[Explained]) -> dict[str, Any]:
     """What `--json` writes."""
     return {
-        "network": row.name,
-        "input": {"name": row.input, "shape": image},
+        "network": architecture.name,
+        "input": {"name": architecture.input, "shape": image},
         "parameters": sum(blob.parameters for blob in blobs),
         "flops": sum(blob.flops for blob in blobs),
         "blobs": [
@@ -92,20 +96,39 @@ def facts_of(row: architectures.Row, image: tuple[int, int, int], blobs: list[Ex
     }
 
 
-def show(row: architectures.Row, image: tuple[int, int, int], blobs: list[Explained]) -> None:
+def show(architecture: Architecture, image: tuple[int, int, int], blobs: list[Explained]) -> None:
     """The table: one line a blob, the sums at the end; and where the crops come from."""
-    lines = [(row.input, "", " × ".join(map(str, image)), "1", "x", "", "", "")]
+    lines = [(architecture.input, "", " × ".join(map(str, image)), "1", "x", "", "", "")]
     for blob in blobs:
         offset = "" if blob.offset is None else both(*blob.offset)
         mapping = both(*(formula(one, "x") for one in blob.maps))
-        parameters, flops = f"{blob.parameters:,}" if blob.parameters else "", f"{blob.flops / 1e6:,.1f}" if blob.flops else ""
-        lines.append((blob.name, blob.kind, " × ".join(map(str, blob.shape)), both(*blob.field), mapping, offset, parameters, flops))
+        parameters, flops = (
+            f"{blob.parameters:,}" if blob.parameters else "",
+            f"{blob.flops / 1e6:,.1f}" if blob.flops else "",
+        )
+        lines.append(
+            (
+                blob.name,
+                blob.kind,
+                " × ".join(map(str, blob.shape)),
+                both(*blob.field),
+                mapping,
+                offset,
+                parameters,
+                flops,
+            )
+        )
     show_table(
-        ("blob", "layer", "output", "sees", f"y of {row.input}'s x", "crop", "parameters", "MFLOP"),
+        ("blob", "layer", "output", "sees", f"y of {architecture.input}'s x", "crop", "parameters", "MFLOP"),
         lines,
         right=("output", "sees", "crop", "parameters", "MFLOP"),
-        title=f"{row.name}, an image of {image[1]} × {image[2]}",
-        footer=("sum", *[""] * 5, f"{sum(blob.parameters for blob in blobs):,}", f"{sum(blob.flops for blob in blobs) / 1e6:,.1f}"),
+        title=f"{architecture.name}, an image of {image[1]} × {image[2]}",
+        footer=(
+            "sum",
+            *[""] * 5,
+            f"{sum(blob.parameters for blob in blobs):,}",
+            f"{sum(blob.flops for blob in blobs) / 1e6:,.1f}",
+        ),
     )
     for blob in blobs:
         if blob.derivation and blob.offset is not None:
@@ -118,8 +141,9 @@ def both(rows: object, columns: object) -> str:
     return str(rows) if rows == columns else f"{rows} | {columns}"
 
 
-def draw(row: architectures.Row, size: tuple[int, int], path: str) -> None:
-    """Left: the image, its padding, and what the first and the middle output pixel see through each branch. Right: what each crop cuts away."""
+def draw(architecture: Architecture, size: tuple[int, int], path: str) -> None:
+    """Left: the image, its padding, and what the first and the middle output pixel see through each
+    branch. Right: what each crop cuts away."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -127,22 +151,40 @@ def draw(row: architectures.Row, size: tuple[int, int], path: str) -> None:
     from matplotlib.patches import Rectangle
 
     height, width = size
-    shapes = row.shapes(height, width, every_layer=True)
-    first = next(layer for layer in row.layers if layer.kind == "Convolution")
+    shapes = architecture.shapes(height, width, every_layer=True)
+    first = next(layer for layer in architecture.layers if layer.kind == "Convolution")
     pad = first.pad
     figure, (where, cuts) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=(3, 2))
 
-    where.add_patch(Rectangle((-pad, -pad), width + 2 * pad, height + 2 * pad, facecolor="#dddddd", label=f"padding of {first.name}: {pad} pixels"))
-    where.add_patch(Rectangle((0, 0), width, height, facecolor="#fff6d5", edgecolor="black", label=f"the image, {height} × {width}"))
-    colours = dict(zip(explanation.branches(row), ("tab:green", "tab:blue", "tab:red"), strict=False))
-    for number, sight in enumerate(explanation.sights(row, height, width)):
+    where.add_patch(
+        Rectangle(
+            (-pad, -pad),
+            width + 2 * pad,
+            height + 2 * pad,
+            facecolor="#dddddd",
+            label=f"padding of {first.name}: {pad} pixels",
+        )
+    )
+    where.add_patch(
+        Rectangle((0, 0), width, height, facecolor="#fff6d5", edgecolor="black", label=f"the image, {height} × {width}")
+    )
+    colours = dict(zip(explanation.branches(architecture), ("tab:green", "tab:blue", "tab:red"), strict=False))
+    for number, sight in enumerate(explanation.sights(architecture, height, width)):
         (top, bottom), (left, right) = sight.box
         label = None
         if number % 2:  # the middle pixel's, which says more
-            through = f" through {sight.branch}" if sight.branch != row.output else ""
+            through = f" through {sight.branch}" if sight.branch != architecture.output else ""
             label = f"seen{through}: {bottom - top + 1} × {right - left + 1}"
         where.add_patch(
-            Rectangle((left, top), right - left + 1, bottom - top + 1, fill=False, edgecolor=colours[sight.branch], linewidth=1.5, label=label)
+            Rectangle(
+                (left, top),
+                right - left + 1,
+                bottom - top + 1,
+                fill=False,
+                edgecolor=colours[sight.branch],
+                linewidth=1.5,
+                label=label,
+            )
         )
         where.plot(
             float(sight.centre[1]) + 0.5, float(sight.centre[0]) + 0.5, "k+", markersize=12
@@ -151,16 +193,18 @@ def draw(row: architectures.Row, size: tuple[int, int], path: str) -> None:
     where.set_aspect("equal")
     where.invert_yaxis()
     where.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=8)
-    where.set_title(f"{row.name}: what the first and the middle pixel of `{row.output}` see")
+    where.set_title(f"{architecture.name}: what the first and the middle pixel of `{architecture.output}` see")
 
-    cropped = [layer for layer in row.layers if layer.name in explanation.crops(row, shapes)]
+    cropped = [layer for layer in architecture.layers if layer.name in explanation.crops(architecture, shapes)]
     for line, layer in enumerate(cropped):
-        begin = explanation.crops(row, shapes)[layer.name][0]
+        begin = explanation.crops(architecture, shapes)[layer.name][0]
         rows, kept = shapes[layer.bottoms[0]][1], shapes[layer.name][1]
         before = rows if layer.kind == "Crop" else (rows - 1) * layer.stride + layer.kernel
         cuts.barh(line, before, color="#dddddd", edgecolor="black")
         cuts.barh(line, kept, left=begin, color="#7fb7e6", edgecolor="black")
-        cuts.text(0, line - 0.45, f"{layer.name}: rows {begin} … {begin + kept - 1} of {before}", va="bottom", fontsize=8)
+        cuts.text(
+            0, line - 0.45, f"{layer.name}: rows {begin} … {begin + kept - 1} of {before}", va="bottom", fontsize=8
+        )
     cuts.invert_yaxis()
     cuts.set_yticks([])
     cuts.set_title("what the crops keep (blue) and cut away (grey)" if cropped else "nothing is cropped")

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import segtwin_weights
 from safetensors import SafetensorError, safe_open
-from segtwin.architectures import ROWS
+from segtwin.architectures import get_architecture, list_architectures
 from segtwin_weights import Weights, metadata, names, onnx_file
 from segtwin_weights.door import file_name
 
@@ -33,12 +33,24 @@ CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
 @click.argument("outputs", type=click.Path(), nargs=-1, required=True)
 @click.option("--framework", type=click.Choice(["torch", "keras"]), required=True, help="Whose model is exported.")
 @click.option("--opset", type=int, help="Version of the ONNX operators; by default 18.")
-@click.option("--size", type=Size(), help="Rows x columns of every image, as in 384x512: the graph is of this one size; by default it takes any.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at a time in a graph of one size; by default 1.  [with --size]")
+@click.option(
+    "--size",
+    type=Size(),
+    help="Rows x columns of every image, as in 384x512: the graph is of this one size; by default it takes any.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Images at a time in a graph of one size; by default 1.  [with --size]"
+)
 @click.option("--logits", is_flag=True, help="End in the logits where a U-Net ends in a sigmoid.")
-@click.option("--fold-batchnorm", is_flag=True, help="Make BatchNorm part of the convolutions before it, and check that the graph computes the same.")
+@click.option(
+    "--fold-batchnorm",
+    is_flag=True,
+    help="Make BatchNorm part of the convolutions before it, and check that the graph computes the same.",
+)
 @click.option("--one-file", is_flag=True, help="Keep the weights inside the .onnx file even above 100 MB.")
-@click.option("--no-verify", is_flag=True, help="Write the ONNX file without checking it and running it against the model.")
+@click.option(
+    "--no-verify", is_flag=True, help="Write the ONNX file without checking it and running it against the model."
+)
 @preprocessing_options
 @overwrite_option
 @quiet_option
@@ -59,9 +71,10 @@ def export(
 ) -> None:
     """Write WEIGHTS to OUTPUTS: .onnx, and .pth or .pt (a torch state_dict) or .weights.h5 (Keras).
 
-    An ONNX file is read back and checked, its weights are compared with those of the model, and ONNX Runtime and the model compute a small random
-    image, before it takes its name. --colour, --mean, --std, --scale and --bits say how the network's inputs are made, where WEIGHTS do not; the ONNX
-    file carries it.
+    An ONNX file is read back and checked, its weights are compared with those of the model, and
+    ONNX Runtime and the model compute a small random image, before it takes its name. --colour,
+    --mean, --std, --scale and --bits say how the network's inputs are made, where WEIGHTS do not;
+    the ONNX file carries it.
     """
     endings = (".onnx", *CHECKPOINTS[framework])
     for output in outputs:
@@ -83,20 +96,22 @@ def export(
     console = errors()
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
-        loaded, row = read_network(weights)
-        check_size(weights, row, size)
+        loaded, architecture = read_network(weights)
+        check_size(weights, architecture, size)
         if not stated:
-            names.check_inputs(loaded, ROWS[row])
+            names.check_inputs(loaded, get_architecture(architecture))
         else:
-            channels = segtwin_weights.dimensions(loaded, row).in_channels
-            base, _ = metadata.preprocessing_of(loaded, ROWS[row], channels)
-            say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
+            channels = segtwin_weights.dimensions(loaded, architecture).in_channels
+            base, _ = metadata.preprocessing_of(loaded, get_architecture(architecture), channels)
+            say: Callable[[str], None] = (
+                (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
+            )
             loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say, channels)))
-        dimensions = segtwin_weights.dimensions(loaded, row)
+        dimensions = segtwin_weights.dimensions(loaded, architecture)
         step(f"starting {framework}")
         twin = framework_twin(framework)
         step("building the network")
-        model = twin.build(row, **dimensions._asdict(), weights=loaded, logits=logits)
+        model = twin.build(architecture, **dimensions._asdict(), weights=loaded, logits=logits)
         facts = loaded.metadata
         del loaded
         for output in outputs:
@@ -109,11 +124,12 @@ def export(
         for output in outputs:
             for line in losses(facts, weights, output, None):
                 console.print(f"note: {line}", markup=False)
-            echo(f"{output}: {row} from {framework}")
+            echo(f"{output}: {architecture} from {framework}")
 
 
 def network_in_header(path: str) -> str | None:
-    """The network that a safetensors file states in its header, found without reading its numbers; None where it states none, or is another file."""
+    """The network that a safetensors file states in its header, found without reading its numbers;
+    None where it states none, or is another file."""
     try:
         if segtwin_weights.file_kind(path) != "safetensors":
             return None
@@ -130,15 +146,16 @@ def check_size(path: str, network: str | None, size: tuple[int, int] | None) -> 
     Raises:
         ValueError: the message names the nearest that it takes.
     """
-    if size is not None and network in ROWS:
+    if size is not None and network in list_architectures():
         try:
-            ROWS[network].check_size(*size)
+            get_architecture(network).check_size(*size)
         except ValueError as error:
             raise ValueError(f"--size {size[0]}x{size[1]} for {path}: {error}") from None
 
 
-def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:
-    """A file's weights under the hub's names, and the network that they are for: `row`, or what the file says, or what its names tell.
+def read_network(path: str, architecture: str | None = None) -> tuple[Weights, str]:
+    """A file's weights under the hub's names, and the network that they are for: `architecture`, or
+    what the file says, or what its names tell.
 
     Raises:
         WeightsError: it is of no network; or one of `segtwin_weights.read`.
@@ -146,7 +163,7 @@ def read_network(path: str, row: str | None = None) -> tuple[Weights, str]:
     """
     weights = names.hub_names(segtwin_weights.read(path))
     weights.metadata.setdefault("source", file_name(path))
-    return weights, segtwin_weights.network_of(weights, row)
+    return weights, segtwin_weights.network_of(weights, architecture)
 
 
 def framework_twin(framework: str) -> ModuleType:
@@ -164,7 +181,8 @@ def framework_twin(framework: str) -> ModuleType:
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """TensorFlow says on standard error which libraries of a GPU it lacks, before its own log level can be set; said only when the import fails."""
+    """TensorFlow says on standard error which libraries of a GPU it lacks, before its own log level
+    can be set; said only when the import fails."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

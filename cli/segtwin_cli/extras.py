@@ -1,4 +1,5 @@
-"""What the optional parts need: which modules, and which extra of the package installs them. Nothing is imported to find out."""
+"""What the optional parts need: which modules, and which extra of the package installs them.
+Nothing is imported to find out."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def require(*names: str, purpose: str = "this") -> None:
     if lacking:
         modules = list(dict.fromkeys(module for found in lacking.values() for module in found))
         verb = "is" if len(modules) == 1 else "are"
-        raise click.ClickException(f"{purpose} needs {' and '.join(modules)}, which {verb} not installed; {advice(*lacking)}")
+        raise click.ClickException(
+            f"{purpose} needs {' and '.join(modules)}, which {verb} not installed; {advice(*lacking)}"
+        )
 
 
 def advice(*names: str) -> str:

@@ -1,4 +1,5 @@
-"""`segtwin inspect`: what a file of weights holds, whether its numbers are plausible, and where it differs from another."""
+"""`segtwin inspect`: what a file of weights holds, whether its numbers are plausible, and where it
+differs from another."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 import click
 import numpy as np
 import segtwin_weights
-from segtwin import Preprocessing, architectures
+from segtwin import Preprocessing
+from segtwin.architectures import find_architecture, list_architectures
 from segtwin_weights import Weights, WeightsError, metadata, names, plausibility, surgery
 
 from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
@@ -18,8 +20,14 @@ DIFFERENT = 1
 
 @click.command()
 @click.argument("file", type=click.Path())
-@click.option("--check", is_flag=True, help="Test the numbers: the order of fc6, the colours of conv1_1. Status 1 when they contradict the file.")
-@click.option("--diff", "other", type=click.Path(), help="Another file: say what differs. Status 1 when something does.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Test the numbers: the order of fc6, the colours of conv1_1. Status 1 when they contradict the file.",
+)
+@click.option(
+    "--diff", "other", type=click.Path(), help="Another file: say what differs. Status 1 when something does."
+)
 @json_option
 @quiet_option
 def inspect(file: str, check: bool, other: str | None, json_file: str | None, overwrite: bool, quiet: bool) -> int:
@@ -63,23 +71,23 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
 
 
 def inputs(weights: Weights) -> dict[str, Any]:
-    """{"preprocessing", "preprocessing_known", "in_channels"} of a network that is known here: stated or shown by the numbers, else assumed from the
-    names.
+    """{"preprocessing", "preprocessing_known", "in_channels"} of a network that is known here:
+    stated or shown by the numbers, else assumed from the names.
     """
-    row = architectures.ROWS.get(str(weights.metadata.get("architecture"))) or names.identify(weights)
+    architecture = find_architecture(weights.metadata.get("architecture")) or names.identify(weights)
     try:
-        said = metadata.stated(weights, row)
-        if row is None:
+        said = metadata.stated(weights, architecture)
+        if architecture is None:
             return {} if said is None else {"preprocessing": said.asdict(), "preprocessing_known": True}
-        if said is None and row.name not in architectures.ROWS:
+        if said is None and architecture.name not in list_architectures():
             found, proven = names.vgg16_preprocessing(weights)
             return {"preprocessing": found.asdict(), "preprocessing_known": proven}
         if said is None:
-            names.check_inputs(weights, row)
+            names.check_inputs(weights, architecture)
     except WeightsError as error:
         return {"preprocessing": None, "preprocessing_known": False, "preprocessing_problem": str(error)}
-    channels = surgery.found_dimensions(weights, row).get("in_channels", row.in_channels)
-    preprocessing = (said or row.preprocessing).for_channels(channels)
+    channels = surgery.found_dimensions(weights, architecture).get("in_channels", architecture.in_channels)
+    preprocessing = (said or architecture.preprocessing).for_channels(channels)
     return {"preprocessing": preprocessing.asdict(), "preprocessing_known": said is not None, "in_channels": channels}
 
 
@@ -101,7 +109,10 @@ def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
         say(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     if facts.get("preprocessing"):
         says = Preprocessing.from_dict(facts["preprocessing"]).describe(facts.get("in_channels"))
-        say(f"inputs: {says} ({'known' if facts['preprocessing_known'] else 'assumed from names: the file does not state it'})")
+        say(
+            f"inputs: {says} "
+            f"({'known' if facts['preprocessing_known'] else 'assumed from names: the file does not state it'})"
+        )
     elif "preprocessing_problem" in facts:
         say(f"inputs: not known: {facts['preprocessing_problem']}")
     say(f"fingerprint: {facts['fingerprint']}")
@@ -132,13 +143,17 @@ def describe(a: np.ndarray, b: np.ndarray) -> str:
     if not unequal:
         return f"{kinds}equal numbers"
     largest = float(np.abs(np.subtract(a, b, dtype=np.float64)).max())
-    return f"{kinds}{unequal:,} of {a.size:,} numbers differ, by at most {largest:.3g} (of {float(np.abs(a).max()):.3g})"
+    return (
+        f"{kinds}{unequal:,} of {a.size:,} numbers differ, by at most {largest:.3g} (of {float(np.abs(a).max()):.3g})"
+    )
 
 
 def show_differences(file: str, other: str, rows: list[tuple[str, str]], count: int, json_file: str | None) -> int:
     """Print them; the status."""
     differing = [{"name": name, "difference": difference} for name, difference in rows]
-    if write_json({"file": file, "other": other, "blobs": count, "equal": not rows, "differences": differing}, json_file):
+    if write_json(
+        {"file": file, "other": other, "blobs": count, "equal": not rows, "differences": differing}, json_file
+    ):
         if rows:
             show_table(("blob", "difference"), rows)
         else:

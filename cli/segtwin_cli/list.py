@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import click
-from segtwin.architectures import ROWS
+from segtwin.architectures import get_architecture, list_architectures
 
 from segtwin_cli.terminal import json_option, refuse_to_replace_json, show_table, write_json
 
@@ -16,22 +16,23 @@ from segtwin_cli.terminal import json_option, refuse_to_replace_json, show_table
 def networks(json_file: str | None, overwrite: bool) -> None:
     """List the networks: parameters, input, output and source.
 
-    --json: {"networks": [{"name", "learned", "fixed", "classes", "channels", "input", "output", "source"}]}
+    --json: {"networks": [{"name", "learned", "fixed", "classes", "channels", "input", "output",
+    "source"}]}
     """
     refuse_to_replace_json(json_file, overwrite)
     facts: list[dict[str, Any]] = []
-    for row in ROWS.values():
-        sizes = [(math.prod(parameter.shape), bool(parameter.lr_mult)) for parameter in row.parameters()]
+    for architecture in map(get_architecture, list_architectures()):
+        sizes = [(math.prod(parameter.shape), bool(parameter.lr_mult)) for parameter in architecture.parameters()]
         facts.append(
             {
-                "name": row.name,
+                "name": architecture.name,
                 "learned": sum(size for size, learned in sizes if learned),
                 "fixed": sum(size for size, learned in sizes if not learned),
-                "classes": row.num_classes,
-                "channels": row.in_channels,
-                "input": row.input,
-                "output": row.output,
-                "source": row.source,
+                "classes": architecture.num_classes,
+                "channels": architecture.in_channels,
+                "input": architecture.input,
+                "output": architecture.output,
+                "source": architecture.source,
             }
         )
     if write_json({"networks": facts}, json_file):

@@ -1,6 +1,8 @@
-"""`segtwin …`: one file a command. A user's mistake is one line on standard error and status 2; Ctrl-C leaves nothing half-written, status 130.
+"""`segtwin …`: one file a command. A user's mistake is one line on standard error and status 2;
+Ctrl-C leaves nothing half-written, status 130.
 
-Nothing but what Python has imported already is imported before `main` has taken charge of Ctrl-C: it works while everything else is imported, too.
+Nothing but what Python has imported already is imported before `main` has taken charge of Ctrl-C:
+it works while everything else is imported, too.
 """
 
 import os
@@ -50,7 +52,8 @@ def main(arguments: "Sequence[str] | None" = None) -> None:
 
 
 def at_once() -> bool:
-    """End the process at the first Ctrl-C: nothing is there yet that has to be put away. False: the signal is ignored, or somebody else's."""
+    """End the process at the first Ctrl-C: nothing is there yet that has to be put away. False: the
+    signal is ignored, or somebody else's."""
     import _signal  # type: ignore[import-not-found] # the part of `signal` that needs no import
 
     def stop(number: int, frame: object) -> None:

@@ -11,13 +11,17 @@ from segtwin.images import Page
 
 
 def best_class(output: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Each pixel's class: the largest of N×classes×H×W; of a single class, whose output is its probability, 1 from the threshold on. N×H×W uint8."""
+    """Each pixel's class: the largest of N×classes×H×W; of a single class, whose output is its
+    probability, 1 from the threshold on. N×H×W uint8."""
     best = output[:, 0] >= threshold if output.shape[1] == 1 else output.argmax(1)
     return best.astype(np.uint8)
 
 
-def picture_of_page(page: Page, channels: int, bits: int | None = None, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """A page as it is shown, H×W×3 uint8; of arrays with other channels the first three, or the first."""
+def picture_of_page(
+    page: Page, channels: int, bits: int | None = None, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """A page as it is shown, H×W×3 uint8; of arrays with other channels the first three, or the
+    first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", segtwin.Converted)
         if isinstance(page.raw, np.ndarray) or channels not in (1, 3):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 from segtwin_weights.sources import find_vgg16
 
-from segtwin_cli.terminal import download_bar, echo_path, errors, json_option, quiet_option, refuse_to_replace_json, write_json
+from segtwin_cli.terminal import (
+    download_bar,
+    echo_path,
+    errors,
+    json_option,
+    quiet_option,
+    refuse_to_replace_json,
+    write_json,
+)
 
 
 @click.command()
@@ -13,7 +21,8 @@ from segtwin_cli.terminal import download_bar, echo_path, errors, json_option, q
 @json_option
 @quiet_option
 def source(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> None:
-    """Print the path of vgg16.npy: VGG16_NPY, the cache, a checked download, or, without a network, a SYNTHETIC file made now.
+    """Print the path of vgg16.npy: VGG16_NPY, the cache, a checked download, or, without a network,
+    a SYNTHETIC file made now.
 
     --json: {"name", "path"}
     """

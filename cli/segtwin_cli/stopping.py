@@ -16,9 +16,10 @@ WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 class Stopping:
     """What happens on Ctrl-C, and where a command is ended or its terminal closed.
 
-    The signal becomes a KeyboardInterrupt, which unwinds the command: drafts and temporary folders are removed on the way. There are places from
-    which it would not come back: C code that is being imported makes another error of it, or ends the process; destructors swallow it. There, and
-    at a second signal, everything is removed here and the process ends at once.
+    The signal becomes a KeyboardInterrupt, which unwinds the command: drafts and temporary folders
+    are removed on the way. There are places from which it would not come back: C code that is being
+    imported makes another error of it, or ends the process; destructors swallow it. There, and at a
+    second signal, everything is removed here and the process ends at once.
     """
 
     def __init__(self) -> None:
@@ -29,8 +30,8 @@ class Stopping:
 
     @contextmanager
     def installed(self, for_good: bool, taken: str = "") -> Iterator[None]:
-        """Handle the signals that would end the process; `for_good`: also while Python shuts down afterwards.
-        `taken` is one that has another handler of ours."""
+        """Handle the signals that would end the process; `for_good`: also while Python shuts down
+        afterwards. `taken` is one that has another handler of ours."""
         before: dict[int, Any] = {}
         hook = sys.unraisablehook
         with suppress(OSError):
@@ -40,7 +41,8 @@ class Stopping:
                 for name in WORDS:
                     number = getattr(signal, name, None)
                     if number is not None and (
-                        (for_good and name == taken) or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+                        (for_good and name == taken)
+                        or signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
                     ):
                         before[number] = signal.signal(number, self.stop)
             sys.unraisablehook = self.swallowed(hook)
@@ -79,7 +81,9 @@ class Stopping:
         """Say that the command was stopped. Returns the exit status."""
         with suppress(OSError, ValueError):
             if sys.stderr is not None:
-                sys.stderr.write(("\n" if sys.stderr.isatty() else "") + self.line())  # after the ^C that a terminal shows
+                sys.stderr.write(
+                    ("\n" if sys.stderr.isatty() else "") + self.line()
+                )  # after the ^C that a terminal shows
                 sys.stderr.flush()
         return 128 + (self.number or signal.SIGINT)
 

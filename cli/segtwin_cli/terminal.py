@@ -1,6 +1,8 @@
-"""What a command says while it works: on a terminal a line that moves, elsewhere nothing; results go to standard output.
+"""What a command says while it works: on a terminal a line that moves, elsewhere nothing; results
+go to standard output.
 
-Facts are printed by `show_table` and `say`, the same in every command: nothing is shortened, names are text and never markup.
+Facts are printed by `show_table` and `say`, the same in every command: nothing is shortened, names
+are text and never markup.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def _replacing(context: click.Context, parameter: click.Parameter, overwrite: bo
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, callback=_replacing, help="Replace a file that exists.")
-"""Without it nothing that the command writes takes the place of another file, whenever that was made."""
+"""Without it nothing that the command writes takes the place of another file, whenever that was
+made."""
 
 
 class Errors(Console):
@@ -78,10 +81,17 @@ def echo_path(path: object) -> None:
 
 @contextmanager
 def steps(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show `total` steps of long work; each call of what is yielded begins the next one. Conversions on the way become notes."""
+    """Show `total` steps of long work; each call of what is yielded begins the next one.
+    Conversions on the way become notes."""
     console = errors()
     show = console.is_terminal and not quiet
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not show) as progress, notes(console, quiet):
         task = progress.add_task("", total=total)
         begun = 0
@@ -134,7 +144,14 @@ def download_bar(name: str, quiet: bool) -> Iterator[Bar]:
 def notes(console: Console, quiet: bool) -> Iterator[None]:
     """`Converted` warnings become one line each on standard error."""
 
-    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: Any = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, Converted):
             if not quiet:
                 console.print(f"note: {message}", markup=False)
@@ -157,7 +174,7 @@ def refuse_to_replace(path: str, overwrite: bool) -> None:
     check_target(path, overwrite)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- facts, and tables
+# -------------------------------------------------------------------------------- facts, and tables
 
 
 def json_option(command: Any) -> Any:
@@ -173,7 +190,8 @@ def refuse_to_replace_json(json_file: str | None, overwrite: bool) -> None:
 
 
 def write_json(facts: Mapping[str, Any], json_file: str | None) -> bool:
-    """Write what `--json` asks for. Returns whether standard output is still free for people. Numbers that JSON has no word for are null."""
+    """Write what `--json` asks for. Returns whether standard output is still free for people.
+    Numbers that JSON has no word for are null."""
     if json_file is None:
         return True
     text = json_text(json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
@@ -217,12 +235,17 @@ def say(text: str) -> None:
 
 
 def show_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), title: str = "", footer: Sequence[object] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Collection[str] = (),
+    title: str = "",
+    footer: Sequence[object] = (),
 ) -> None:
     """Print a table in which nothing is shortened.
 
-    Elsewhere than on a terminal: the names of the columns, then a line a row, separated by tabs. On a terminal: aligned columns; where they are
-    wider than the terminal, each row is folded into several lines, the same columns in each, and long texts between words.
+    Elsewhere than on a terminal: the names of the columns, then a line a row, separated by tabs. On
+    a terminal: aligned columns; where they are wider than the terminal, each row is folded into
+    several lines, the same columns in each, and long texts between words.
 
     Args:
         columns: their names; the first names the row and is never folded.
@@ -252,7 +275,10 @@ def show_table(
                 continue
             for level in range(max(map(len, cells))):
                 parts = [cell[level] if level < len(cell) else "" for cell in cells]
-                placed = (aligned(part, widths[column], columns[column] in right) for part, column in zip(parts, group, strict=True))
+                placed = (
+                    aligned(part, widths[column], columns[column] in right)
+                    for part, column in zip(parts, group, strict=True)
+                )
                 text = (indent + GAP.join(placed)).rstrip()
                 click.echo(click.style(text, bold=True) if number == 0 or sums else text)
 
@@ -277,7 +303,8 @@ def aligned(text: str, size: int, right: bool) -> str:
 
 
 def folded(text: str, size: int, indent: str) -> list[str]:
-    """Text in lines of at most `size` places, broken between words, and inside a word only where it is longer than a line."""
+    """Text in lines of at most `size` places, broken between words, and inside a word only where it
+    is longer than a line."""
     if cell_len(text) <= size:
         return [text]
     return textwrap.wrap(text, size, subsequent_indent=indent, break_on_hyphens=False) or [""]

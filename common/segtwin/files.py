@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all, in threads, in processes that share a folder, and whatever stops them.
+"""Files that appear whole or not at all, in threads, in processes that share a folder, and whatever
+stops them.
 
-A file is written as a draft in a new folder beside its place, `.XXXXXXXX-YYYYYYYY.part-NAME`: X is random, Y is this machine. The process that
-writes holds a lock (flock) on that folder, which ends with the process however it ends. So a draft is left over if it is this machine's and its
-folder can be locked; the next file that is written beside it removes it. A process number in the name would not do: numbers are used again, and
-containers that share a folder do not see each other's. Another machine's drafts are never touched, because not every network file system passes
-locks on; nor are those on file systems without locks.
+A file is written as a draft in a new folder beside its place, `.XXXXXXXX-YYYYYYYY.part-NAME`: X is
+random, Y is this machine. The process that writes holds a lock (flock) on that folder, which ends
+with the process however it ends. So a draft is left over if it is this machine's and its folder can
+be locked; the next file that is written beside it removes it. A process number in the name would
+not do: numbers are used again, and containers that share a folder do not see each other's. Another
+machine's drafts are never touched, because not every network file system passes locks on; nor are
+those on file systems without locks.
 """
 
 from __future__ import annotations
@@ -37,10 +40,12 @@ REPLACE: ContextVar[bool] = ContextVar("replace", default=True)
 STOPPING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 """Signals that end a command."""
 NAME_BYTES = 100
-"""Of a file's name in its draft folder's: with what is before it far below the 143 that the strictest file system (eCryptfs) takes."""
+"""Of a file's name in its draft folder's: with what is before it far below the 143 that the
+strictest file system (eCryptfs) takes."""
 LEFT_OVER = re.compile(r"\.[0-9a-f]{8}-([0-9a-f]{8})\.part-.*", re.DOTALL)
 PUBLISH_SECONDS = 10.0
-"""How long files that belong together wait for others that take their names in the same folder: many times what renaming takes."""
+"""How long files that belong together wait for others that take their names in the same folder:
+many times what renaming takes."""
 OPEN: dict[Path, int | None] = {}
 """Draft folders of this process, with the descriptor that holds the lock."""
 _swept: dict[str, tuple[float, float]] = {}
@@ -48,18 +53,22 @@ _swept: dict[str, tuple[float, float]] = {}
 
 @contextmanager
 def whole(path: str | os.PathLike[str], replace: bool | None = None) -> Iterator[Path]:
-    """A path to write to, of the same name in a folder beside `path`; it takes its place when the block ends, and is removed when the block fails.
+    """A path to write to, of the same name in a folder beside `path`; it takes its place when the
+    block ends, and is removed when the block fails.
 
-    The bytes are on disk before the name is: a crash leaves the old file or the new one. Missing folders are made. A file that is replaced gives its
-    mode, and where that is allowed its owner, to the new one. A symbolic link is written through.
+    The bytes are on disk before the name is: a crash leaves the old file or the new one. Missing
+    folders are made. A file that is replaced gives its mode, and where that is allowed its owner,
+    to the new one. A symbolic link is written through.
 
     Args:
         path: where the file will be.
-        replace: False: a file that is there, or that somebody makes before the block ends, stays, and is an error. None: as `replacing` says.
+        replace: False: a file that is there, or that somebody makes before the block ends, stays,
+            and is an error. None: as `replacing` says.
 
     Raises:
         FileExistsError: `replace` is False, and there is such a file.
-        OSError: it is a folder or a device, the folder cannot be made or written to, the disk is full. The name is the one that was given.
+        OSError: it is a folder or a device, the folder cannot be made or written to, the disk is
+            full. The name is the one that was given.
     """
     with _drafts([Path(path)], replace, all_of_them=True) as (draft,):
         yield draft
@@ -67,14 +76,17 @@ def whole(path: str | os.PathLike[str], replace: bool | None = None) -> Iterator
 
 @contextmanager
 def whole_together(*paths: str | os.PathLike[str], replace: bool | None = None) -> Iterator[list[Path]]:
-    """Files that belong together: paths to write to, with the final names, in one new folder beside the last of them.
+    """Files that belong together: paths to write to, with the final names, in one new folder beside
+    the last of them.
 
-    When the block ends, those that were written take their places, in the order given; when it fails or is interrupted, or a name cannot be taken,
-    the files that were there before are there again. The new folder is removed either way. The rest is as in `whole`.
+    When the block ends, those that were written take their places, in the order given; when it
+    fails or is interrupted, or a name cannot be taken, the files that were there before are there
+    again. The new folder is removed either way. The rest is as in `whole`.
 
     Raises:
         FileExistsError: `replace` is False, and one of those that were written exists.
-        OSError: one is a folder or a device, the folder cannot be made or written to, the disk is full.
+        OSError: one is a folder or a device, the folder cannot be made or written to, the disk is
+            full.
     """
     with _drafts([Path(path) for path in paths], replace, all_of_them=False) as drafts:
         yield drafts
@@ -82,7 +94,8 @@ def whole_together(*paths: str | os.PathLike[str], replace: bool | None = None) 
 
 @contextmanager
 def replacing(allowed: bool) -> Iterator[None]:
-    """Inside, and in this thread, files that exist are replaced or, where that is not allowed, an error; also files that appear meanwhile."""
+    """Inside, and in this thread, files that exist are replaced or, where that is not allowed, an
+    error; also files that appear meanwhile."""
     token = REPLACE.set(allowed)
     try:
         yield
@@ -92,7 +105,8 @@ def replacing(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def written_by_a_library(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What libraries make of a full disk becomes an error of the system's kind: HDF5 and torch hide its number in a text, or leave it out.
+    """What libraries make of a full disk becomes an error of the system's kind: HDF5 and torch hide
+    its number in a text, or leave it out.
 
     Raises:
         OSError: the block failed to write.
@@ -109,7 +123,8 @@ def written_by_a_library(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_room(draft: Path, size: int) -> None:
-    """See that a file of `size` bytes can be written: HDF5 does not survive a disk that fills while it writes, and ends the process.
+    """See that a file of `size` bytes can be written: HDF5 does not survive a disk that fills while
+    it writes, and ends the process.
 
     Raises:
         OSError: there is no room; the draft is named.
@@ -123,7 +138,12 @@ def check_room(draft: Path, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):  # the file system cannot say
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+            errno.EOPNOTSUPP,
+            errno.ENOSYS,
+        ):  # the file system cannot say
             raise OSError(error.errno, error.strerror, os.fspath(draft)) from None
     finally:
         os.close(descriptor)
@@ -144,7 +164,9 @@ def check_target(path: str | os.PathLike[str], replace: bool = True) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file", os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is a device or a pipe, which cannot be replaced; give the name of a file", os.fspath(path))
+        raise OSError(
+            errno.EINVAL, "is a device or a pipe, which cannot be replaced; give the name of a file", os.fspath(path)
+        )
     if not replace:
         raise FileExistsError(errno.EEXIST, "exists already; choose another name or add --overwrite", os.fspath(path))
 
@@ -227,7 +249,8 @@ def _folder(final: Path) -> Path:
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; None: the system has no locks for folders, or another holds it."""
+    """A descriptor that holds the lock of a folder; None: the system has no locks for folders, or
+    another holds it."""
     if fcntl is None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
@@ -268,7 +291,8 @@ def _machine() -> str:
 def _sweep(home: Path) -> None:
     """Remove drafts that processes of this machine left beside a file when they were killed.
 
-    A folder is looked through again only after a hundred times as long as it last took: in one of many files this costs a hundredth of the time.
+    A folder is looked through again only after a hundred times as long as it last took: in one of
+    many files this costs a hundredth of the time.
     """
     if fcntl is None:
         return
@@ -281,7 +305,9 @@ def _sweep(home: Path) -> None:
             found = [
                 Path(entry.path)
                 for entry in entries
-                if (match := LEFT_OVER.fullmatch(entry.name)) and match[1] == _machine() and entry.is_dir(follow_symlinks=False)
+                if (match := LEFT_OVER.fullmatch(entry.name))
+                and match[1] == _machine()
+                and entry.is_dir(follow_symlinks=False)
             ]
         for folder in found:
             if folder not in OPEN and (descriptor := _locked(folder)) is not None:
@@ -293,7 +319,8 @@ def _sweep(home: Path) -> None:
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """What the system gives to a new file here, by the umask and the folder's own rules: the umask itself can only be read by changing it."""
+    """What the system gives to a new file here, by the umask and the folder's own rules: the umask
+    itself can only be read by changing it."""
     probe = folder / "probe"
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
@@ -304,7 +331,8 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _settle(target: Target, mode: int) -> None:
-    """The bytes are on disk, and whoever could read the file before can, or whoever may read new files: some writers make them their owner's."""
+    """The bytes are on disk, and whoever could read the file before can, or whoever may read new
+    files: some writers make them their owner's."""
     descriptor = os.open(target.draft, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -323,7 +351,8 @@ def _settle(target: Target, mode: int) -> None:
 def _publish(written: Sequence[Target], folder: Path, replace: bool) -> None:
     """Give drafts their final names; when one fails, those before it are taken back.
 
-    Files that belong together take their names under a lock of the folder: two processes that write the same ones do not mix them.
+    Files that belong together take their names under a lock of the folder: two processes that write
+    the same ones do not mix them.
     """
     lock = _publishing(folder.parent) if len(written) > 1 else None
     away: list[Path] = []
@@ -368,7 +397,9 @@ def _publish(written: Sequence[Target], folder: Path, replace: bool) -> None:
 
 def _take(draft: Path, target: Target) -> None:
     """Give a draft its name unless that is taken: in one step, so that of two processes one wins."""
-    taken = FileExistsError(errno.EEXIST, "exists already; choose another name or add --overwrite", os.fspath(target.given))
+    taken = FileExistsError(
+        errno.EEXIST, "exists already; choose another name or add --overwrite", os.fspath(target.given)
+    )
     try:
         os.link(draft, target.final)
     except FileExistsError:
@@ -384,7 +415,8 @@ def _take(draft: Path, target: Target) -> None:
 
 
 def _publishing(home: Path) -> int | None:
-    """A descriptor that holds the lock of a folder, waited for; None where there are no locks, or it is not to be had."""
+    """A descriptor that holds the lock of a folder, waited for; None where there are no locks, or
+    it is not to be had."""
     if fcntl is None:
         return None
     end = time.monotonic() + PUBLISH_SECONDS

@@ -1,7 +1,8 @@
 """Images and labels in files, read as arrays. Every conversion on the way is said.
 
-Source: `voc_layers.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743, `load_image` and `load_label`. The original
-reads colour JPEGs only. What other files hold is converted, and said.
+Source: `voc_layers.py` of shelhamer/fcn.berkeleyvision.org at
+1305c7378a9f0ab44b2c936f4d60e4687e3d8743, `load_image` and `load_label`. The original reads colour
+JPEGs only. What other files hold is converted, and said.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from segtwin import memory, tiff
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "MPO", "TGA", "PCX", "SGI", "AVIF")
-"""What is read, by Pillow's names. Formats that run another program (PostScript) or hold no picture are not among them."""
+"""What is read, by Pillow's names. Formats that run another program (PostScript) or hold no picture
+are not among them."""
 ENDINGS = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".gif", ".webp", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".gif", ".webp", ".bmp", ".dib", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".jp2",
     ".j2k", ".mpo", ".tga", ".pcx", ".sgi", ".avif", ".npy",
 )  # fmt: skip
 """Endings of files that a folder's images have; .npy holds an array H×W×C."""
@@ -36,15 +39,19 @@ LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 STACKS = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
 """Formats whose further pages are images of their own; those of a phone's JPEG (MPO) are previews."""
 MOST_PIXELS = 1 << 28
-"""Of one image. A file of some kilobytes may state more than any camera takes, and would be made so large when it is decoded."""
+"""Of one image. A file of some kilobytes may state more than any camera takes, and would be made so
+large when it is decoded."""
 DECODED = 4 + 4 + 4 + 4
-"""Bytes of memory for a number of an image, at the least: in Pillow, as the bytes that numpy gets of it, as float32, and as the network's input."""
+"""Bytes of memory for a number of an image, at the least: in Pillow, as the bytes that numpy gets
+of it, as float32, and as the network's input."""
 NO_MEMORY = "decoding it takes more memory than there is, or it is damaged; copy it again, or make it smaller"
 HIGH_BYTE = "16 bits a value became 8, the high byte"
 DEEP_MODES = ("RGB", "RGBA", "RGBX", "L", "LA")
-"""Pillow's modes of 16-bit values of which its high bytes are the values of an 8-bit image of the same kind."""
+"""Pillow's modes of 16-bit values of which its high bytes are the values of an 8-bit image of the
+same kind."""
 LEAST_PAGE = 8
-"""Bytes that a page takes in a file at the least: a header of its own. An animation's first bytes may state any number of them."""
+"""Bytes that a page takes in a file at the least: a header of its own. An animation's first bytes
+may state any number of them."""
 ORIENTATION = 0x0112
 PHOTOMETRIC = 262
 REDUCED = 254
@@ -58,11 +65,13 @@ CONVERSIONS = {
 }
 TO_GREY = "colours became grey, 0.299 R + 0.587 G + 0.114 B"
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
-"""Pillow's name of the order of two bytes → the order under which it takes the other one. It keeps one byte of each value of a colour image."""
+"""Pillow's name of the order of two bytes → the order under which it takes the other one. It keeps
+one byte of each value of a colour image."""
 
 
 class ImageError(ValueError):
-    """A file that is no image, or not one that can be used here; the message is one line and names the file."""
+    """A file that is no image, or not one that can be used here; the message is one line and names
+    the file."""
 
 
 class Converted(UserWarning):
@@ -90,7 +99,8 @@ class Page:
     lost: int = 0
     """The values have so many bits, of which the decoder keeps 8 (JPEG 2000, AVIF)."""
     own: str = ""
-    """The type of a TIFF's values where Pillow takes their bytes for another: int8 for uint8, uint32 for int32."""
+    """The type of a TIFF's values where Pillow takes their bytes for another: int8 for uint8,
+    uint32 for int32."""
     bands: bool = False
     """An array that is a page of a TIFF that Pillow does not read."""
     colours: bool = False
@@ -98,11 +108,15 @@ class Page:
     told: set[str] = field(default_factory=set)
     """What was said of earlier pages of the file: a stack says it once."""
 
-    def values(self, channels: int = 3, bits: int | None = None, value_range: tuple[float, float] | None = None) -> np.ndarray:
-        """H×W×channels, values 0..255: uint8 as the file has them, or float32 where they had more bits or another range.
+    def values(
+        self, channels: int = 3, bits: int | None = None, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """H×W×channels, values 0..255: uint8 as the file has them, or float32 where they had more
+        bits or another range.
 
         Args:
-            channels: 3 is RGB, 1 grey; for other numbers the file must have as many, and they are kept as they are.
+            channels: 3 is RGB, 1 grey; for other numbers the file must have as many, and they are
+                kept as they are.
             bits: of the values; None: not stated.
             value_range: values that become 0 and 255.
 
@@ -121,7 +135,8 @@ class Page:
         dropped = self.lost or (16 if HIGH_BYTE in said else 0)
         if dropped and (value_range is not None or (bits or 8) > 8):
             raise ImageError(
-                f"{self.name}: its values of {dropped} bits are decoded to 8 here, which {'--bits' if value_range is None else '--range'} does not "
+                f"{self.name}: its values of {dropped} bits are decoded to 8 here, which "
+                f"{'--bits' if value_range is None else '--range'} does not "
                 "speak of; save it as an RGB or grey image of 16 bits (PNG or TIFF, without alpha), or as .npy"
             )
         if bits is not None and bits == self._few_bits():
@@ -163,7 +178,10 @@ class Page:
             array = np.asarray(image)
             if array.ndim != 3 or array.shape[2] != channels:
                 found = array.shape[2] if array.ndim == 3 else 1
-                raise ImageError(f"{self.name}: has {found} channels, the network takes {channels}; give an array H×W×{channels} (.npy)")
+                raise ImageError(
+                    f"{self.name}: has {found} channels, the network takes {channels}; give an array "
+                    f"H×W×{channels} (.npy)"
+                )
             return self._with_low(array, orientation, said)
         if image.mode.startswith("I") or image.mode == "F" or self.own:
             return self._grey_values(image, channels, said)
@@ -182,7 +200,9 @@ class Page:
         if channels == 1:
             if image.mode not in ("L", "1"):
                 said.append("the alpha channel is dropped" if image.mode == "LA" else TO_GREY)
-            return np.asarray(self._converted(image, "RGB" if image.mode not in ("L", "1", "LA") else image.mode).convert("L"))[..., np.newaxis]
+            return np.asarray(
+                self._converted(image, "RGB" if image.mode not in ("L", "1", "LA") else image.mode).convert("L")
+            )[..., np.newaxis]
         if image.mode != "RGB":
             said.append(CONVERSIONS.get(image.mode, f"colour mode {image.mode} became RGB"))
             image = image.convert("RGBA") if "transparency" in image.info else image
@@ -205,7 +225,10 @@ class Page:
         if not self.white_is_zero:
             return array
         if image.mode not in ("I;16", "I;16B", "I;16L", "I;16N"):
-            raise ImageError(f"{self.name}: is a TIFF whose zero is white, with values of no stated range; save it with black as zero")
+            raise ImageError(
+                f"{self.name}: is a TIFF whose zero is white, with values of no stated range; save it with black "
+                "as zero"
+            )
         said.append("turned around: its zero is white")
         return 65535 - array.astype(np.uint16)
 
@@ -244,7 +267,8 @@ class Page:
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """H×W×C as a viewer shows it, of one that lies as its orientation says (EXIF: CIPA DC-008, 4.6.5); other numbers than 2 to 8: as it is."""
+    """H×W×C as a viewer shows it, of one that lies as its orientation says (EXIF: CIPA DC-008,
+    4.6.5); other numbers than 2 to 8: as it is."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
@@ -252,7 +276,9 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
     return array[rows, columns]
 
 
-def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[float, float] | None, said: list[str]) -> np.ndarray:
+def _scaled(
+    array: np.ndarray, name: str, bits: int | None, value_range: tuple[float, float] | None, said: list[str]
+) -> np.ndarray:
     """Values 0..255 of values of so many bits or of such a range; 8-bit values stay as they are."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8 and value_range is None and (bits is None or bits >= 8):
@@ -267,14 +293,16 @@ def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[f
         outside = int(np.count_nonzero((array < low) | (array > high)))
         if outside:
             said.append(
-                f"{outside} of {array.size} values lie outside {low:g}..{high:g} and were cut off; they reach from {smallest:g} to {largest:g}"
+                f"{outside} of {array.size} values lie outside {low:g}..{high:g} and were cut off; they reach from "
+                f"{smallest:g} to {largest:g}"
             )
         return ((np.clip(array.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.float32)
     if bits is None:
         if array.dtype != np.uint16:
             kind = "float" if array.dtype.kind == "f" else f"{array.dtype.itemsize * 8}-bit"
             raise ImageError(
-                f"{name}: holds {kind} values from {smallest:g} to {largest:g}, whose range is not known; say which become 0 and 255: "
+                f"{name}: holds {kind} values from {smallest:g} to {largest:g}, whose range is not known; say "
+                "which become 0 and 255: "
                 f"--range {smallest:g},{largest:g} (value_range=), or --bits N"
             )
         bits = 16
@@ -284,7 +312,11 @@ def _scaled(array: np.ndarray, name: str, bits: int | None, value_range: tuple[f
     top = 2**bits - 1
     if smallest < 0 or largest > top:
         raise ImageError(f"{name}: holds values from {smallest:g} to {largest:g}; values of {bits} bits are 0..{top}")
-    return (array.astype(np.float64) * (255 / top)).astype(np.float32) if bits > 24 else array.astype(np.float32) * np.float32(255) / np.float32(top)
+    return (
+        (array.astype(np.float64) * (255 / top)).astype(np.float32)
+        if bits > 24
+        else array.astype(np.float32) * np.float32(255) / np.float32(top)
+    )
 
 
 def _grey(array: np.ndarray) -> np.ndarray:
@@ -294,19 +326,23 @@ def _grey(array: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Around calls of Pillow: what its decoders raise is the image's fault, but for the file system's errors. Nothing of ours is raised inside."""
+    """Around calls of Pillow: what its decoders raise is the image's fault, but for the file
+    system's errors. Nothing of ours is raised inside."""
     try:
         yield
     except UnidentifiedImageError:
         size = os.path.getsize(name) if os.path.exists(name) else 1
-        raise ImageError(f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file") from None
+        raise ImageError(
+            f"{name}: {'is empty (0 bytes)' if not size else 'is not an image'}; give a JPEG or PNG file"
+        ) from None
     except ImageError:
         raise
     except tiff.Unsupported as error:
         raise ImageError(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning where warnings are errors
         raise ImageError(
-            f"{name}: states more pixels than Pillow opens ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); cut it up, or give it as .npy"
+            f"{name}: states more pixels than Pillow opens ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}); cut it up, or "
+            "give it as .npy"
         ) from None
     except MemoryError:  # of lengths that a damaged file states, or because there is none
         raise ImageError(f"{name}: {NO_MEMORY}") from None
@@ -319,10 +355,12 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 NOT_THE_IMAGE = frozenset({
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO,
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ENFILE, errno.EIO,
     errno.ENXIO, errno.ENODEV, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EINTR,
 })  # fmt: skip
-"""Errors of the file system. Another number comes of what a damaged file asks for: EINVAL of a place before its beginning."""
+"""Errors of the file system. Another number comes of what a damaged file asks for: EINVAL of a
+place before its beginning."""
 
 
 def _open(name: str) -> Image.Image:
@@ -332,7 +370,8 @@ def _open(name: str) -> Image.Image:
 
 
 def _regular(name: str) -> None:
-    """Refuse what is not a file of bytes: opening a pipe waits for somebody to write, a device never ends.
+    """Refuse what is not a file of bytes: opening a pipe waits for somebody to write, a device
+    never ends.
 
     Raises:
         ImageError: it is a pipe, a socket or a device.
@@ -349,11 +388,15 @@ def _fits(name: str, height: int, width: int, channels: int) -> None:
         ImageError: no camera makes so many pixels, or the memory that is free does not hold them.
     """
     if height * width > MOST_PIXELS:
-        raise ImageError(f"{name}: states {height}×{width} pixels, more than {MOST_PIXELS:,}; cut it into smaller ones, or give it as .npy")
+        raise ImageError(
+            f"{name}: states {height}×{width} pixels, more than {MOST_PIXELS:,}; cut it into smaller ones, or give "
+            "it as .npy"
+        )
     need, free = height * width * channels * DECODED, memory.free()
     if free is not None and need > free:
         raise ImageError(
-            f"{name}: {height}×{width} pixels take {memory.gigabytes(need)} of memory, {memory.gigabytes(free)} are free; cut it into smaller ones"
+            f"{name}: {height}×{width} pixels take {memory.gigabytes(need)} of memory, {memory.gigabytes(free)} "
+            "are free; cut it into smaller ones"
         )
 
 
@@ -373,7 +416,8 @@ def _page_numbers(opened: Image.Image) -> list[int]:
 
 
 def page_count(image: ImageLike) -> int:
-    """How many images a file holds: the pages of a TIFF, the frames of an animation, the first axis of an array N×H×W×C.
+    """How many images a file holds: the pages of a TIFF, the frames of an animation, the first axis
+    of an array N×H×W×C.
 
     Raises:
         ImageError: the file is no image.
@@ -394,10 +438,12 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
 
     Args:
         image: a file, a PIL image, or an array H×W×C, or N×H×W×C for several.
-        admit: told rows and columns of each before it is decoded; it raises an ImageError where they will not do.
+        admit: told rows and columns of each before it is decoded; it raises an ImageError where
+            they will not do.
 
     Raises:
-        ImageError: the file is empty, no image, or damaged; its header states more than the memory holds.
+        ImageError: the file is empty, no image, or damaged; its header states more than the memory
+            holds.
     """
     if isinstance(image, np.ndarray) or (not isinstance(image, Image.Image) and _is_array(image)):
         array = _load_array(image)
@@ -454,30 +500,51 @@ def pages(image: ImageLike, admit: Callable[[int, int], None] = lambda height, w
             with _decoding(title):
                 colours, raw, low = _deep_ppm(name, opened), opened, None
                 if colours is not None:
-                    raw, low, deep, spread = Image.fromarray((colours >> 8).astype(np.uint8)), (colours & 255).astype(np.uint8), True, 1
+                    raw, low, deep, spread = (
+                        Image.fromarray((colours >> 8).astype(np.uint8)),
+                        (colours & 255).astype(np.uint8),
+                        True,
+                        1,
+                    )
                 else:
                     deep, spread = _two_bytes(opened), _spread(opened)
                     opened.load()
                     low = _low_bytes(name, number) if deep else None
                 white = isinstance(opened, TiffImagePlugin.TiffImageFile) and opened.tag_v2.get(PHOTOMETRIC) == 0
                 lost, own = _lost_bits(name, opened), _own_type(opened)
-            yield Page(title, raw, low, deep, opened.format == "PPM", white_is_zero=white, spread=spread, lost=lost, own=own, told=told)
+            yield Page(
+                title,
+                raw,
+                low,
+                deep,
+                opened.format == "PPM",
+                white_is_zero=white,
+                spread=spread,
+                lost=lost,
+                own=own,
+                told=told,
+            )
 
 
 def _two_bytes(image: Image.Image) -> bool:
-    """Whether Pillow will take the high bytes of 16-bit colours, which it does without a word. Asked before the image is loaded."""
+    """Whether Pillow will take the high bytes of 16-bit colours, which it does without a word.
+    Asked before the image is loaded."""
     return not image.mode.startswith("I") and ";16" in str(getattr(image, "tile", None))
 
 
 def _spread(image: Image.Image) -> int:
     """How far apart Pillow will put grey values of 2 or 4 bits. Asked before the image is loaded."""
-    modes = [tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args for tile in getattr(image, "tile", None) or []]
+    modes = [
+        tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
+        for tile in getattr(image, "tile", None) or []
+    ]
     depths = {found[1] for mode in modes if (found := re.match(r"L;([24])\b", str(mode)))}
     return 255 // (2 ** int(depths.pop()) - 1) if len(depths) == 1 else 1
 
 
 def _own_type(image: Image.Image) -> str:
-    """The type of a TIFF's grey values where Pillow takes their bytes for another (TIFF 6.0, SampleFormat); "" where it does not."""
+    """The type of a TIFF's grey values where Pillow takes their bytes for another (TIFF 6.0,
+    SampleFormat); "" where it does not."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return ""
     kinds = {("L", 2): "i1", ("I", 1): "u4"}
@@ -486,12 +553,15 @@ def _own_type(image: Image.Image) -> str:
 
 
 def _lost_bits(name: str, image: Image.Image) -> int:
-    """Bits of a value of a JPEG 2000 or AVIF image of colours, of which Pillow's decoders keep 8; 0 where they keep all."""
+    """Bits of a value of a JPEG 2000 or AVIF image of colours, of which Pillow's decoders keep 8; 0
+    where they keep all."""
     if image.format not in ("JPEG2000", "AVIF") or image.mode.startswith("I"):
         return 0
     with open(name, "rb") as file:
         head = file.read(1 << 16)
-    if image.format == "AVIF":  # AV1 Codec ISO Media File Format Binding, 2.3.3: two bits behind the profile and the tier
+    if (
+        image.format == "AVIF"
+    ):  # AV1 Codec ISO Media File Format Binding, 2.3.3: two bits behind the profile and the tier
         at = head.find(b"av1C")
         return {0b10: 10, 0b11: 12}.get(head[at + 6] >> 5 & 3, 0) if 0 <= at < len(head) - 6 else 0
     at = head.find(b"\xff\x4f\xff\x51")  # ITU-T T.800, A.5.1: SOC, then SIZ, whose components follow 38 bytes
@@ -500,7 +570,8 @@ def _lost_bits(name: str, image: Image.Image) -> int:
 
 
 def _deep_ppm(name: str, opened: Image.Image) -> np.ndarray | None:
-    """H×W×3 uint16 of a colour PPM of more than 8 bits, of which Pillow keeps 8: 0..65535, whatever the header states as the largest value."""
+    """H×W×3 uint16 of a colour PPM of more than 8 bits, of which Pillow keeps 8: 0..65535, whatever
+    the header states as the largest value."""
     if opened.format != "PPM" or opened.mode != "RGB" or not (tiles := getattr(opened, "tile", None)):
         return None
     (tile,) = tiles
@@ -515,12 +586,17 @@ def _deep_ppm(name: str, opened: Image.Image) -> np.ndarray | None:
         else:
             values = np.frombuffer(file.read(2 * count), ">u2").astype(np.int64)
     if len(values) != count or values.min() < 0 or values.max() > largest:
-        raise ValueError(f"holds {len(values)} of {count} values of 0..{largest}" if len(values) != count else f"holds values outside 0..{largest}")
+        raise ValueError(
+            f"holds {len(values)} of {count} values of 0..{largest}"
+            if len(values) != count
+            else f"holds values outside 0..{largest}"
+        )
     return np.rint(values * (65535 / largest)).astype(np.uint16).reshape(opened.height, opened.width, 3)
 
 
 def _low_bytes(name: str, number: int) -> np.ndarray | None:
-    """The low bytes of 16-bit colours: the file decoded again, with the order of the two bytes turned around."""
+    """The low bytes of 16-bit colours: the file decoded again, with the order of the two bytes
+    turned around."""
     with _open(name) as again:
         again.seek(number)
         opened: Any = again
@@ -538,7 +614,8 @@ def _low_bytes(name: str, number: int) -> np.ndarray | None:
 
 
 def _beyond_pillow(name: str) -> dict[int, bool]:
-    """The numbers of a TIFF's pages → whether they are of a kind that Pillow does not know; nothing where none is."""
+    """The numbers of a TIFF's pages → whether they are of a kind that Pillow does not know; nothing
+    where none is."""
     _regular(name)
     with _decoding(name):
         if not tiff.is_tiff(name):
@@ -567,7 +644,9 @@ def _load_array(image: Any) -> np.ndarray:
     except Exception as error:  # the header is Python's text, and whatever its parser raises comes through
         if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
             raise
-        raise ImageError(f"{name}: is no .npy file of numbers ({' '.join(str(error).split())[:160] or type(error).__name__})") from None
+        raise ImageError(
+            f"{name}: is no .npy file of numbers ({' '.join(str(error).split())[:160] or type(error).__name__})"
+        ) from None
 
 
 def read_image(
@@ -577,15 +656,18 @@ def read_image(
     value_range: tuple[float, float] | None = None,
     channels: int | None = None,
 ) -> np.ndarray:
-    """An image as H×W×3 RGB, the way a viewer shows it, or as H×W×1. Every conversion on the way is said in a `Converted` warning.
+    """An image as H×W×3 RGB, the way a viewer shows it, or as H×W×1. Every conversion on the way is
+    said in a `Converted` warning.
 
-    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G + 0.114 B), palettes are looked up, an alpha
-    channel is dropped (the colours under it stay as they are stored), and an EXIF rotation is carried out. Of several pages the first is read.
+    Grey values are repeated in the three channels (with `grey`, colours become 0.299 R + 0.587 G +
+    0.114 B), palettes are looked up, an alpha channel is dropped (the colours under it stay as they
+    are stored), and an EXIF rotation is carried out. Of several pages the first is read.
 
     Args:
         image: a file, a PIL image, or an array H×W×3 (with `grey` H×W).
         grey: one channel.
-        bits: of values with more than 8: 0 … 2^bits − 1 become 0..255, unrounded. Where it is not stated, 16-bit values are taken as 16 bits.
+        bits: of values with more than 8: 0 … 2^bits − 1 become 0..255, unrounded. Where it is not
+            stated, 16-bit values are taken as 16 bits.
         value_range: the values that become 0 and 255, for float and 32-bit images.
         channels: 1 is `grey`; other numbers than 1 and 3 are kept in the file's order.
 
@@ -593,12 +675,17 @@ def read_image(
         uint8 of 8-bit images, else float32; values 0..255.
 
     Raises:
-        ImageError: the file is empty, no image, or damaged; the array has other channels; float or 32-bit values, and no range.
+        ImageError: the file is empty, no image, or damaged; the array has other channels; float or
+            32-bit values, and no range.
     """
     wanted = channels or (1 if grey else 3)
     count = page_count(image)
     if count > 1:
-        warnings.warn(f"{image if not isinstance(image, np.ndarray) else 'array'}: holds {count} images, the first is read", Converted, stacklevel=2)
+        warnings.warn(
+            f"{image if not isinstance(image, np.ndarray) else 'array'}: holds {count} images, the first is read",
+            Converted,
+            stacklevel=2,
+        )
     reader = pages(image)
     try:
         return next(reader).values(wanted, bits, value_range)
@@ -607,15 +694,17 @@ def read_image(
 
 
 def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.ndarray:
-    """A label image as N×1×H×W uint8 class indices, a page each; 255 is void. The index of a palette image is the class, its colours mean nothing.
-    A rotation by EXIF is carried out, as of the image that it belongs to.
+    """A label image as N×1×H×W uint8 class indices, a page each; 255 is void. The index of a
+    palette image is the class, its colours mean nothing. A rotation by EXIF is carried out, as of
+    the image that it belongs to.
 
     Args:
         path: a palette, grey or 1-bit image.
         binary: 255 is the foreground, class 1, as 1 is; there are no other values.
 
     Raises:
-        ImageError: the file is no image, holds colours in place of indices, or with `binary` other values than 0 and 255, or 0 and 1.
+        ImageError: the file is no image, holds colours in place of indices, or with `binary` other
+            values than 0 and 255, or 0 and 1.
     """
     labels = []
     for page in pages(path):
@@ -624,23 +713,38 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
         if mode == "1":
             labels.append(np.array(turned(np.asarray(image).astype(np.uint8), image.getexif().get(ORIENTATION, 1))))  # type: ignore[union-attr]
             continue
-        if mode not in ("P", "L") and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2):
+        if mode not in ("P", "L") and not (
+            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2
+        ):
             what = f"{mode} colours" if mode else f"{image.dtype} values"  # type: ignore[union-attr]
-            raise ImageError(f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}")
+            raise ImageError(
+                f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}"
+            )
         if getattr(image, "format", None) in LOSSY:
-            words = f"is a {image.format}, which changes the values at every edge: classes that nobody drew; save labels as PNG"  # type: ignore[union-attr]
+            words = (  # type: ignore[union-attr]
+                f"is a {image.format}, which changes the values at every edge: classes that nobody drew; save labels "
+                "as PNG"
+            )
             warnings.warn(f"{page.name}: {words}", Converted, stacklevel=2)
         if page.white_is_zero:
-            raise ImageError(f"{page.name}: is a TIFF whose zero is white; which values are classes is not clear: save it with black as zero")
+            raise ImageError(
+                f"{page.name}: is a TIFF whose zero is white; which values are classes is not clear: save it with "
+                "black as zero"
+            )
         orientation = page.orientation if isinstance(image, np.ndarray) else image.getexif().get(ORIENTATION, 1)
         indices = np.array(turned(np.array(image) // page.spread, orientation))
         found = np.unique(indices)
         if binary:
             if not (set(found.tolist()) <= {0, 255} or set(found.tolist()) <= {0, 1}):
-                raise ImageError(f"{page.name}: a binary label holds 0 and 255, or 0 and 1; this one holds {', '.join(map(str, found[:8]))}")
+                raise ImageError(
+                    f"{page.name}: a binary label holds 0 and 255, or 0 and 1; this one holds "
+                    f"{', '.join(map(str, found[:8]))}"
+                )
             indices = (indices != 0).astype(np.uint8)
         elif 255 in found and set(found.tolist()) <= {0, 255}:
-            words = "holds 0 and 255 alone; 255 is read as void, not as a class. If it is the foreground, say binary=True"
+            words = (
+                "holds 0 and 255 alone; 255 is read as void, not as a class. If it is the foreground, say binary=True"
+            )
             warnings.warn(f"{page.name}: {words}", Converted, stacklevel=2)
         labels.append(indices)
     if len({one.shape for one in labels}) != 1:
@@ -649,6 +753,10 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
 
 
 def own_output(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has the name of a mask, an overlay or probabilities that `segtwin predict` wrote."""
+    """Whether a file has the name of a mask, an overlay or probabilities that `segtwin predict`
+    wrote."""
     parts = Path(path).name.lower().rsplit(".", 2)
-    return len(parts) == 3 and ((parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif")) or parts[1:] == ["probability", "npy"])
+    return len(parts) == 3 and (
+        (parts[1] in ("mask", "overlay", "legend") and parts[2] in ("png", "tif"))
+        or parts[1:] == ["probability", "npy"]
+    )

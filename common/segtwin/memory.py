@@ -1,7 +1,9 @@
-"""What a network needs of memory for an image of some size, and what there is: told before it is spent.
+"""What a network needs of memory for an image of some size, and what there is: told before it is
+spent.
 
-An image's size is in its first bytes: a file of a few kilobytes may state 100,000 × 100,000 pixels, and an honest satellite image may do the
-same. The system kills a process that takes more memory than there is, without a word.
+An image's size is in its first bytes: a file of a few kilobytes may state 100,000 × 100,000 pixels,
+and an honest satellite image may do the same. The system kills a process that takes more memory
+than there is, without a word.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segtwin.architectures import Row
+    from segtwin.architectures import Architecture
 
 FLOAT32 = 4
 
 
 def of_blobs(
-    row: Row,
+    architecture: Architecture,
     height: int,
     width: int,
     num_classes: int | None = None,
@@ -28,29 +30,30 @@ def of_blobs(
     widths: Iterable[int] | None = None,
     every: bool = False,
 ) -> int:
-    """Bytes of the blobs that are in memory at the same time, float32, for one image of height × width.
+    """Bytes of the blobs that are in memory at the same time, float32, for one image of height ×
+    width.
 
-    A blob is dropped after the last layer that reads it, as a framework does. It is less than what an engine takes: each of them has working space
-    of its own besides.
+    A blob is dropped after the last layer that reads it, as a framework does. It is less than what
+    an engine takes: each of them has working space of its own besides.
 
     Args:
-        row: a network.
+        architecture: a network.
         height: rows of the image, a legal size.
         width: its columns.
-        num_classes: by default the row's own.
+        num_classes: by default the architecture's own.
         in_channels: likewise.
         widths: likewise.
         every: all blobs are kept, as `blobs` does.
     """
-    channels = row.channels(num_classes, widths, in_channels)
-    shapes = row.shapes(height, width, every_layer=True)
+    channels = architecture.channels(num_classes, widths, in_channels)
+    shapes = architecture.shapes(height, width, every_layer=True)
     size = {name: FLOAT32 * channels[name] * math.prod(shape[1:]) for name, shape in shapes.items()}
     if every:
         return sum(size.values())
-    last = {bottom: number for number, layer in enumerate(row.layers) for bottom in layer.bottoms}
-    last[row.output] = len(row.layers)
-    alive, most = {row.input}, 0
-    for number, layer in enumerate(row.layers):
+    last = {bottom: number for number, layer in enumerate(architecture.layers) for bottom in layer.bottoms}
+    last[architecture.output] = len(architecture.layers)
+    alive, most = {architecture.input}, 0
+    for number, layer in enumerate(architecture.layers):
         alive.add(layer.name)
         most = max(most, sum(size[name] for name in alive))
         alive = {name for name in alive if last.get(name, -1) > number}
@@ -58,7 +61,8 @@ def of_blobs(
 
 
 def free() -> int | None:
-    """Bytes that this process can still take: the system's, within its own limits; None where the system does not say."""
+    """Bytes that this process can still take: the system's, within its own limits; None where the
+    system does not say."""
     found = []
     with suppress(OSError):
         told = dict(re.findall(r"(MemAvailable|SwapFree):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
@@ -80,7 +84,8 @@ CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-"""Where the limit of a container is, and what it has taken: version 2 of Linux's control groups, and version 1."""
+"""Where the limit of a container is, and what it has taken: version 2 of Linux's control groups,
+and version 1."""
 
 
 def gigabytes(count: int) -> str:

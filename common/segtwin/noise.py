@@ -1,14 +1,18 @@
-"""How far apart two correct float32 implementations of a network may be: noise floors, and bounds in units of them.
+"""How far apart two correct float32 implementations of a network may be: noise floors, and bounds
+in units of them.
 
-The noise floor of a blob is what float32 costs when a layer is computed as Caffe does, im2col and one matrix product: the largest distance of several
-float32 runs of the numpy oracle, which differ in the order of summation, from its float64 run, relative to the blob's largest value. No engine under
-test has a part in it.
+The noise floor of a blob is what float32 costs when a layer is computed as Caffe does, im2col and
+one matrix product: the largest distance of several float32 runs of the numpy oracle, which differ
+in the order of summation, from its float64 run, relative to the blob's largest value. No engine
+under test has a part in it.
 
-Kernels that add up in another way round more. A float32 sum of n products of random sign is a random walk: the rounding of each partial sum is about
-u·|partial sum|, so a running sum is off by about u·√(n/6) of its size, and a sum in pieces of b, as BLAS takes it, by u·√((b + n/b)/6) (the
-probabilistic analysis of N. J. Higham and T. Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, 2019: errors
-grow with √n, not with n). Their ratio is `growth`: what vendors' kernels (oneDNN's direct convolutions, for one) may cost more than Caffe's. It
-depends on the network alone, not on the CPU.
+Kernels that add up in another way round more. A float32 sum of n products of random sign is a
+random walk: the rounding of each partial sum is about u·|partial sum|, so a running sum is off by
+about u·√(n/6) of its size, and a sum in pieces of b, as BLAS takes it, by u·√((b + n/b)/6) (the
+probabilistic analysis of N. J. Higham and T. Mary, "A New Approach to Probabilistic Rounding Error
+Analysis", SIAM J. Sci. Comput. 41, 2019: errors grow with √n, not with n). Their ratio is `growth`:
+what vendors' kernels (oneDNN's direct convolutions, for one) may cost more than Caffe's. It depends
+on the network alone, not on the CPU.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from segtwin import oracle
-from segtwin.architectures import Row
+from segtwin.architectures import Architecture
+from segtwin.layer_kinds import KINDS
 
 BOUND = 4.0
-"""Noise floors within which an engine that computes as Caffe does has to stay. A wrong pixel, kernel or bias is thousands."""
+"""Noise floors within which an engine that computes as Caffe does has to stay. A wrong pixel,
+kernel or bias is thousands."""
 LEAST_FLOOR = 2.0**-23
 """One float32 unit in the last place."""
 PIECE = 256
@@ -32,46 +38,47 @@ ORDERS = (None, "reversed", "shuffled")
 
 
 def growth(products: int, piece: int = PIECE) -> float:
-    """Rounding of a running sum of so many products, in that of a sum in pieces: 1 for short sums, 8.4 for fc6's 25,088."""
+    """Rounding of a running sum of so many products, in that of a sum in pieces: 1 for short sums,
+    8.4 for fc6's 25,088."""
     return math.sqrt(max(1.0, products / (piece + products / piece)))
 
 
-def longest_sums(row: Row, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
+def longest_sums(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Blob or layer → products in the longest sum on the way to it."""
-    longest = {row.input: 1}
-    for layer in row.layers:
+    longest = {architecture.input: 1}
+    for layer in architecture.layers:
         own = 1
-        weight = weights.get(row.parameter_name(layer, "weight"))
-        if weight is not None and layer.kind in ("Convolution", "InnerProduct"):
-            own = weight[0].size
-        elif weight is not None and layer.kind.startswith("Deconvolution"):
-            own = len(weight) * math.ceil(layer.kernel / layer.stride) ** 2
+        weight = weights.get(architecture.parameter_name(layer, "weight"))
+        if weight is not None:
+            own = KINDS[layer.kind].fan_in(layer, weight.shape)
         longest[layer.name] = max(own, *(longest[bottom] for bottom in layer.bottoms))
     return longest
 
 
-def default_bounds(row: Row, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
+def default_bounds(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Blob → noise floors within which a vendor's default kernels have to stay there."""
-    return {name: BOUND * growth(products) for name, products in longest_sums(row, weights).items()}
+    return {name: BOUND * growth(products) for name, products in longest_sums(architecture, weights).items()}
 
 
-def floors(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, truth: Mapping[str, np.ndarray]) -> dict[str, float]:
+def floors(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], data: np.ndarray, truth: Mapping[str, np.ndarray]
+) -> dict[str, float]:
     """Blob or layer → noise floor, relative to the blob's largest value.
 
-    It is never less than that of a blob it is computed from: what came in with an error goes out with one, unless by luck, which the next engine need
-    not have.
+    It is never less than that of a blob it is computed from: what came in with an error goes out
+    with one, unless by luck, which the next engine need not have.
 
     Args:
-        row: the network.
+        architecture: the network.
         weights: hub name → array.
         data: N×C×H×W.
         truth: the oracle's blobs in float64.
     """
     own: dict[str, float] = {}
     for order in ORDERS:
-        for name, blob in oracle.blobs(row, weights, data, "float32", order):
+        for name, blob in oracle.blobs(architecture, weights, data, "float32", order):
             own[name] = max(own.get(name, 0.0), oracle.relative_error(blob, truth[name]))
-    found = {row.input: LEAST_FLOOR}
-    for layer in row.layers:
+    found = {architecture.input: LEAST_FLOOR}
+    for layer in architecture.layers:
         found[layer.name] = max(own.get(layer.name, 0.0), *(found[bottom] for bottom in layer.bottoms))
     return found

@@ -1,8 +1,10 @@
-"""A third implementation, in numpy: it runs a row as Caffe would, and is what the twins are measured against.
+"""A third implementation, in numpy: it runs a architecture as Caffe would, and is what the twins
+are measured against.
 
-Caffe computes a convolution as im2col and one matrix product a layer; so does this. In float64 it is the truth that errors are counted from; in
-float32 it rounds as Caffe rounds, so its distance from the float64 run is the noise floor where no real Caffe can be asked. It reads the
-rows, not the models, and shares no line with them.
+Caffe computes a convolution as im2col and one matrix product a layer; so does this. In float64 it
+is the truth that errors are counted from; in float32 it rounds as Caffe rounds, so its distance
+from the float64 run is the noise floor where no real Caffe can be asked. It reads the rows, not the
+models, and shares no line with them.
 """
 
 from __future__ import annotations
@@ -12,53 +14,74 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from segtwin import geometry
-from segtwin.architectures import BATCHNORM_EPS, VGG_MEAN, Layer, Row
+from segtwin.architectures import Architecture, Layer
+from segtwin.architectures.schema import BATCHNORM_EPS
+from segtwin.architectures.vgg16 import VGG_MEAN
+from segtwin.layer_kinds import output_size
 
 BLOCK = 1 << 24
-"""Numbers in the im2col matrix at once. Caffe unfolds a whole image; columns do not mix, so cutting them changes memory and nothing else."""
+"""Numbers in the im2col matrix at once. Caffe unfolds a whole image; columns do not mix, so cutting
+them changes memory and nothing else."""
 
 
-def run(row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64") -> dict[str, np.ndarray]:
+def run(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64"
+) -> dict[str, np.ndarray]:
     """Every blob of an inference pass.
 
     Args:
-        row: any row of `architectures`.
+        architecture: any architecture of `architectures`.
         weights: hub name → array.
         data: N×C×H×W.
         dtype: "float64" or "float32", of every number computed.
 
     Returns:
-        Blob name → N×C×H×W, in the order of the row.
+        Blob name → N×C×H×W, in the order of the architecture.
     """
-    return dict(blobs(row, weights, data, dtype))
+    return dict(blobs(architecture, weights, data, dtype))
 
 
 def blobs(
-    row: Row, weights: Mapping[str, np.ndarray], data: np.ndarray, dtype: str = "float64", order: str | None = None
+    architecture: Architecture,
+    weights: Mapping[str, np.ndarray],
+    data: np.ndarray,
+    dtype: str = "float64",
+    order: str | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The blobs of `run`, one by one as they are computed; those that no later layer needs are let go.
+    """The blobs of `run`, one by one as they are computed; those that no later layer needs are let
+    go.
 
-    `order` is that of the products in the sums of convolutions: as they lie (None), "reversed" or "shuffled". It changes roundings and nothing else.
+    `order` is that of the products in the sums of convolutions: as they lie (None), "reversed" or
+    "shuffled". It changes roundings and nothing else.
     """
-    kept = {row.input: data.astype(dtype)}
-    yield row.input, kept[row.input]
-    for position, layer in enumerate(row.layers):
+    kept = {architecture.input: data.astype(dtype)}
+    yield architecture.input, kept[architecture.input]
+    for position, layer in enumerate(architecture.layers):
         kinds = ("weight", "bias", "running_mean", "running_var")
-        parameters = [weights[name].astype(dtype) for kind in kinds if (name := row.parameter_name(layer, kind)) in weights]
+        parameters = [
+            weights[name].astype(dtype)
+            for kind in kinds
+            if (name := architecture.parameter_name(layer, kind)) in weights
+        ]
         bottoms = [kept[bottom] for bottom in layer.bottoms]
         if layer.kind == "Convolution":
-            top = convolution(layer, row, bottoms, parameters, order)
+            top = convolution(layer, architecture, bottoms, parameters, order)
         else:
-            top = OPERATORS[layer.kind](layer, row, bottoms, parameters)
+            top = OPERATORS[layer.kind](layer, architecture, bottoms, parameters)
         kept[layer.name] = np.maximum(top, 0, out=top) if layer.relu else top
-        needed = {bottom for later in row.layers[position + 1 :] for bottom in later.bottoms}
+        needed = {bottom for later in architecture.layers[position + 1 :] for bottom in later.bottoms}
         kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
-        if layer.name in row.blobs:
+        if layer.name in architecture.blobs:
             yield layer.name, kept[layer.name]
 
 
-def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray], order: str | None = None) -> np.ndarray:
+def convolution(
+    layer: Layer,
+    architecture: Architecture,
+    bottoms: list[np.ndarray],
+    parameters: list[np.ndarray],
+    order: str | None = None,
+) -> np.ndarray:
     """W · im2col(x) + b."""
     (x,), (weight, *bias) = bottoms, parameters
     images, _, *_ = x.shape
@@ -68,19 +91,25 @@ def convolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: l
     height, width = windows.shape[2:4]
     flat = weight.reshape(outputs, -1)
     products = np.arange(flat.shape[1])
-    products = {"reversed": products[::-1], "shuffled": np.random.default_rng(0).permutation(products)}.get(order or "", products)
+    products = {"reversed": products[::-1], "shuffled": np.random.default_rng(0).permutation(products)}.get(
+        order or "", products
+    )
     flat = flat[:, products] if order else flat
     top = np.empty((images, outputs, height, width), x.dtype)
     rows_at_once = max(1, BLOCK // (flat.shape[1] * width))
     for image in range(images):
         for y in range(0, height, rows_at_once):
-            columns = windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)  # im2col
+            columns = (
+                windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)
+            )  # im2col
             columns = columns[products] if order else columns
             top[image, :, y : y + rows_at_once] = (flat @ columns).reshape(outputs, -1, width)
     return top + bias[0][:, None, None] if bias else top
 
 
-def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def deconvolution(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """col2im(Wᵀ · x) + b: every input pixel adds its kernel to the output."""
     (x,), (weight, *bias) = bottoms, parameters
     images, _, height, width = x.shape
@@ -95,84 +124,114 @@ def deconvolution(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters:
     return top + bias[0][:, None, None] if bias else top
 
 
-def pooling(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
-    """Maxima of windows; sizes round as the layer's `sizes` say, and a window that hangs over an edge takes what there is."""
+def pooling(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Maxima of windows; sizes round as the layer's `sizes` say, and a window that hangs over an
+    edge takes what there is."""
     (x,) = bottoms
     pad = layer.pad
-    hang = [max(0, (geometry.output_size(layer, size) - 1) * layer.stride + layer.kernel - pad - size) for size in x.shape[2:]]
+    hang = [max(0, (output_size(layer, size) - 1) * layer.stride + layer.kernel - pad - size) for size in x.shape[2:]]
     padded = np.pad(x, ((0, 0), (0, 0), (pad, hang[0]), (pad, hang[1])), constant_values=-np.inf)
     windows = sliding_window_view(padded, (layer.kernel, layer.kernel), axis=(2, 3))
     return windows[:, :, :: layer.stride, :: layer.stride].max(axis=(4, 5))
 
 
-def batch_norm(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def batch_norm(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """(x − running mean) / √(running variance + eps) · weight + bias, channel by channel."""
     weight, bias, mean, variance = (one[:, None, None] for one in parameters)
     return (bottoms[0] - mean) / np.sqrt(variance + np.array(BATCHNORM_EPS, variance.dtype)) * weight + bias
 
 
-def concat(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def concat(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """Channels, one bottom after the other."""
     return np.concatenate(bottoms, axis=1)
 
 
-def sigmoid(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def sigmoid(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """1 / (1 + e⁻ˣ), from e^−|x|, which does not overflow."""
     (x,) = bottoms
     small = np.exp(-np.abs(x))
     return np.where(x < 0, small, 1) / (1 + small)
 
 
-def crop(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def crop(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """The first bottom cut to the size of the second."""
     x, like = bottoms
-    offset = row.offsets[layer.name]
+    offset = architecture.offsets[layer.name]
     return x[:, :, offset : offset + like.shape[2], offset : offset + like.shape[3]]
 
 
-def eltwise(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def eltwise(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """SUM."""
     return sum(bottoms[1:], start=bottoms[0])
 
 
-def inner_product(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def inner_product(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """W · x + b over all pixels of all channels, in C·H·W order."""
     (x,), (weight, bias) = bottoms, parameters
     return (x.reshape(len(x), -1) @ weight.T + bias)[:, :, None, None]
 
 
-def scale(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def scale(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """Every channel times its own number."""
     (x,), (weight,) = bottoms, parameters
     return x * weight[:, None, None]
 
 
-def bgr(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def bgr(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """RGB turned round, minus VGG_MEAN."""
     (x,) = bottoms
     return x[:, ::-1] - np.array(VGG_MEAN, x.dtype)[:, None, None]
 
 
-def deconvolution_same(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
-    """The transpose of the SAME convolution that takes `like` to x: TensorFlow pads that one by (n − 1)·s + k − size, the smaller half first."""
+def deconvolution_same(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """The transpose of the SAME convolution that takes `like` to x: TensorFlow pads that one by (n
+    − 1)·s + k − size, the smaller half first."""
     x, like = bottoms
-    top = deconvolution(layer, row, [x], parameters)
+    top = deconvolution(layer, architecture, [x], parameters)
     rows, columns = ((full - size) // 2 for full, size in zip(top.shape[2:], like.shape[2:], strict=True))
     return top[:, :, rows : rows + like.shape[2], columns : columns + like.shape[3]]
 
 
-def argmax(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def argmax(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """The index of the largest channel."""
     return bottoms[0].argmax(1)[:, None]
 
 
-def pad_to(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def pad_to(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """Zeros below and to the right."""
     x, like = bottoms
-    return np.pad(x, ((0, 0), (0, 0), *((0, want - have) for want, have in zip(like.shape[2:], x.shape[2:], strict=True))))
+    return np.pad(
+        x, ((0, 0), (0, 0), *((0, want - have) for want, have in zip(like.shape[2:], x.shape[2:], strict=True)))
+    )
 
 
-def resize(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def resize(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """Linear interpolation along each axis; first and last pixels keep their places."""
     x, like = bottoms
     for axis in (2, 3):
@@ -185,13 +244,17 @@ def resize(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[n
     return x
 
 
-def space_to_batch(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def space_to_batch(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """The four phases of 2×2 blocks, one batch after the other."""
     (x,) = bottoms
     return np.concatenate([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
 
-def batch_to_space(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
+def batch_to_space(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
     """The way back of `space_to_batch`."""
     (x,) = bottoms
     top = np.empty((len(x) // 4, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]), x.dtype)
@@ -200,7 +263,7 @@ def batch_to_space(layer: Layer, row: Row, bottoms: list[np.ndarray], parameters
     return top
 
 
-Operator = Callable[[Layer, Row, list[np.ndarray], list[np.ndarray]], np.ndarray]
+Operator = Callable[[Layer, Architecture, list[np.ndarray], list[np.ndarray]], np.ndarray]
 OPERATORS: dict[str, Operator] = {
     "Convolution": convolution,
     "Deconvolution": deconvolution,
@@ -223,9 +286,16 @@ OPERATORS: dict[str, Operator] = {
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """max|got − want| ÷ max|want|; 0 for two blobs of zeros, infinite for unequal shapes, and for NaN."""
+    """max|got − want| ÷ max|want|; 0 for two blobs of zeros, infinite for unequal shapes, and for
+    NaN."""
     if got.shape != want.shape:
         return float("inf")
     difference = float(np.abs(got - want.astype(np.float64)).max(initial=0))
     scale = float(np.abs(want).max(initial=0))
-    return float("inf") if np.isnan(difference) or np.isnan(scale) else difference / scale if scale else (float("inf") if difference else 0.0)
+    return (
+        float("inf")
+        if np.isnan(difference) or np.isnan(scale)
+        else difference / scale
+        if scale
+        else (float("inf") if difference else 0.0)
+    )

@@ -10,7 +10,8 @@ from segtwin.texts import read_lines
 
 
 def voc_palette(colours: int = 256) -> np.ndarray:
-    """colours × 3 RGB uint8: the bits of a class's number, dealt out to red, green and blue from the top (`VOClabelcolormap` of the VOC devkit)."""
+    """colours × 3 RGB uint8: the bits of a class's number, dealt out to red, green and blue from
+    the top (`VOClabelcolormap` of the VOC devkit)."""
     palette = np.zeros((colours, 3), np.uint8)
     number = np.arange(colours)
     for bit in range(7, -1, -1):
@@ -21,7 +22,8 @@ def voc_palette(colours: int = 256) -> np.ndarray:
 
 
 def read_palette(name: str) -> list[list[int]]:
-    """Colours of classes, R, G, B 0..255: PASCAL VOC's for "voc", else of a text file with a colour a line, `#rrggbb` or three numbers.
+    """Colours of classes, R, G, B 0..255: PASCAL VOC's for "voc", else of a text file with a colour
+    a line, `#rrggbb` or three numbers.
 
     Raises:
         ValueError: it is no text, or a line is no colour; the message names file and line.
@@ -37,7 +39,9 @@ def read_palette(name: str) -> list[list[int]]:
             found = re.fullmatch(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})", line)
             colour = [int(part) for part in found.groups()] if found else []
         if len(colour) != 3 or max(colour) > 255:
-            raise ValueError(f"{name}: line {number} is no colour: {line[:40]!r}; write #rrggbb or three numbers 0..255")
+            raise ValueError(
+                f"{name}: line {number} is no colour: {line[:40]!r}; write #rrggbb or three numbers 0..255"
+            )
         colours.append(colour)
     if not colours or len(colours) > 256:
         raise ValueError(f"{name}: holds {len(colours)} colours; a palette has 1 to 256, one a line")

@@ -31,7 +31,10 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     except UnicodeDecodeError:
         text = "\0"
     if len(data) > MOST_BYTES or "\0" in text:
-        raise ValueError(f"{name}: is no text{' of a reasonable length' if len(data) > MOST_BYTES else ''}; write {what} a line, in UTF-8")
+        raise ValueError(
+            f"{name}: is no text{' of a reasonable length' if len(data) > MOST_BYTES else ''}; write {what} a "
+            "line, in UTF-8"
+        )
     if not text:
         raise ValueError(f"{name}: is empty; write {what} a line")
     return [line.strip() for line in text.splitlines()]

@@ -1,4 +1,5 @@
-"""TIFF files of several bands, which Pillow does not read: any number of channels of integers or floats, by tifffile."""
+"""TIFF files of several bands, which Pillow does not read: any number of channels of integers or
+floats, by tifffile."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import numpy as np
 
 
 class Unsupported(ValueError):
-    """A file that is whole, of a kind that is not read here; the message says what to do, without the file's name."""
+    """A file that is whole, of a kind that is not read here; the message says what to do, without
+    the file's name."""
 
 
 REDUCED = 1
@@ -22,7 +24,8 @@ MOST_INFLATION = 1032
 
 
 class _Complaints(logging.Handler):
-    """What tifffile reports and reads on: a field beyond the end, a page that is not there. A guess takes its place there; here it is an error."""
+    """What tifffile reports and reads on: a field beyond the end, a page that is not there. A guess
+    takes its place there; here it is an error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -56,7 +59,8 @@ def is_tiff(path: str) -> bool:
 
 
 def beyond_pillow(path: str) -> dict[int, bool]:
-    """The number of each page → whether it has bands that Pillow refuses or takes for one band: more than four, 32 bits, floats, deep planes."""
+    """The number of each page → whether it has bands that Pillow refuses or takes for one band:
+    more than four, 32 bits, floats, deep planes."""
     try:
         with _opened(path) as found:
             return {frame.index: _beyond(frame.aspage()) for frame in found}
@@ -74,12 +78,22 @@ def _beyond(page: Any) -> bool:
 
 
 ORIENTATION = 274
-NOT_BANDS = {0: "whose zero is white", 3: "of a palette", 5: "of inks (CMYK)", 6: "of YCbCr", 8: "of CIELab", 9: "of ICCLab", 10: "of ITULab"}
-"""Values of PhotometricInterpretation (TIFF 6.0, and its supplements) that are not what the numbers of three bands look like."""
+NOT_BANDS = {
+    0: "whose zero is white",
+    3: "of a palette",
+    5: "of inks (CMYK)",
+    6: "of YCbCr",
+    8: "of CIELab",
+    9: "of ICCLab",
+    10: "of ITULab",
+}
+"""Values of PhotometricInterpretation (TIFF 6.0, and its supplements) that are not what the numbers
+of three bands look like."""
 
 
 RGB = 2
-"""Of PhotometricInterpretation: red, green, blue, and an alpha channel where there is a fourth band."""
+"""Of PhotometricInterpretation: red, green, blue, and an alpha channel where there is a fourth
+band."""
 
 
 class Bands(NamedTuple):
@@ -110,9 +124,14 @@ def pages(path: str, admit: Callable[[int, int, int], object], which: Iterable[i
             if page.dtype is None or set(page.axes) - set("YXS"):
                 raise Unsupported(f"the TIFF holds {page.axes} of {page.dtype}; save it as .npy, H×W×C")
             if not 0 < page.size < MOST_VALUES or page.nbytes > MOST_INFLATION * sum(page.databytecounts):
-                raise ValueError(f"the TIFF states {page.imagewidth}×{page.imagelength} pixels of {page.samplesperpixel} bands")
+                raise ValueError(
+                    f"the TIFF states {page.imagewidth}×{page.imagelength} pixels of {page.samplesperpixel} bands"
+                )
             if page.samplesperpixel <= 4 and (what := NOT_BANDS.get(int(page.photometric))):
-                raise Unsupported(f"a TIFF {what}, {page.samplesperpixel} bands of {page.dtype}, is not converted here; save it as RGB")
+                raise Unsupported(
+                    f"a TIFF {what}, {page.samplesperpixel} bands of {page.dtype}, is not converted here; save it "
+                    "as RGB"
+                )
             admit(page.imagelength, page.imagewidth, page.samplesperpixel)
             try:
                 values = page.asarray()
@@ -121,8 +140,14 @@ def pages(path: str, admit: Callable[[int, int, int], object], which: Iterable[i
                     raise
                 name = getattr(page.compression, "name", page.compression)
                 kind = f"{page.samplesperpixel} band{'s' * (page.samplesperpixel > 1)} of {page.dtype}"
-                raise Unsupported(f"a TIFF of {kind} is not read with compression {name}; save it uncompressed, or as .npy, H×W×C") from None
+                raise Unsupported(
+                    f"a TIFF of {kind} is not read with compression {name}; save it uncompressed, or as .npy, H×W×C"
+                ) from None
             values = values[..., np.newaxis] if "S" not in page.axes else np.moveaxis(values, page.axes.index("S"), -1)
             orientation = page.tags.valueof(ORIENTATION, 1)
             values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-            yield Bands(values, orientation if isinstance(orientation, int) else 1, int(page.photometric) == RGB and values.shape[2] in (3, 4))
+            yield Bands(
+                values,
+                orientation if isinstance(orientation, int) else 1,
+                int(page.photometric) == RGB and values.shape[2] in (3, 4),
+            )

@@ -1,6 +1,8 @@
-"""Train `nuclei.safetensors`, the weights of the README's example: `python docs/weights/nuclei.py`, some minutes.
+"""Train `nuclei.safetensors`, the weights of the README's example: `python docs/weights/nuclei.py`,
+some minutes.
 
-`unet-small` at half its widths, so that the file is small. The left half of docs/images/nuclei.png is for training; the right half is not seen.
+`unet-small` at half its widths, so that the file is small. The left half of docs/images/nuclei.png
+is for training; the right half is not seen.
 """
 
 from pathlib import Path
@@ -11,6 +13,7 @@ import segtwin_torch
 import segtwin_weights
 import torch
 from PIL import Image
+from segtwin.architectures import get_architecture
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "images"
@@ -43,11 +46,14 @@ for _ in range(STEPS):
 with torch.inference_mode():
     found = model.eval()(torch.from_numpy(image[np.newaxis, :, :, 256:])).numpy()[0, 0] > 0
 wanted = nucleus[0, :, 256:]
-print(f"loss {loss.item():.3f}; intersection over union on the right half {(found & wanted).sum() / (found | wanted).sum():.3f}")
+print(
+    f"loss {loss.item():.3f}; intersection over union on the right half "
+    f"{(found & wanted).sum() / (found | wanted).sum():.3f}"
+)
 
 weights = segtwin_torch.read_weights(model)
 weights.metadata |= {
-    "preprocessing": segtwin.get_architecture("unet-small").preprocessing.asdict(),
+    "preprocessing": get_architecture("unet-small").preprocessing.asdict(),
     "classes": ["background", "nucleus"],
     "palette": [[0, 0, 0], [255, 120, 0]],
     "source": "docs/weights/nuclei.py on docs/images/nuclei.png (BBBC038, CC0)",

@@ -1,7 +1,8 @@
 """From a torch model to ONNX, and to torch's own checkpoint.
 
-torch.onnx traces the network with every blob as an output, so that each keeps its name in the graph; then the outputs are reduced to the row's
-one. The weights stay out of the trace and are put into the file as the hub has them.
+torch.onnx traces the network with every blob as an output, so that each keeps its name in the
+graph; then the outputs are reduced to the architecture's one. The weights stay out of the trace and
+are put into the file as the hub has them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
-from segtwin import architectures
+from segtwin.architectures import Architecture, get_architecture
 from segtwin.files import whole, written_by_a_library
 from segtwin_weights import batchnorm, onnx_check, onnx_file, torch_file
 from torch import nn
@@ -45,9 +46,11 @@ def export_onnx(
 ) -> None:
     """Write a model as ONNX.
 
-    The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
-    N, H and W are free, as far as they fit the network, unless `size` is given. Row and preprocessing stand in its metadata. Before the file takes
-    its name it is checked, its weights are compared with the model's, and ONNX Runtime and the model compute one small random image.
+    The graph takes one input N×C×H×W under the architecture's name (`data`, `image`) and gives one
+    output N×classes×H×W (`score`, `probability`, `logits`); N, H and W are free, as far as they fit
+    the network, unless `size` is given. Architecture and preprocessing stand in its metadata.
+    Before the file takes its name it is checked, its weights are compared with the model's, and
+    ONNX Runtime and the model compute one small random image.
 
     Args:
         model: made by `build`; exported as in inference.
@@ -56,21 +59,26 @@ def export_onnx(
         external_data: weights in a file of their own: None (above 100 MB), True or False.
         size: rows and columns of every image: the graph is of this one size, and computes no sizes.
         batch: number of images, with `size`; by default 1.
-        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
+        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check
+            the result against the unfolded graph.
         verify: False: write the file without checking, comparing and running it.
 
     Raises:
         ValueError: another opset, or one that the graph cannot be written in.
-        ValueError: the model was built with `pad`; the size does not fit the network; `batch` without `size`; folding moves the output.
-        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from the model. Nothing is left of it then.
+        ValueError: the model was built with `pad`; the size does not fit the network; `batch`
+            without `size`; folding moves the output.
+        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from
+            the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
-    row = architectures.get(str(model.name))
+    architecture = get_architecture(str(model.name))
     if getattr(model, "pad", None):
-        raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+        raise ValueError(
+            f"{path}: the ONNX graph of {architecture.name} takes sizes that fit; build the model without pad"
+        )
     onnx_file.check_name(path)
     onnx_file.check_opset(path, opset, "torch")
-    shape = onnx_file.fixed_shape(path, row, size, batch)
+    shape = onnx_file.fixed_shape(path, architecture, size, batch)
 
     def weights() -> Iterable[tuple[str, np.ndarray]]:
         return ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
@@ -78,17 +86,18 @@ def export_onnx(
     graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
     channels = next(iter(used_weights(model).values())).shape[1]
-    blobs = [name for name in blob_names(model) if name in row.exported]
-    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
+    blobs = [name for name in blob_names(model) if name in architecture.exported]
+    source = onnx_check.Source(architecture, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights()), row)
+        graph, folded = batchnorm.fold(graph, dict(weights()), architecture)
         source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
+    onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the state_dict, which `torch.load(path, weights_only=True)` reads, and beside it in the archive the model's metadata, which `load` reads.
+    """Write the state_dict, which `torch.load(path, weights_only=True)` reads, and beside it in the
+    archive the model's metadata, which `load` reads.
 
     Raises:
         OSError: the file cannot be written.
@@ -98,8 +107,11 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
         torch_file.add_metadata(draft, getattr(model, "metadata", {}))
 
 
-def run(model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some blobs of an inference pass on the CPU by torch's default kernels, with other weights in the place of some.
+def run(
+    model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Some blobs of an inference pass on the CPU by torch's default kernels, with other weights in
+    the place of some.
 
     Args:
         model: left as it is.
@@ -133,23 +145,24 @@ class EveryBlob(nn.Module):
 
 
 def skeleton(model: nn.Module, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
-    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs; of any N, H and W, or of one."""
-    row = architectures.get(str(model.name))
-    blobs = [name for name in blob_names(model)[1:] if name in row.exported]
+    """The graph of a model, its weights as inputs under their hub names, its values under the names
+    of the blobs; of any N, H and W, or of one."""
+    architecture = get_architecture(str(model.name))
+    blobs = [name for name in blob_names(model)[1:] if name in architecture.exported]
     slots = used_weights(model)
     keys = dict(zip(table(model), model.state_dict(), strict=True))
     weights = {keys[name]: tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
-    n, *size = shape or (2, *row.example_size)
+    n, *size = shape or (2, *architecture.example_size)
     data = torch.zeros(n, first.shape[1], *size, dtype=first.dtype, device=first.device)
-    free = None if shape else {"data": {0: Dim.DYNAMIC, **free_sizes(row)}, "weights": dict.fromkeys(weights)}
+    free = None if shape else {"data": {0: Dim.DYNAMIC, **free_sizes(architecture)}, "weights": dict.fromkeys(weights)}
 
     with without("torchvision", "triton"):
         program = torch.onnx.export(
             EveryBlob(in_eval_mode(model), blobs).eval(),
             (data,),
             kwargs={"weights": weights},
-            input_names=[row.input, *slots],
+            input_names=[architecture.input, *slots],
             output_names=blobs,
             dynamic_shapes=free,
             opset_version=opset,
@@ -162,24 +175,28 @@ def skeleton(model: nn.Module, opset: int, shape: tuple[int, int, int] | None = 
     return ir.to_proto(graph)
 
 
-def free_sizes(row: architectures.Row) -> dict[int, Any]:
+def free_sizes(architecture: Architecture) -> dict[int, Any]:
     """The axes of the image, rows and columns, that the trace takes for symbols.
 
-    The U-Nets take only sizes that fit, so that no operation of theirs depends on the size: they are traced at one size, and the axes are named
-    afterwards. As symbols, "16 times something" costs torch.export a minute of algebra.
+    The U-Nets take only sizes that fit, so that no operation of theirs depends on the size: they
+    are traced at one size, and the axes are named afterwards. As symbols, "16 times something"
+    costs torch.export a minute of algebra.
     """
-    return {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if row.size_step == 1 else {}
+    return {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if architecture.size_step == 1 else {}
 
 
 @contextmanager
 def without(*modules: str) -> Iterator[None]:
     """Once TensorFlow is there, these count as not installed unless they are there too.
 
-    torch.onnx imports torchvision and triton for operators that no network here has. After TensorFlow, either import aborts the interpreter
-    ("LLVM ERROR: inconsistency in registered CommandLine options"), because each brings an LLVM.
+    torch.onnx imports torchvision and triton for operators that no network here has. After
+    TensorFlow, either import aborts the interpreter ("LLVM ERROR: inconsistency in registered
+    CommandLine options"), because each brings an LLVM.
     """
     absent = [name for name in modules if name not in sys.modules] if "tensorflow" in sys.modules else []
-    loggers = [logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "torch.utils.flop_counter")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "torch.utils.flop_counter")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -201,7 +218,12 @@ def tidy(model: ir.Model, output: str) -> None:
             graph.outputs.remove(value)
     for columns in list(graph):
         rows = columns.inputs[0].producer() if columns.op_type == "Slice" and columns.inputs[0] is not None else None
-        if rows is not None and rows.op_type == "Slice" and len(rows.outputs[0].uses()) == 1 and not rows.outputs[0].is_graph_output():
+        if (
+            rows is not None
+            and rows.op_type == "Slice"
+            and len(rows.outputs[0].uses()) == 1
+            and not rows.outputs[0].is_graph_output()
+        ):
             both = [ir.node("Concat", [rows.inputs[i], columns.inputs[i]], attributes={"axis": 0}) for i in range(1, 5)]
             graph.insert_before(columns, both)
             columns.replace_input_with(0, rows.inputs[0])

@@ -1,11 +1,14 @@
-"""The FCNs in PyTorch: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or fused with those of pool4 (16s) and pool3 (8s).
+"""The FCNs in PyTorch: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or
+fused with those of pool4 (16s) and pool3 (8s).
 
-Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
-Layer for layer `voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every
-blob has its name there. The four share `features` and differ in their heads.
-Its twin is `segtwin_keras/fcn.py`.
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015,
+arXiv:1411.4038; PAMI 2016, arXiv:1605.06211). Layer for layer
+`voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at
+1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there. The four share `features`
+and differ in their heads. Its twin is `segtwin_keras/fcn.py`.
 
-Departures from the original: none in what is computed. The data and loss layers are not part of the model.
+Departures from the original: none in what is computed. The data and loss layers are not part of the
+model.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 import torch
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
@@ -38,12 +41,14 @@ def pool(x: Tensor) -> Tensor:
 
 
 def upscore(channels: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
-    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full weights: a diagonal of kernels."""
+    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full
+    weights: a diagonal of kernels."""
     return nn.ConvTranspose2d(channels, channels, kernel, stride, bias=False).requires_grad_(False)
 
 
 def crop(x: Tensor, like: Tensor, offset: int) -> Tensor:
-    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of `geometry.crop_offsets`, and tested to be."""
+    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of
+    `geometry.crop_offsets`, and tested to be."""
     height, width = like.shape[2:]
     return x[:, :, offset : offset + height, offset : offset + width]
 
@@ -55,9 +60,10 @@ def three_channels(name: str, in_channels: int) -> None:
 
 
 def check_size(name: str, image: Tensor) -> None:
-    """Refuse an image that the original cannot take. While a network is exported its sizes are symbols, and not asked."""
+    """Refuse an image that the original cannot take. While a network is exported its sizes are
+    symbols, and not asked."""
     if not torch.compiler.is_exporting():
-        architectures.get(name).check_size(*image.shape[2:])
+        get_architecture(name).check_size(*image.shape[2:])
 
 
 class Scale(nn.Module):
@@ -73,9 +79,12 @@ class Scale(nn.Module):
 
 
 class Features(nn.Module):
-    """What the FCNs share: VGG-16, its classifier turned into convolutions. `pad` is that of conv1_1, `pad6` that of fc6."""
+    """What the FCNs share: VGG-16, its classifier turned into convolutions. `pad` is that of
+    conv1_1, `pad6` that of fc6."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], dropout: float, pad: int = 100, pad6: int = 0) -> None:
+    def __init__(
+        self, in_channels: int, widths: tuple[int, ...], dropout: float, pad: int = 100, pad6: int = 0
+    ) -> None:
         super().__init__()
         c1, c2, c3, c4, c5, c6, c7 = widths
         self.conv1_1, self.conv1_2 = conv(in_channels, c1, pad=pad), conv(c1, c1)
@@ -84,7 +93,10 @@ class Features(nn.Module):
         self.conv4_1, self.conv4_2, self.conv4_3 = conv(c3, c4), conv(c4, c4), conv(c4, c4)
         self.conv5_1, self.conv5_2, self.conv5_3 = conv(c4, c5), conv(c5, c5), conv(c5, c5)
         self.fc6, self.fc7 = conv(c5, c6, kernel=7, pad=pad6), conv(c6, c7, kernel=1, pad=0)
-        self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)  # of elements, as Caffe's; not of whole channels
+        self.drop6, self.drop7 = (
+            nn.Dropout(dropout),
+            nn.Dropout(dropout),
+        )  # of elements, as Caffe's; not of whole channels
 
     def features(self, data: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
         """pool3, pool4 and fc7 of an image N×C×H×W."""
@@ -118,7 +130,8 @@ class Features(nn.Module):
 
 
 class FCN32s(Features):
-    """voc-fcn32s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+    """voc-fcn32s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from
+    1×1 up."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(in_channels, widths, dropout)
@@ -127,7 +140,8 @@ class FCN32s(Features):
         self.upscore = upscore(num_classes, kernel=64, stride=32)
 
     def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
-        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its
+        Caffe name."""
         n = Forget() if n is None else n
         n["data"] = data
         _, _, fc7 = self.features(data, n)
@@ -140,7 +154,8 @@ class FCN32s(Features):
 
 
 class FCN16s(Features):
-    """voc-fcn16s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+    """voc-fcn16s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from
+    1×1 up."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(in_channels, widths, dropout)
@@ -151,7 +166,8 @@ class FCN16s(Features):
         self.upscore16 = upscore(num_classes, kernel=32, stride=16)
 
     def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
-        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its
+        Caffe name."""
         n = Forget() if n is None else n
         n["data"] = data
         _, pool4, fc7 = self.features(data, n)
@@ -169,7 +185,8 @@ class FCN16s(Features):
 
 
 class FCN8s(Features):
-    """voc-fcn8s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+    """voc-fcn8s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1
+    up."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(in_channels, widths, dropout)
@@ -182,7 +199,8 @@ class FCN8s(Features):
         self.upscore8 = upscore(num_classes, kernel=16, stride=8)
 
     def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
-        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its
+        Caffe name."""
         n = Forget() if n is None else n
         n["data"] = data
         pool3, pool4, fc7 = self.features(data, n)
@@ -205,7 +223,8 @@ class FCN8s(Features):
 
 
 class FCN8sAtOnce(Features):
-    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1 up."""
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×3×H×W, BGR minus the mean; output
+    `score` N×classes×H×W; any size from 1×1 up."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(in_channels, widths, dropout)
@@ -220,7 +239,8 @@ class FCN8sAtOnce(Features):
         self.upscore8 = upscore(num_classes, kernel=16, stride=8)
 
     def forward(self, data: Tensor, n: Notebook | None = None) -> Tensor:
-        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its Caffe name."""
+        """`score`. With a dict as the notebook `n`, every blob on the way is left in it under its
+        Caffe name."""
         n = Forget() if n is None else n
         n["data"] = data
         pool3, pool4, fc7 = self.features(data, n)

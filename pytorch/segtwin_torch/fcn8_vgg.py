@@ -1,17 +1,19 @@
-"""FCN8VGG of tensorflow-fcn in PyTorch: an FCN-8s without the padding of 100 pixels, whose upsampling is trained.
+"""FCN8VGG of tensorflow-fcn in PyTorch: an FCN-8s without the padding of 100 pixels, whose
+upsampling is trained.
 
-Layer for layer `fcn8_vgg.py` of MarvinTeichmann/tensorflow-fcn (class FCN8VGG, TensorFlow 1), after Long, Shelhamer and Darrell, "Fully
-Convolutional Networks for Semantic Segmentation" (CVPR 2015). Its twin is `segtwin_keras/fcn8_vgg.py`.
+Layer for layer `fcn8_vgg.py` of MarvinTeichmann/tensorflow-fcn (class FCN8VGG, TensorFlow 1), after
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015).
+Its twin is `segtwin_keras/fcn8_vgg.py`.
 
-Departures from the original: none in what is computed. `pred` and `pred_up` are N×1×H×W, as all blobs here have four axes. With `use_dilated`
-the blobs between are where the original has them, and fc7, a 1×1 convolution, runs after its phases are back in place, not before: the same
-numbers.
+Departures from the original: none in what is computed. `pred` and `pred_up` are N×1×H×W, as all
+blobs here have four axes. With `use_dilated` the blobs between are where the original has them, and
+fc7, a 1×1 convolution, runs after its phases are back in place, not before: the same numbers.
 """
 
 from __future__ import annotations
 
 import torch
-from segtwin.architectures import VGG_MEAN
+from segtwin.architectures.vgg16 import VGG_MEAN
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
@@ -29,15 +31,18 @@ def bgr_minus_mean(image: Tensor) -> Tensor:
 
 
 def upscore(channels: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
-    """Upsampling by `stride` as a deconvolution that starts bilinear and is trained, with full weights."""
+    """Upsampling by `stride` as a deconvolution that starts bilinear and is trained, with full
+    weights."""
     return nn.ConvTranspose2d(channels, channels, kernel, stride, bias=False)
 
 
 def same(x: Tensor, like: Tensor) -> Tensor:
-    """What TensorFlow's SAME leaves of a whole deconvolution `x` for a size that was asked for, here that of `like`.
+    """What TensorFlow's SAME leaves of a whole deconvolution `x` for a size that was asked for,
+    here that of `like`.
 
-    A transposed convolution is the gradient of a convolution; that one would pad the asked-for size by (n − 1)·s + k − size pixels, the smaller
-    half first, and (n − 1)·s + k is what `x` has. So the first row and column depend on the size.
+    A transposed convolution is the gradient of a convolution; that one would pad the asked-for size
+    by (n − 1)·s + k − size pixels, the smaller half first, and (n − 1)·s + k is what `x` has. So
+    the first row and column depend on the size.
     """
     rows, columns = like.shape[2:]
     top, left = (x.shape[2] - rows) // 2, (x.shape[3] - columns) // 2
@@ -64,7 +69,8 @@ class FCN8VGG(Features):
         self.upscore32 = upscore(num_classes, kernel=16, stride=8)
 
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
-        """`upscore32`. With a dict as the notebook `n`, every blob on the way is left in it under the original's name."""
+        """`upscore32`. With a dict as the notebook `n`, every blob on the way is left in it under
+        the original's name."""
         n = Forget() if n is None else n
         n["image"] = image
         bgr = n["bgr"] = bgr_minus_mean(image)
@@ -103,9 +109,11 @@ def batch_to_space(x: Tensor) -> Tensor:
 
 
 class DilatedFCN8VGG(Features):
-    """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7 run in 16 interleaved phases.
+    """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7
+    run in 16 interleaved phases.
 
-    Input N×3×H×W, RGB 0..255, with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4; output `fc7` N×4096×⌈H/8⌉×⌈W/8⌉: the original ends before the score layers.
+    Input N×3×H×W, RGB 0..255, with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4; output `fc7` N×4096×⌈H/8⌉×⌈W/8⌉:
+    the original ends before the score layers.
     """
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
@@ -113,7 +121,8 @@ class DilatedFCN8VGG(Features):
         super().__init__(in_channels, widths, dropout, pad=1, pad6=3)
 
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
-        """`fc7`. With a dict as the notebook `n`, every blob on the way is left in it under the original's name."""
+        """`fc7`. With a dict as the notebook `n`, every blob on the way is left in it under the
+        original's name."""
         n = Forget() if n is None else n
         check_size("fcn8-vgg-dilated", image)
         n["image"] = image
@@ -153,15 +162,16 @@ class DilatedFCN8VGG(Features):
 
 
 def regularization_terms(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """The terms that the original adds to two collections, for a training to sum and add to its loss.
+    """The terms that the original adds to two collections, for a training to sum and add to its
+    loss.
 
     Args:
         model: fcn8-vgg, made by `build` with any of its options.
 
     Returns:
-        "regularization_losses" (the 3×3 convolutions and the score layers that start at random) and "fc_wlosses" (fc6, fc7, the averaged
-        score_fr and the upsampling), each with the original's names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate.
-        Biases have none.
+        "regularization_losses" (the 3×3 convolutions and the score layers that start at random) and
+        "fc_wlosses" (fc6, fc7, the averaged score_fr and the upsampling), each with the original's
+        names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate. Biases have none.
     """
     terms: dict[str, dict[str, Tensor]] = {"regularization_losses": {}, "fc_wlosses": {}}
     slots = dict(model.named_parameters())

@@ -1,13 +1,16 @@
-"""resnet34-unet in PyTorch: ResNet-34 as the encoder, LinkNet's decoder with sums in place of concatenations.
+"""resnet34-unet in PyTorch: ResNet-34 as the encoder, LinkNet's decoder with sums in place of
+concatenations.
 
-Class `resnet34_unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py; its parameters have the names of its state_dict. The encoder is torchvision's
-`resnet34` (He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016), written out here, so that torchvision is not
-imported; the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718).
-Its twin is `segtwin_keras/resnet34_unet.py`.
+Class `resnet34_unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py; its parameters have the names of
+its state_dict. The encoder is torchvision's `resnet34` (He, Zhang, Ren, Sun, "Deep Residual
+Learning for Image Recognition", CVPR 2016), written out here, so that torchvision is not imported;
+the decoder is that of Chaurasia and Culurciello, "LinkNet" (VCIP 2017, arXiv:1707.03718). Its twin
+is `segtwin_keras/resnet34_unet.py`.
 
-Departures from the original: none in what is computed. Without weights the encoder starts as torchvision's untrained one; the original downloads
-ImageNet weights, which `segtwin_weights.convert(…, to="resnet34-unet")` makes of torchvision's file. Sizes that do not fit and `logits` are treated
-as in `unet.py`.
+Departures from the original: none in what is computed. Without weights the encoder starts as
+torchvision's untrained one; the original downloads ImageNet weights, which
+`segtwin_weights.convert(…, to="resnet34-unet")` makes of torchvision's file. Sizes that do not fit
+and `logits` are treated as in `unet.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from segtwin_torch.unet import answer, conv, deconv, fit
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions, added to what came in; where the size is halved, that passes a 1×1 convolution of stride 2."""
+    """Two 3×3 convolutions, added to what came in; where the size is halved, that passes a 1×1
+    convolution of stride 2."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -41,11 +45,14 @@ class BasicBlock(nn.Module):
 
 def encoder(inputs: int, outputs: int, blocks: int, stride: int = 2) -> nn.Sequential:
     """One layer of ResNet-34; its first block halves the size, but for the first layer."""
-    return nn.Sequential(BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+    )
 
 
 class DecoderBlock(nn.Module):
-    """1×1 to a quarter of the channels, transposed convolution of stride 2, 1×1; each with BatchNorm and ReLU."""
+    """1×1 to a quarter of the channels, transposed convolution of stride 2, 1×1; each with
+    BatchNorm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -62,9 +69,12 @@ class DecoderBlock(nn.Module):
 
 
 class ResNet34UNet(nn.Module):
-    """Input `image` N×3×H×W, H and W multiples of 32; output `probability` (or `logits`) N×classes×H×W."""
+    """Input `image` N×3×H×W, H and W multiples of 32; output `probability` (or `logits`)
+    N×classes×H×W."""
 
-    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
+    ) -> None:
         super().__init__()
         self.logits, self.pad = logits, pad
         self.firstconv = conv(in_channels, 64, kernel=7, stride=2, pad=3, bias=False)

@@ -1,20 +1,23 @@
 """The U-Nets in PyTorch: the network of the paper, and two from torch code.
 
-Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015, arXiv:1505.04597), section 2 and
-figure 1; layers have the names of the authors' Caffe release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-
-small` the one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); their parameters have the names of its
-state_dict. Blobs have the names of the variables of its forward passes.
-Its twin is `segtwin_keras/unet.py`.
+Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+(MICCAI 2015, arXiv:1505.04597), section 2 and figure 1; layers have the names of the authors' Caffe
+release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet- small` the
+one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); their
+parameters have the names of its state_dict. Blobs have the names of the variables of its forward
+passes. Its twin is `segtwin_keras/unet.py`.
 
-Departures from the originals: none in what is computed. The paper shows no place and no rate for its dropout; the authors' release drops half of
-d3c and d4c, as here. The originals fail on sizes that do not fit with an error of torch.cat; here they are refused with the sizes that do, or, with
-`pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be left off (`logits`).
+Departures from the originals: none in what is computed. The paper shows no place and no rate for
+its dropout; the authors' release drops half of d3c and d4c, as here. The originals fail on sizes
+that do not fit with an error of torch.cat; here they are refused with the sizes that do, or, with
+`pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be left off
+(`logits`).
 """
 
 from __future__ import annotations
 
 import torch
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
@@ -28,13 +31,17 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, pad: int =
     return nn.Conv2d(inputs, outputs, kernel, stride, pad, bias=bias)
 
 
-def deconv(inputs: int, outputs: int, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0) -> nn.ConvTranspose2d:
-    """A transposed convolution with bias: (n − 1)·stride + kernel pixels, less `pad` on every side, `output_pad` more at the bottom and right."""
+def deconv(
+    inputs: int, outputs: int, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0
+) -> nn.ConvTranspose2d:
+    """A transposed convolution with bias: (n − 1)·stride + kernel pixels, less `pad` on every side,
+    `output_pad` more at the bottom and right."""
     return nn.ConvTranspose2d(inputs, outputs, kernel, stride, pad, output_pad)
 
 
 def central_crop(x: Tensor, offset: int) -> Tensor:
-    """`x` without `offset` rows and columns on every side. The offsets are those of `geometry.crop_offsets`, and tested to be.
+    """`x` without `offset` rows and columns on every side. The offsets are those of
+    `geometry.crop_offsets`, and tested to be.
 
     With sizes that fit, that is Caffe's crop: what is left has the size of the up-convolution.
     """
@@ -50,20 +57,22 @@ def fit(image: Tensor, name: str, pad: str | None) -> Tensor:
     if pad is None:
         check_size(name, image)
         return image
-    row = architectures.get(name)
-    rows, columns = (mirrored(size, row.legal_size(size)).to(image.device) for size in image.shape[2:])
+    architecture = get_architecture(name)
+    rows, columns = (mirrored(size, architecture.legal_size(size)).to(image.device) for size in image.shape[2:])
     return image[:, :, rows][:, :, :, columns]
 
 
 def mirrored(size: int, legal: int) -> Tensor:
-    """Indices 0 … legal − 1 of an axis of `size` pixels, mirrored at its last pixel (and again at its first), which is not repeated."""
+    """Indices 0 … legal − 1 of an axis of `size` pixels, mirrored at its last pixel (and again at
+    its first), which is not repeated."""
     there_and_back = max(2 * (size - 1), 1)
     i = torch.arange(legal) % there_and_back
     return torch.where(i < size, i, there_and_back - i)
 
 
 class UNetPaper(nn.Module):
-    """The network of figure 1. Input `data` N×1×(16k+60)×(16l+60), k, l ≥ 8; output `conv_u0d-score` N×classes, 184 rows and columns less."""
+    """The network of figure 1. Input `data` N×1×(16k+60)×(16l+60), k, l ≥ 8; output
+    `conv_u0d-score` N×classes, 184 rows and columns less."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -152,9 +161,12 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNET-ZOO's U-Net. Input `image` N×3×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
+    """UNET-ZOO's U-Net. Input `image` N×3×H×W, H and W multiples of 16; output `probability` (or
+    `logits`) N×classes×H×W."""
 
-    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
+    ) -> None:
         super().__init__()
         c1, c2, c3, c4, c5 = widths
         self.logits, self.pad = logits, pad
@@ -237,9 +249,12 @@ class Deconv2dBN(nn.Module):
 
 
 class UNetSmall(nn.Module):
-    """The small U-Net. Input `image` N×1×H×W, H and W multiples of 16; output `probability` (or `logits`) N×classes×H×W."""
+    """The small U-Net. Input `image` N×1×H×W, H and W multiples of 16; output `probability` (or
+    `logits`) N×classes×H×W."""
 
-    def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
+    ) -> None:
         super().__init__()
         c1, c2, c3, c4, c5 = widths
         self.logits, self.pad = logits, pad

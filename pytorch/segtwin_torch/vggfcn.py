@@ -1,10 +1,13 @@
-"""VGGFCN32, VGGFCN16 and VGGFCN8 in PyTorch: FCNs over torchvision's VGG-16, which resize their scores with aligned corners at the end.
+"""VGGFCN32, VGGFCN16 and VGGFCN8 in PyTorch: FCNs over torchvision's VGG-16, which resize their
+scores with aligned corners at the end.
 
-Layer for layer the torch classes of those names, after Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation"
-(CVPR 2015); every parameter has its key in their state_dict. Their twin is `segtwin_keras/vggfcn.py`.
+Layer for layer the torch classes of those names, after Long, Shelhamer and Darrell, "Fully
+Convolutional Networks for Semantic Segmentation" (CVPR 2015); every parameter has its key in their
+state_dict. Their twin is `segtwin_keras/vggfcn.py`.
 
-Departures from the original: none in what is computed. Its `_maybe_pad` is a pad by one row and one column and a crop, since 2·⌊n/2⌋ is n or
-n − 1. Blobs are named after its modules and variables, where it has names for them; `pool3_fused` it calls `x`.
+Departures from the original: none in what is computed. Its `_maybe_pad` is a pad by one row and one
+column and a crop, since 2·⌊n/2⌋ is n or n − 1. Blobs are named after its modules and variables,
+where it has names for them; `pool3_fused` it calls `x`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from segtwin.architectures import CLASSIFIER_PIXELS, VGG16
+from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
@@ -30,7 +33,8 @@ def upscale(channels: int) -> nn.ConvTranspose2d:
 
 
 def fit(x: Tensor, like: Tensor) -> Tensor:
-    """`_maybe_pad`: zeros below and to the right, up to the size of `like`, which is at most one row and one column larger."""
+    """`_maybe_pad`: zeros below and to the right, up to the size of `like`, which is at most one
+    row and one column larger."""
     return crop(pad(x, (0, 1, 0, 1)), like=like, offset=0)
 
 
@@ -40,7 +44,8 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
 
 
 class VGGFCN(nn.Module):
-    """What the three share: torchvision's vgg16 as a whole, its classifier once more as convolutions."""
+    """What the three share: torchvision's vgg16 as a whole, its classifier once more as
+    convolutions."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -58,12 +63,17 @@ class VGGFCN(nn.Module):
             {"0": nn.Linear(c5 * CLASSIFIER_PIXELS, c6), "3": nn.Linear(c6, c7), "6": nn.Linear(c7, VGG16.num_classes)}
         )
         self.classifier = nn.ModuleDict(
-            {"0": conv(c5, c6, kernel=7, pad=3), "3": conv(c6, c7, kernel=1, pad=0), "6": conv(c7, num_classes, kernel=1, pad=0)}
+            {
+                "0": conv(c5, c6, kernel=7, pad=3),
+                "3": conv(c6, c7, kernel=1, pad=0),
+                "6": conv(c7, num_classes, kernel=1, pad=0),
+            }
         )
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Whatever moves or converts the parameters leaves the two pairs sharing their storage, as they do in the original when it is made."""
+        """Whatever moves or converts the parameters leaves the two pairs sharing their storage, as
+        they do in the original when it is made."""
         super()._apply(fn, recurse)
         linear: Any = self.vgg16.classifier
         convolution: Any = self.classifier
@@ -108,7 +118,8 @@ class VGGFCN(nn.Module):
 
 
 class VGGFCN32(VGGFCN):
-    """vggfcn32. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores` N×classes×H×W."""
+    """vggfcn32. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
+    N×classes×H×W."""
 
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
         """`scores`. With a dict as the notebook `n`, every blob on the way is left in it."""
@@ -123,7 +134,8 @@ class VGGFCN32(VGGFCN):
 
 
 class VGGFCN16(VGGFCN):
-    """vggfcn16. Input N×3×H×W as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output `scores` N×classes×H×W."""
+    """vggfcn16. Input N×3×H×W as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output
+    `scores` N×classes×H×W."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(num_classes, in_channels, widths, dropout)
@@ -148,7 +160,8 @@ class VGGFCN16(VGGFCN):
 
 
 class VGGFCN8(VGGFCN):
-    """vggfcn8. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores` N×classes×H×W."""
+    """vggfcn8. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
+    N×classes×H×W."""
 
     def __init__(self, num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> None:
         super().__init__(num_classes, in_channels, widths, dropout)

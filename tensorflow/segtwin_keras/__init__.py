@@ -1,4 +1,5 @@
-"""The Caffe-era segmentation networks in Keras. `segtwin_torch` has the same functions for the same networks."""
+"""The Caffe-era segmentation networks in Keras. `segtwin_torch` has the same functions for the same
+networks."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("keras", "tensorflow"):
         raise
-    raise ImportError(f"segtwin_keras needs {error.name}, which is not installed; pip install 'segtwin[keras]'", name=error.name) from None
+    raise ImportError(
+        f"segtwin_keras needs {error.name}, which is not installed; pip install 'segtwin[keras]'", name=error.name
+    ) from None
 
 import numpy as np
 import segtwin_weights
-from segtwin import __version__, architectures
+from segtwin import __version__
+from segtwin.architectures import Architecture, get_architecture
 from segtwin.arguments import check_build, check_memory, checked_images, network_name
 from segtwin_weights import Weights, initialize
 
@@ -66,7 +70,7 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 }
 
 VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_fcn8_vgg}
-"""What a row option makes of a network (`Row.variants`)."""
+"""What a architecture option makes of a network (`Architecture.variants`)."""
 
 
 def list_networks() -> list[str]:
@@ -91,53 +95,68 @@ def build(
 
     Args:
         name: one of `list_networks()`.
-        num_classes: outputs; by default those of `weights`, else the row's own (21 for the FCNs).
-        in_channels: channels of the image; by default those of `weights`, else the row's own (3; 1 for unet-paper and unet-small). vggfcn*, fcn8-vgg
-            and resnet34-unet take 3.
-        widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the row's (64, 128, 256, 512, 512, 4096, 4096), for cheap tests;
-            the widths of the five levels for the U-Nets; resnet34-unet has none.
-        weights: `Weights` of this network, or a file of them. Without them it starts as the original does (`segtwin_weights.initialize`: the
-            Caffe nets at zero, the U-Nets at random).
-        logits: leave the sigmoid at the end of the U-Nets from torch off. It changes nothing in the other nets, whose scores are logits.
-        dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path; 0.5 by default. The others have none.
+        num_classes: outputs; by default those of `weights`, else the architecture's own (21 for the
+            FCNs).
+        in_channels: channels of the image; by default those of `weights`, else the architecture's
+            own (3; 1 for unet-paper and unet-small). vggfcn*, fcn8-vgg and resnet34-unet take 3.
+        widths: (c1, c2, c3, c4, c5, fc6, fc7) in place of the architecture's (64, 128, 256, 512,
+            512, 4096, 4096), for cheap tests; the widths of the five levels for the U-Nets;
+            resnet34-unet has none.
+        weights: `Weights` of this network, or a file of them. Without them it starts as the
+            original does (`segtwin_weights.initialize`: the Caffe nets at zero, the U-Nets at
+            random).
+        logits: leave the sigmoid at the end of the U-Nets from torch off. It changes nothing in the
+            other nets, whose scores are logits.
+        dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path;
+            0.5 by default. The others have none.
         dtype: "float32" or "float64", of all weights and blobs.
-        seed: of what starts at random: nothing in the Caffe nets, the skips' score layers in fcn8-vgg, everything in vggfcn* and the U-Nets
-            (None: another start each time).
-        **row_options: pad="reflect" for the U-Nets from torch: images whose sizes do not fit are mirrored at the bottom and right, and the output
-            cut. fcn8-vgg has `random_init_fc8` (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the resolution of
-            pool3; the output is `fc7`).
+        seed: of what starts at random: nothing in the Caffe nets, the skips' score layers in
+            fcn8-vgg, everything in vggfcn* and the U-Nets (None: another start each time).
+        **row_options: pad="reflect" for the U-Nets from torch: images whose sizes do not fit are
+            mirrored at the bottom and right, and the output cut. fcn8-vgg has `random_init_fc8`
+            (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the
+            resolution of pool3; the output is `fc7`).
 
     Returns:
-        A functional model. It takes N×H×W×C and returns the row's output, N×H×W×classes; H and W are free.
+        A functional model. It takes N×H×W×C and returns the architecture's output, N×H×W×classes; H
+        and W are free.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: there is no such network, width, dtype or option; an argument is out of bounds, or contradicts the weights.
+        ValueError: there is no such network, width, dtype or option; an argument is out of bounds,
+            or contradicts the weights.
         KeyError, ValueError, WeightsError, OSError: of `load_weights`.
     """
     base = checked(name, dtype, row_options)
-    row = base.variant(row_options)
-    num_classes, in_channels, widths = check_build(row, num_classes, in_channels, widths, dropout, seed)
-    start = None if weights is None else segtwin_weights.as_row(weights, row)
-    size = (num_classes, in_channels, widths) if start is None else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    architecture = base.variant(row_options)
+    num_classes, in_channels, widths = check_build(architecture, num_classes, in_channels, widths, dropout, seed)
+    start = None if weights is None else segtwin_weights.weights_for(weights, architecture)
+    size = (
+        (num_classes, in_channels, widths)
+        if start is None
+        else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    )
     num_classes, in_channels, widths = size
-    check_memory(row, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
-    options = training_and_output(row, dropout, logits) | {option: value for option, value in row_options.items() if option not in base.variants}
+    check_memory(architecture, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
+    options = training_and_output(architecture, dropout, logits) | {
+        option: value for option, value in row_options.items() if option not in base.variants
+    }
     with every_layer_in(dtype):
-        model = (NETWORKS | VARIANTS)[row.name](
-            num_classes=row.num_classes if num_classes is None else num_classes,
-            in_channels=row.in_channels if in_channels is None else in_channels,
-            widths=tuple(row.resolve_widths(widths).values()),
+        model = (NETWORKS | VARIANTS)[architecture.name](
+            num_classes=architecture.num_classes if num_classes is None else num_classes,
+            in_channels=architecture.in_channels if in_channels is None else in_channels,
+            widths=tuple(architecture.resolve_widths(widths).values()),
             **options,
         )
     model.row_options = row_options
-    model.in_channels = row.in_channels if in_channels is None else in_channels
-    load_weights(model, initialize(row, num_classes, in_channels, widths, seed) if start is None else start)
+    model.in_channels = architecture.in_channels if in_channels is None else in_channels
+    load_weights(model, initialize(architecture, num_classes, in_channels, widths, seed) if start is None else start)
     return model
 
 
 class every_layer_in:
-    """Layers made inside compute and keep their weights in `dtype`. A policy set later would change nothing."""
+    """Layers made inside compute and keep their weights in `dtype`. A policy set later would change
+    nothing."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -151,7 +170,8 @@ class every_layer_in:
 
 
 def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
-    """The network that a file of weights holds, with the file's classes, channels, widths and preprocessing.
+    """The network that a file of weights holds, with the file's classes, channels, widths and
+    preprocessing.
 
     Args:
         path: a file that `segtwin_weights.read` understands.
@@ -165,22 +185,23 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
     return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
 
 
-def checked(name: str, dtype: str, row_options: dict[str, Any]) -> architectures.Row:
-    """The row of a network that `build` can make with these options."""
+def checked(name: str, dtype: str, row_options: dict[str, Any]) -> Architecture:
+    """The architecture of a network that `build` can make with these options."""
     network_name(name, NETWORKS)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
     if row_options.get("pad") not in PADS:
         raise ValueError(f"pad is None or 'reflect', not {row_options['pad']!r}")
-    return architectures.get(name)
+    return get_architecture(name)
 
 
-def training_and_output(row: architectures.Row, dropout: float | None, logits: bool) -> dict[str, Any]:
-    """The arguments that not every network has: a dropout rate, and whether the sigmoid is left off."""
-    if row.dropout is None and dropout:
-        raise ValueError(f"{row.name} has no dropout")
-    rate = {} if row.dropout is None else {"dropout": row.dropout if dropout is None else dropout}
-    return rate | ({"logits": logits} if row.output == "probability" else {})
+def training_and_output(architecture: Architecture, dropout: float | None, logits: bool) -> dict[str, Any]:
+    """The arguments that not every network has: a dropout rate, and whether the sigmoid is left
+    off."""
+    if architecture.dropout is None and dropout:
+        raise ValueError(f"{architecture.name} has no dropout")
+    rate = {} if architecture.dropout is None else {"dropout": architecture.dropout if dropout is None else dropout}
+    return rate | ({"logits": logits} if architecture.output == "probability" else {})
 
 
 def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str, np.ndarray]:
@@ -192,7 +213,7 @@ def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str,
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with TensorFlow's default kernels.
 
     Returns:
-        Blob name → N×C×H×W in the model's dtype, in the order of the row.
+        Blob name → N×C×H×W in the model's dtype, in the order of the architecture.
 
     Raises:
         TypeError, ValueError: the data are no such images; their size does not fit the network.

@@ -1,8 +1,9 @@
 """From a Keras model to ONNX, and to Keras' own weights file.
 
-tf2onnx traces the network with every blob as an output, so that each keeps its name in the graph; then the outputs are reduced to the row's
-one. The weights stay out of the trace and are put into the file as the hub has them: with 537 MB of them inside, tf2onnx and Keras' own
-exporter take more than 24 GB.
+tf2onnx traces the network with every blob as an output, so that each keeps its name in the graph;
+then the outputs are reduced to the architecture's one. The weights stay out of the trace and are
+put into the file as the hub has them: with 537 MB of them inside, tf2onnx and Keras' own exporter
+take more than 24 GB.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 import onnx
 import onnx_ir as ir
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 from segtwin.files import check_room, whole, written_by_a_library
 from segtwin_weights import batchnorm, keras_file, onnx_check, onnx_file
 
@@ -43,34 +44,46 @@ def export_onnx(
 ) -> None:
     """Write a model as ONNX.
 
-    The graph takes one input N×C×H×W under the row's name (`data`, `image`) and gives one output N×classes×H×W (`score`, `probability`, `logits`);
-    N, H and W are free, as far as they fit the network, unless `size` is given. Row and preprocessing stand in its metadata. Before the file takes
-    its name it is checked, its weights are compared with the model's, and ONNX Runtime and the model compute one small random image.
+    The graph takes one input N×C×H×W under the architecture's name (`data`, `image`) and gives one
+    output N×classes×H×W (`score`, `probability`, `logits`); N, H and W are free, as far as they fit
+    the network, unless `size` is given. Architecture and preprocessing stand in its metadata.
+    Before the file takes its name it is checked, its weights are compared with the model's, and
+    ONNX Runtime and the model compute one small random image.
 
     Args:
         model: made by `build`; exported as in inference.
         path: the .onnx file; external weights go to `path` + ".data".
-        opset: version of the ONNX operators, 18, the last that tf2onnx knows; the file has this one.
+        opset: version of the ONNX operators, 18, the last that tf2onnx knows; the file has this
+            one.
         external_data: weights in a file of their own: None (above 100 MB), True or False.
         size: rows and columns of every image: the graph is of this one size, and computes no sizes.
         batch: number of images, with `size`; by default 1.
-        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check the result against the unfolded graph.
+        fold_batchnorm: make one operation of a convolution and the BatchNorm behind it, and check
+            the result against the unfolded graph.
         verify: False: write the file without checking, comparing and running it.
 
     Raises:
-        ValueError: another opset, or one that the graph cannot be written in; float64 of a network with BatchNorm or resizing.
-        ValueError: the model was built with `pad`; the size does not fit the network; `batch` without `size`; folding moves the output.
-        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from the model. Nothing is left of it then.
+        ValueError: another opset, or one that the graph cannot be written in; float64 of a network
+            with BatchNorm or resizing.
+        ValueError: the model was built with `pad`; the size does not fit the network; `batch`
+            without `size`; folding moves the output.
+        ValueError: the weights are above 2 GB and `external_data` is False; the file differs from
+            the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
-    row = architectures.get(model.name)
+    architecture = get_architecture(model.name)
     if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
-        raise ValueError(f"{path}: the ONNX graph of {row.name} takes sizes that fit; build the model without pad")
+        raise ValueError(
+            f"{path}: the ONNX graph of {architecture.name} takes sizes that fit; build the model without pad"
+        )
     onnx_file.check_name(path)
     onnx_file.check_opset(path, opset, "keras")
-    shape = onnx_file.fixed_shape(path, row, size, batch)
-    if model.input.dtype == "float64" and {layer.kind for layer in row.layers} & NOT_IN_DOUBLE:
-        raise ValueError(f"{path}: {row.name} cannot be exported in float64 from Keras; build it in float32, or export it with segtwin_torch")
+    shape = onnx_file.fixed_shape(path, architecture, size, batch)
+    if model.input.dtype == "float64" and {layer.kind for layer in architecture.layers} & NOT_IN_DOUBLE:
+        raise ValueError(
+            f"{path}: {architecture.name} cannot be exported in float64 from Keras; build it in float32, or export "
+            "it with segtwin_torch"
+        )
 
     def weights() -> Iterable[tuple[str, np.ndarray]]:
         return ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
@@ -78,13 +91,13 @@ def export_onnx(
     graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
     onnx_file.check_written(path, graph, opset)
     channels = model.input.shape[-1]
-    blobs = [name for name in blob_names(model) if name in row.exported]
-    source = onnx_check.Source(row, opset, blobs, channels, weights, partial(run, model), shape)
+    blobs = [name for name in blob_names(model) if name in architecture.exported]
+    source = onnx_check.Source(architecture, opset, blobs, channels, weights, partial(run, model), shape)
     if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights()), row)
+        graph, folded = batchnorm.fold(graph, dict(weights()), architecture)
         source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.file_weights(), path, row, metadata, external_data, check, shape)
+    onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)
 
 
 def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -98,8 +111,11 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
         model.save_weights(draft)
 
 
-def run(model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some blobs of an inference pass on the CPU by TensorFlow's default kernels, with other weights in the place of some.
+def run(
+    model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Some blobs of an inference pass on the CPU by TensorFlow's default kernels, with other
+    weights in the place of some.
 
     Args:
         model: left as it is.
@@ -112,16 +128,22 @@ def run(model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray],
     with tf.device("CPU:0"), keras.StatelessScope(state_mapping=changed):
         x = tf.constant(data.transpose(0, 2, 3, 1), model.input.dtype)
         values = keras.tree.flatten(keras.Model(model.input, [tensors[name] for name in blobs])(x, training=False))
-    return {name: np.ascontiguousarray(value.numpy().transpose(0, 3, 1, 2)) for name, value in zip(blobs, values, strict=True)}
+    return {
+        name: np.ascontiguousarray(value.numpy().transpose(0, 3, 1, 2))
+        for name, value in zip(blobs, values, strict=True)
+    }
 
 
 def skeleton(model: keras.Model, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
-    """The graph of a model, its weights as inputs under their hub names, its values under the names of the blobs; of any N, H and W, or of one."""
-    row = architectures.get(model.name)
-    blobs = [name for name in blob_names(model)[1:] if name in row.exported]
+    """The graph of a model, its weights as inputs under their hub names, its values under the names
+    of the blobs; of any N, H and W, or of one."""
+    architecture = get_architecture(model.name)
+    blobs = [name for name in blob_names(model)[1:] if name in architecture.exported]
     tensors, dtype = blob_tensors(model), model.input.dtype
     every_blob = keras.Model(model.input, [tensors[name] for name in blobs])
-    every_blob(np.zeros((1, *row.example_size, model.input.shape[-1]), dtype))  # tf2onnx fails on a functional model that was never called
+    every_blob(
+        np.zeros((1, *architecture.example_size, model.input.shape[-1]), dtype)
+    )  # tf2onnx fails on a functional model that was never called
     slots = {name: variable for name, (variable, _) in used_weights(model).items()}
 
     def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:
@@ -129,8 +151,10 @@ def skeleton(model: keras.Model, opset: int, shape: tuple[int, int, int] | None 
             return every_blob(data, training=False)
 
     n, *size = shape or (None, None, None)
-    signature = [tf.TensorSpec((n, *size, model.input.shape[-1]), dtype, name=row.input)]
+    signature = [tf.TensorSpec((n, *size, model.input.shape[-1]), dtype, name=architecture.input)]
     signature += [tf.TensorSpec(variable.shape, dtype, name=name.replace("/", ".")) for name, variable in slots.items()]
-    graph = onnx_graph.convert(tf.function(forward, input_signature=signature, autograph=False), signature, opset, row.input, blobs)
+    graph = onnx_graph.convert(
+        tf.function(forward, input_signature=signature, autograph=False), signature, opset, architecture.input, blobs
+    )
     onnx_graph.tidy(graph, list(slots), blobs[-1])
     return ir.to_proto(graph)

@@ -1,11 +1,14 @@
-"""The FCNs in Keras: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or fused with those of pool4 (16s) and pool3 (8s).
+"""The FCNs in Keras: VGG-16 as a fully convolutional network, its coarse scores alone (32s) or
+fused with those of pool4 (16s) and pool3 (8s).
 
-Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015, arXiv:1411.4038; PAMI 2016, arXiv:1605.06211).
-Layer for layer `voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every
-blob has its name there. The four share `features` and differ in their heads.
-Its twin is `segtwin_torch/fcn.py`.
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015,
+arXiv:1411.4038; PAMI 2016, arXiv:1605.06211). Layer for layer
+`voc-fcn{32s,16s,8s,8s-atonce}/net.py` of shelhamer/fcn.berkeleyvision.org at
+1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there. The four share `features`
+and differ in their heads. Its twin is `segtwin_torch/fcn.py`.
 
-Departures from the original: none in what is computed. The data and loss layers are not part of the model; blobs are N×H×W×C.
+Departures from the original: none in what is computed. The data and loss layers are not part of the
+model; blobs are N×H×W×C.
 """
 
 from __future__ import annotations
@@ -14,31 +17,39 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 
 from segtwin_keras.layers import Conv2D, Conv2DTranspose
 
 
-def conv(x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu") -> KerasTensor:
-    """A convolution of stride 1, with the ReLU that Caffe runs in its place. Layers start at zero: `build` fills them."""
+def conv(
+    x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu"
+) -> KerasTensor:
+    """A convolution of stride 1, with the ReLU that Caffe runs in its place. Layers start at zero:
+    `build` fills them."""
     if pad:
         x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
     return Conv2D(filters, kernel, activation=activation, kernel_initializer="zeros", name=name)(x)
 
 
 def pool(x: KerasTensor, name: str) -> KerasTensor:
-    """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge, as it does in TensorFlow's SAME."""
+    """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge, as it
+    does in TensorFlow's SAME."""
     return layers.MaxPooling2D(2, padding="same", name=name)(x)
 
 
 def upscore(x: KerasTensor, name: str, kernel: int, stride: int) -> KerasTensor:
-    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full weights: a diagonal of kernels."""
-    return Conv2DTranspose(x.shape[-1], kernel, stride, use_bias=False, kernel_initializer="zeros", trainable=False, name=name)(x)
+    """Bilinear upsampling by `stride` as a deconvolution that is not trained, with Caffe's full
+    weights: a diagonal of kernels."""
+    return Conv2DTranspose(
+        x.shape[-1], kernel, stride, use_bias=False, kernel_initializer="zeros", trainable=False, name=name
+    )(x)
 
 
 @keras.saving.register_keras_serializable("segtwin")
 class Crop(layers.Layer):
-    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of `geometry.crop_offsets`, and tested to be."""
+    """`x` from row and column `offset` on, in the size of `like`. The offsets are those of
+    `geometry.crop_offsets`, and tested to be."""
 
     def __init__(self, offset: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -73,25 +84,26 @@ def explained(error: ValueError) -> ValueError:
 
 @keras.saving.register_keras_serializable("segtwin")
 class CheckSize(layers.Layer):
-    """Refuses an image that the original cannot take. While a graph is traced its sizes are symbols, and not asked."""
+    """Refuses an image that the original cannot take. While a graph is traced its sizes are
+    symbols, and not asked."""
 
-    def __init__(self, row: str, **kwargs: Any) -> None:
+    def __init__(self, architecture: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.row = row
+        self.architecture = architecture
 
     def call(self, image: KerasTensor) -> KerasTensor:
         """`image` itself."""
         rows, columns = image.shape[1:3]
         if rows is not None and columns is not None:
             try:
-                architectures.get(self.row).check_size(rows, columns)
+                get_architecture(self.architecture).check_size(rows, columns)
             except ValueError as error:
                 raise explained(error) from None
         return image
 
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
-        return {**super().get_config(), "row": self.row}
+        return {**super().get_config(), "architecture": self.architecture}
 
 
 def check_size(name: str, image: KerasTensor) -> KerasTensor:
@@ -120,7 +132,8 @@ def scale(x: KerasTensor, name: str) -> KerasTensor:
 def features(
     data: KerasTensor, widths: tuple[int, ...], dropout: float, pad: int = 100, pad6: int = 0
 ) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
-    """pool3, pool4 and fc7 of an image N×H×W×C: what the FCNs share, VGG-16, its classifier turned into convolutions.
+    """pool3, pool4 and fc7 of an image N×H×W×C: what the FCNs share, VGG-16, its classifier turned
+    into convolutions.
 
     `pad` is that of conv1_1, `pad6` that of fc6.
     """
@@ -155,7 +168,8 @@ def features(
 
 
 def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """voc-fcn32s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    """voc-fcn32s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from
+    1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
     _, _, fc7 = features(data, widths, dropout)
 
@@ -167,7 +181,8 @@ def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout:
 
 
 def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """voc-fcn16s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    """voc-fcn16s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from
+    1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
     _, pool4, fc7 = features(data, widths, dropout)
 
@@ -184,7 +199,8 @@ def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout:
 
 
 def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """voc-fcn8s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    """voc-fcn8s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1
+    up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
     pool3, pool4, fc7 = features(data, widths, dropout)
 
@@ -206,7 +222,8 @@ def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: 
 
 
 def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1 up."""
+    """voc-fcn8s-atonce: one stage, skips scaled down. Input N×H×W×3, BGR minus the mean; output
+    `score` N×H×W×classes; any size from 1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
     pool3, pool4, fc7 = features(data, widths, dropout)
 

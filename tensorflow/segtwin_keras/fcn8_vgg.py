@@ -1,11 +1,13 @@
-"""FCN8VGG of tensorflow-fcn in Keras: an FCN-8s without the padding of 100 pixels, whose upsampling is trained.
+"""FCN8VGG of tensorflow-fcn in Keras: an FCN-8s without the padding of 100 pixels, whose upsampling
+is trained.
 
-Layer for layer `fcn8_vgg.py` of MarvinTeichmann/tensorflow-fcn (class FCN8VGG, TensorFlow 1), after Long, Shelhamer and Darrell, "Fully
-Convolutional Networks for Semantic Segmentation" (CVPR 2015). Its twin is `segtwin_torch/fcn8_vgg.py`.
+Layer for layer `fcn8_vgg.py` of MarvinTeichmann/tensorflow-fcn (class FCN8VGG, TensorFlow 1), after
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015).
+Its twin is `segtwin_torch/fcn8_vgg.py`.
 
-Departures from the original: none in what is computed. `pred` and `pred_up` are N×H×W×1, as all blobs here have four axes. With `use_dilated`
-the blobs between are where the original has them, and fc7, a 1×1 convolution, runs after its phases are back in place, not before: the same
-numbers.
+Departures from the original: none in what is computed. `pred` and `pred_up` are N×H×W×1, as all
+blobs here have four axes. With `use_dilated` the blobs between are where the original has them, and
+fc7, a 1×1 convolution, runs after its phases are back in place, not before: the same numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin.architectures import VGG_MEAN
+from segtwin.architectures.vgg16 import VGG_MEAN
 
 import tensorflow as tf
 from segtwin_keras.fcn import check_size, conv, features, pool, three_channels
@@ -42,11 +44,13 @@ def bgr_minus_mean(image: KerasTensor, name: str) -> KerasTensor:
 
 @keras.saving.register_keras_serializable("segtwin")
 class UpscoreSame(Conv2DTranspose):
-    """Upsampling by `stride` as a deconvolution that starts bilinear and is trained, with full weights, cut to the size of `like` as SAME does.
+    """Upsampling by `stride` as a deconvolution that starts bilinear and is trained, with full
+    weights, cut to the size of `like` as SAME does.
 
-    A transposed convolution is the gradient of a convolution; that one would pad the asked-for size by (n − 1)·s + k − size pixels, the smaller
-    half first, and (n − 1)·s + k is what the whole deconvolution has. So the first row and column depend on the size. Keras' own SAME knows
-    no other size than n·s.
+    A transposed convolution is the gradient of a convolution; that one would pad the asked-for size
+    by (n − 1)·s + k − size pixels, the smaller half first, and (n − 1)·s + k is what the whole
+    deconvolution has. So the first row and column depend on the size. Keras' own SAME knows no
+    other size than n·s.
     """
 
     def build(self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]) -> None:
@@ -60,7 +64,9 @@ class UpscoreSame(Conv2DTranspose):
         top, left = (ops.shape(x)[1] - rows) // 2, (ops.shape(x)[2] - columns) // 2
         return x[:, top : top + rows, left : left + columns]
 
-    def compute_output_shape(self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         """N×H×W×classes."""
         return (*like_shape[:3], self.filters)
 
@@ -149,9 +155,11 @@ def batch_to_space(x: KerasTensor, name: str) -> KerasTensor:
 
 
 def dilated_fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7 run in 16 interleaved phases.
+    """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7
+    run in 16 interleaved phases.
 
-    Input N×H×W×3, RGB 0..255, with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4; output `fc7` N×⌈H/8⌉×⌈W/8⌉×4096: the original ends before the score layers.
+    Input N×H×W×3, RGB 0..255, with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4; output `fc7` N×⌈H/8⌉×⌈W/8⌉×4096:
+    the original ends before the score layers.
     """
     three_channels("fcn8-vgg", in_channels)
     c1, c2, c3, c4, c5, c6, c7 = widths
@@ -192,15 +200,16 @@ def dilated_fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...]
 
 
 def regularization_terms(model: keras.Model) -> dict[str, dict[str, Any]]:
-    """The terms that the original adds to two collections, for a training to sum and add to its loss.
+    """The terms that the original adds to two collections, for a training to sum and add to its
+    loss.
 
     Args:
         model: fcn8-vgg, made by `build` with any of its options.
 
     Returns:
-        "regularization_losses" (the 3×3 convolutions and the score layers that start at random) and "fc_wlosses" (fc6, fc7, the averaged
-        score_fr and the upsampling), each with the original's names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate.
-        Biases have none.
+        "regularization_losses" (the 3×3 convolutions and the score layers that start at random) and
+        "fc_wlosses" (fc6, fc7, the averaged score_fr and the upsampling), each with the original's
+        names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate. Biases have none.
     """
     terms: dict[str, dict[str, Any]] = {"regularization_losses": {}, "fc_wlosses": {}}
     for name, (weight, _) in table(model).items():

@@ -1,8 +1,10 @@
 """Convolutions that can be computed as Caffe computes them: im2col and a matrix product.
 
-By default TensorFlow takes its vendor's kernels (oneDNN on x86), which may add up all products of an output in one float32 number: 25,088 in fc6.
-How they do it differs from CPU to CPU. Inside `caffe_arithmetic` a sum is taken in pieces of `PIECE` products, as BLAS takes it, whichever kernels
-compute the pieces: a running sum of n products is off by about √n roundings, one in pieces by √(PIECE + n / PIECE) (`segtwin.noise`).
+By default TensorFlow takes its vendor's kernels (oneDNN on x86), which may add up all products of
+an output in one float32 number: 25,088 in fc6. How they do it differs from CPU to CPU. Inside
+`caffe_arithmetic` a sum is taken in pieces of `PIECE` products, as BLAS takes it, whichever kernels
+compute the pieces: a running sum of n products is off by about √n roundings, one in pieces by
+√(PIECE + n / PIECE) (`segtwin.noise`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ CAFFE: ContextVar[bool] = ContextVar("caffe_arithmetic", default=False)
 
 @contextmanager
 def caffe_arithmetic() -> Iterator[None]:
-    """Inside, the models of this package compute convolutions as Caffe does, in this thread and in eager calls; graphs are not changed."""
+    """Inside, the models of this package compute convolutions as Caffe does, in this thread and in
+    eager calls; graphs are not changed."""
     token = CAFFE.set(True)
     try:
         yield
@@ -57,7 +60,8 @@ class Conv2DTranspose(layers.Conv2DTranspose):
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """im2col(x) · kernel. x is N×H×W×I, the kernel k×k×I×O, the result N×⌊(H − k) / stride⌋ + 1×…×O."""
+    """im2col(x) · kernel. x is N×H×W×I, the kernel k×k×I×O, the result N×⌊(H − k) / stride⌋ +
+    1×…×O."""
     size, _, inputs, outputs = kernel.shape
     rows, columns = ((length - size) // stride + 1 for length in x.shape[1:3])
     at_once = max(1, BLOCK // (columns * size * size * inputs * x.shape[0]))
@@ -76,20 +80,25 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 def deconvolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     """col2im(x · kernelᵀ). x is N×h×w×I, the kernel k×k×O×I, the result N×(h − 1)·stride + k×…×O.
 
-    The kernel is cut into blocks of stride×stride; the blocks in the same place tile the output, and those in different places are added.
+    The kernel is cut into blocks of stride×stride; the blocks in the same place tile the output,
+    and those in different places are added.
     """
     images, rows, columns, inputs = x.shape
     size, _, outputs, _ = kernel.shape
     blocks = -(size // -stride)
     more = blocks * stride - size
     kernel = tf.reshape(tf.pad(kernel, ((0, more), (0, more), (0, 0), (0, 0))), (-1, inputs))
-    cols = tf.reshape(product(x, tf.transpose(kernel)), (images, rows, columns, blocks, stride, blocks, stride, outputs))
+    cols = tf.reshape(
+        product(x, tf.transpose(kernel)), (images, rows, columns, blocks, stride, blocks, stride, outputs)
+    )
     canvas: list[tf.Tensor] = []
     for i in range(blocks):
         for j in range(blocks):
             tiles = tf.transpose(cols[:, :, :, i, :, j], (0, 1, 3, 2, 4, 5))  # N×h×stride×w×stride×O
             tiles = tf.reshape(tiles, (images, rows * stride, columns * stride, outputs))
-            around = tf.constant([[0, 0], [i * stride, (blocks - 1 - i) * stride], [j * stride, (blocks - 1 - j) * stride], [0, 0]])
+            around = tf.constant(
+                [[0, 0], [i * stride, (blocks - 1 - i) * stride], [j * stride, (blocks - 1 - j) * stride], [0, 0]]
+            )
             canvas.append(tf.pad(tiles, around))
     return tf.add_n(canvas)[:, : (rows - 1) * stride + size, : (columns - 1) * stride + size]
 

@@ -1,8 +1,9 @@
 """What lies between a TensorFlow graph and the ONNX graph that one would draw by hand.
 
-tf2onnx is exact but careful: for what it cannot know it computes at run time. Two of its translations are replaced where more is known of the
-operation, and `tidy` removes what the detour over N×H×W×C leaves behind. Nothing here knows a network; every step is an identity of the
-operators involved, and the tests compare the result with Caffe's blobs.
+tf2onnx is exact but careful: for what it cannot know it computes at run time. Two of its
+translations are replaced where more is known of the operation, and `tidy` removes what the detour
+over N×H×W×C leaves behind. Nothing here knows a network; every step is an identity of the operators
+involved, and the tests compare the result with Caffe's blobs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ CHANNELS_LAST = " (channels last)"
 
 
 def convert(function: Any, signature: list[Any], opset: int, image: str, blobs: list[str]) -> ir.Model:
-    """A tf.function as ONNX: its first input N×C×H×W, its outputs N×H×W×C under the names of the blobs."""
+    """A tf.function as ONNX: its first input N×C×H×W, its outputs N×H×W×C under the names of the
+    blobs."""
     with transposes_of_one_channel():
         proto, _ = tf2onnx.convert.from_function(
             function,
@@ -47,7 +49,8 @@ def convert(function: Any, signature: list[Any], opset: int, image: str, blobs: 
 
 @contextmanager
 def transposes_of_one_channel() -> Iterator[None]:
-    """Blobs of one channel keep their Transposes. tf2onnx ends by making Reshapes of them, which nobody could cancel any more."""
+    """Blobs of one channel keep their Transposes. tf2onnx ends by making Reshapes of them, which
+    nobody could cancel any more."""
     change = TransposeOptimizer.post_optimize_action
     try:
         TransposeOptimizer.post_optimize_action = lambda self: None
@@ -57,7 +60,8 @@ def transposes_of_one_channel() -> Iterator[None]:
 
 
 def deconvolution(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """A VALID Conv2DBackpropInput. Keras always asks it for (n − 1)·s + k pixels, which is all that ONNX's ConvTranspose gives.
+    """A VALID Conv2DBackpropInput. Keras always asks it for (n − 1)·s + k pixels, which is all that
+    ONNX's ConvTranspose gives.
 
     tf2onnx provides for any size, by computing the size at run time and then cutting and padding.
     """
@@ -75,17 +79,24 @@ def deconvolution(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def strided_slice(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """x[:, a:b, c:d]: one Slice. What is computed, and not known, counts forwards here, so it needs no clamping.
+    """x[:, a:b, c:d]: one Slice. What is computed, and not known, counts forwards here, so it needs
+    no clamping.
 
     Whatever else a StridedSlice can do is left to tf2onnx.
     """
     begin, end, strides = node.inputs[1:4]
-    masks = {kind: node.get_attr_value(f"{kind}_mask", 0) for kind in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    masks = {
+        kind: node.get_attr_value(f"{kind}_mask", 0) for kind in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+    }
     plain = strides.is_const() and not (masks["ellipsis"] or masks["new_axis"] or masks["shrink_axis"])
     if end.is_const() or not plain or set(strides.get_tensor_value()) != {1}:
         StridedSlice.version_10(ctx, node)
         return
-    axes = [axis for axis in range(len(strides.get_tensor_value())) if not (masks["begin"] >> axis & 1 and masks["end"] >> axis & 1)]
+    axes = [
+        axis
+        for axis in range(len(strides.get_tensor_value()))
+        if not (masks["begin"] >> axis & 1 and masks["end"] >> axis & 1)
+    ]
     dtype = tf2onnx.utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[2]))
 
     def constant(values: list[int], kind: Any = dtype) -> str:
@@ -105,15 +116,30 @@ def strided_slice(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def space_to_batch(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """The four phases of 2×2 blocks: SpaceToDepth lays them side by side in the channels, then they are cut apart and stacked."""
+    """The four phases of 2×2 blocks: SpaceToDepth lays them side by side in the channels, then they
+    are cut apart and stacked."""
     depth = ["SpaceToDepth", "Split", "Concat"]
-    blocks_of_two(ctx, node, depth, {"SpaceToDepth": {"blocksize": 2}, "Split": {"axis": 1, "num_outputs": 4}, "Concat": {"axis": 0}})
+    blocks_of_two(
+        ctx,
+        node,
+        depth,
+        {"SpaceToDepth": {"blocksize": 2}, "Split": {"axis": 1, "num_outputs": 4}, "Concat": {"axis": 0}},
+    )
 
 
 def batch_to_space(ctx: Any, node: Any, name: str, args: Any) -> None:
     """The way back."""
     depth = ["Split", "Concat", "DepthToSpace"]
-    blocks_of_two(ctx, node, depth, {"Split": {"axis": 0, "num_outputs": 4}, "Concat": {"axis": 1}, "DepthToSpace": {"blocksize": 2, "mode": "DCR"}})
+    blocks_of_two(
+        ctx,
+        node,
+        depth,
+        {
+            "Split": {"axis": 0, "num_outputs": 4},
+            "Concat": {"axis": 1},
+            "DepthToSpace": {"blocksize": 2, "mode": "DCR"},
+        },
+    )
 
 
 def resize(ctx: Any, node: Any, name: str, args: Any) -> None:
@@ -124,31 +150,56 @@ def resize(ctx: Any, node: Any, name: str, args: Any) -> None:
     image = ctx.make_node("Transpose", [node.input[0]], attr={"perm": TO_CHANNELS_FIRST}).output[0]
     how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
     if -1 in shapes[0]:
-        size, how["axes"] = ctx.make_node("Cast", [node.input[1]], attr={"to": ir.DataType.INT64.value}).output[0], [2, 3]
+        size, how["axes"] = (
+            ctx.make_node("Cast", [node.input[1]], attr={"to": ir.DataType.INT64.value}).output[0],
+            [2, 3],
+        )
     else:  # of one size: all four sizes, as OpenCV asks for
-        size = ctx.make_const(tf2onnx.utils.make_name(name), np.array([shapes[0][axis] for axis in TO_CHANNELS_FIRST], np.int64)).output[0]
+        size = ctx.make_const(
+            tf2onnx.utils.make_name(name), np.array([shapes[0][axis] for axis in TO_CHANNELS_FIRST], np.int64)
+        ).output[0]
     ctx.remove_node(node.name)
     resized = ctx.make_node("Resize", [image, "", "", size], attr=how).output
-    ctx.make_node("Transpose", resized, attr={"perm": TO_CHANNELS_LAST}, name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+    ctx.make_node(
+        "Transpose",
+        resized,
+        attr={"perm": TO_CHANNELS_LAST},
+        name=node.name,
+        outputs=node.output,
+        shapes=shapes,
+        dtypes=dtypes,
+    )
 
 
 def blocks_of_two(ctx: Any, node: Any, operators: list[str], attributes: dict[str, dict[str, Any]]) -> None:
-    """A chain of operators on N×C×H×W in the place of a node on N×H×W×C whose blocks are 2×2 and whose pads or crops are none."""
+    """A chain of operators on N×C×H×W in the place of a node on N×H×W×C whose blocks are 2×2 and
+    whose pads or crops are none."""
     if node.inputs[1].get_tensor_value() != [2, 2] or np.any(node.inputs[2].get_tensor_value()):
         raise NotImplementedError(f"{node.name}: only blocks of 2×2 without pads are exported")
     shapes, dtypes = node.output_shapes, node.output_dtypes
     values = [ctx.make_node("Transpose", [node.input[0]], attr={"perm": TO_CHANNELS_FIRST}).output[0]]
     for operator in operators:
-        values = ctx.make_node(operator, values, attr=attributes[operator], output_count=4 if operator == "Split" else 1).output
+        values = ctx.make_node(
+            operator, values, attr=attributes[operator], output_count=4 if operator == "Split" else 1
+        ).output
     ctx.remove_node(node.name)
-    ctx.make_node("Transpose", values, attr={"perm": TO_CHANNELS_LAST}, name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+    ctx.make_node(
+        "Transpose",
+        values,
+        attr={"perm": TO_CHANNELS_LAST},
+        name=node.name,
+        outputs=node.output,
+        shapes=shapes,
+        dtypes=dtypes,
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------------------------- tidying
+# ------------------------------------------------------------------------------------------ tidying
 
 
 def tidy(model: ir.Model, weights: list[str], output: str) -> None:
-    """Leave what one would draw: N×C×H×W throughout, weights in the hub's layouts, biases inside their convolutions, blobs under their names.
+    """Leave what one would draw: N×C×H×W throughout, weights in the hub's layouts, biases inside
+    their convolutions, blobs under their names.
 
     Args:
         model: of `convert`; changed in place.
@@ -193,7 +244,8 @@ def source(value: ir.Value) -> ir.Value:
 
 
 def take_weights_as_the_hub_has_them(graph: ir.Graph, names: list[str]) -> None:
-    """Kernels arrive as TensorFlow has them and are transposed to ONNX's layout, which is the hub's; biases are reshaped to broadcast.
+    """Kernels arrive as TensorFlow has them and are transposed to ONNX's layout, which is the
+    hub's; biases are reshaped to broadcast.
 
     Let them arrive as the hub has them, and pass by the Transposes and Reshapes.
     """
@@ -215,13 +267,22 @@ def pass_by(value: ir.Value, operators: tuple[str, ...]) -> None:
 
 
 def move_channels_first(graph: ir.Graph) -> None:
-    """Arithmetic on N×H×W×C blobs is the same on N×C×H×W, a vector over C being C×1×1. tf2onnx moves Transposes past some of it only."""
+    """Arithmetic on N×H×W×C blobs is the same on N×C×H×W, a vector over C being C×1×1. tf2onnx
+    moves Transposes past some of it only."""
     for node in list(graph):
-        images = [value for value in node.inputs if permutation(value.producer() if value is not None else None) == TO_CHANNELS_LAST]
+        images = [
+            value
+            for value in node.inputs
+            if permutation(value.producer() if value is not None else None) == TO_CHANNELS_LAST
+        ]
         others = [value for value in node.inputs if value not in images]
         vectors = [value for value in others if value in graph.inputs and len(value.shape) == 1]
         numbers = [value for value in others if (integers(value) or [0, 0])[1:] == []]
-        if node.op_type not in ("Split", "Sub", "Mul", "Concat") or not images or len(vectors) + len(numbers) < len(others):
+        if (
+            node.op_type not in ("Split", "Sub", "Mul", "Concat")
+            or not images
+            or len(vectors) + len(numbers) < len(others)
+        ):
             continue
         new = {value: source(value) for value in images}
         for vector in vectors:
@@ -231,7 +292,13 @@ def move_channels_first(graph: ir.Graph) -> None:
         attributes = dict(node.attributes)
         if "axis" in attributes:
             attributes["axis"] = ir.AttrInt64("axis", TO_CHANNELS_LAST[attributes["axis"].as_int()])
-        moved = ir.Node("", node.op_type, [new.get(value, value) for value in node.inputs], attributes.values(), num_outputs=len(node.outputs))
+        moved = ir.Node(
+            "",
+            node.op_type,
+            [new.get(value, value) for value in node.inputs],
+            attributes.values(),
+            num_outputs=len(node.outputs),
+        )
         graph.insert_after(node, moved)
         for was, value in zip(node.outputs, moved.outputs, strict=True):
             back = ir.node("Transpose", [value], attributes={"perm": TO_CHANNELS_LAST})
@@ -251,7 +318,11 @@ def cancel_transposes(graph: ir.Graph) -> None:
 def put_biases_into_convolutions(graph: ir.Graph) -> None:
     """A convolution without bias, used only to have one added, takes the bias itself."""
     for add in graph:
-        if add.op_type == "Add" and operator(add.inputs[0]) in ("Conv", "ConvTranspose") and add.inputs[1] in graph.inputs:
+        if (
+            add.op_type == "Add"
+            and operator(add.inputs[0]) in ("Conv", "ConvTranspose")
+            and add.inputs[1] in graph.inputs
+        ):
             conv = add.inputs[0].producer()
             if len(conv.inputs) == 2 and len(add.inputs[0].uses()) == 1:
                 conv.resize_inputs(3)
@@ -260,9 +331,12 @@ def put_biases_into_convolutions(graph: ir.Graph) -> None:
 
 
 def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
-    """A deconvolution used only to have constant rows and columns cut off its edges takes them as its pads."""
+    """A deconvolution used only to have constant rows and columns cut off its edges takes them as
+    its pads."""
     for cut in graph:
-        deconvolution = cut.inputs[0].producer() if cut.op_type == "Slice" and operator(cut.inputs[0]) == "ConvTranspose" else None
+        deconvolution = (
+            cut.inputs[0].producer() if cut.op_type == "Slice" and operator(cut.inputs[0]) == "ConvTranspose" else None
+        )
         if deconvolution is None or len(cut.inputs[0].uses()) > 1 or "pads" in deconvolution.attributes:
             continue
         starts, ends, axes = (integers(value) for value in cut.inputs[1:4])
@@ -276,7 +350,9 @@ def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
         first, last = [begin.get(2, 0), begin.get(3, 0)], [max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
         more = [one - other for one, other in zip(first, last, strict=True)]
         strides = deconvolution.attributes["strides"].as_ints()
-        if any(more) and all(0 <= one < stride for one, stride in zip(more, strides, strict=True)):  # as torch says it; OpenCV knows no other way
+        if any(more) and all(
+            0 <= one < stride for one, stride in zip(more, strides, strict=True)
+        ):  # as torch says it; OpenCV knows no other way
             deconvolution.attributes["output_padding"] = ir.AttrInt64s("output_padding", more)
             last = first
         deconvolution.attributes["pads"] = ir.AttrInt64s("pads", [*first, *last])
@@ -290,14 +366,18 @@ def name_blobs(graph: ir.Graph, output: str) -> None:
             raise NotImplementedError(f"{last.name} has no value with its channels first")
         blob = source(last)
         blob.name = last.name.removesuffix(CHANNELS_LAST)
-        blob.shape, blob.dtype = ir.Shape([last.shape[axis] for axis in TO_CHANNELS_FIRST]) if last.shape else None, last.dtype
+        blob.shape, blob.dtype = (
+            ir.Shape([last.shape[axis] for axis in TO_CHANNELS_FIRST]) if last.shape else None,
+            last.dtype,
+        )
         graph.outputs.remove(last)
         if blob.name == output:
             graph.outputs.append(blob)
 
 
 def crop_by_shape(graph: ir.Graph) -> None:
-    """x cut to the size of another blob, from one offset in rows and columns or from its middle: Slice(x, o, Shape(like) + o), whatever led there."""
+    """x cut to the size of another blob, from one offset in rows and columns or from its middle:
+    Slice(x, o, Shape(like) + o), whatever led there."""
     for node in list(graph):
         if node.op_type != "Slice" or integers(node.inputs[2]) is not None:
             continue
@@ -314,7 +394,9 @@ def crop_by_shape(graph: ir.Graph) -> None:
         ):
             size = ir.node("Shape", [end.blob], attributes={"start": 2, "end": 4})
             new, offset = [size], constant(graph, f"{name} offset", [start, start])
-        elif isinstance(start, Centre) and (starts[-2:], ends[-2:]) == tuple([Centre(x, start.part, i, e) for i in (2, 3)] for e in (False, True)):
+        elif isinstance(start, Centre) and (starts[-2:], ends[-2:]) == tuple(
+            [Centre(x, start.part, i, e) for i in (2, 3)] for e in (False, True)
+        ):
             size = ir.node("Shape", [start.part], attributes={"start": 2, "end": 4})
             whole = ir.node("Shape", [x], attributes={"start": 2, "end": 4})
             rest = ir.node("Sub", [whole.outputs[0], size.outputs[0]])
@@ -331,7 +413,8 @@ def crop_by_shape(graph: ir.Graph) -> None:
 
 
 def resize_by_shape(graph: ir.Graph) -> None:
-    """A Resize of rows and columns to those of a blob takes its sizes from Shape(like), whatever led to them."""
+    """A Resize of rows and columns to those of a blob takes its sizes from Shape(like), whatever
+    led to them."""
     for node in list(graph):
         sizes = entries(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
         if sizes and isinstance(sizes[0], Pixel) and sizes == [Pixel(sizes[0].blob, axis) for axis in (2, 3)]:
@@ -349,7 +432,8 @@ def constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
 
 
 class Pixel(NamedTuple):
-    """A number that is known when the graph runs: the size of a blob along one axis, plus something."""
+    """A number that is known when the graph runs: the size of a blob along one axis, plus
+    something."""
 
     blob: ir.Value
     axis: int
@@ -357,7 +441,8 @@ class Pixel(NamedTuple):
 
 
 class Centre(NamedTuple):
-    """⌊(whole − part) / 2⌋ along one axis, where the middle part of a blob begins, or, plus the part, where it ends."""
+    """⌊(whole − part) / 2⌋ along one axis, where the middle part of a blob begins, or, plus the
+    part, where it ends."""
 
     whole: ir.Value
     part: ir.Value
@@ -375,11 +460,14 @@ class Difference(NamedTuple):
 def integers(value: ir.Value | None) -> list[int] | None:
     """A constant vector or number, as a list."""
     constant = ir.convenience.get_const_tensor(value) if value is not None else None
-    return [int(i) for i in np.atleast_1d(constant.numpy())] if constant is not None and len(constant.shape) < 2 else None
+    return (
+        [int(i) for i in np.atleast_1d(constant.numpy())] if constant is not None and len(constant.shape) < 2 else None
+    )
 
 
 def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] | None:
-    """A vector or number made of sizes and constants, entry by entry; None when it is made in a way not known here."""
+    """A vector or number made of sizes and constants, entry by entry; None when it is made in a way
+    not known here."""
     known = integers(value)
     if value is None or known is not None:
         return cast("list[int | Pixel | Difference | Centre] | None", known)
@@ -408,7 +496,10 @@ def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] |
                 return [Difference(whole, part)]
             case "Div", Difference(whole, part), 2:
                 return [Centre(whole.blob, part.blob, whole.axis)]
-            case "Add", Centre(end=False) as middle, Pixel(plus=0) as part if (part.blob, part.axis) == (middle.part, middle.axis):
+            case "Add", Centre(end=False) as middle, Pixel(plus=0) as part if (part.blob, part.axis) == (
+                middle.part,
+                middle.axis,
+            ):
                 return [middle._replace(end=True)]
             case ("Add", Pixel() as pixel, int(number)) | ("Add", int(number), Pixel() as pixel):
                 return [pixel._replace(plus=pixel.plus + number)]

@@ -1,14 +1,17 @@
 """The U-Nets in Keras: the network of the paper, and two from torch code.
 
-Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015, arXiv:1505.04597), section 2 and
-figure 1; layers have the names of the authors' Caffe release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-
-small` the one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); layers with weights have the names of its
-state_dict. Blobs have the names of the variables of its forward passes.
-Its twin is `segtwin_torch/unet.py`.
+Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+(MICCAI 2015, arXiv:1505.04597), section 2 and figure 1; layers have the names of the authors' Caffe
+release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet- small` the
+one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); layers with
+weights have the names of its state_dict. Blobs have the names of the variables of its forward
+passes. Its twin is `segtwin_torch/unet.py`.
 
-Departures from the originals: none in what is computed; blobs are N×H×W×C. The paper shows no place and no rate for its dropout; the authors'
-release drops half of d3c and d4c, as here. The originals fail on sizes that do not fit with an error of torch.cat; here they are refused with the
-sizes that do, or, with `pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be left off (`logits`).
+Departures from the originals: none in what is computed; blobs are N×H×W×C. The paper shows no place
+and no rate for its dropout; the authors' release drops half of d3c and d4c, as here. The originals
+fail on sizes that do not fit with an error of torch.cat; here they are refused with the sizes that
+do, or, with `pad="reflect"`, mirrored at the bottom and right and cut again. Their sigmoid can be
+left off (`logits`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin import architectures
+from segtwin.architectures import get_architecture
+from segtwin.architectures.schema import BATCHNORM_EPS, BATCHNORM_MOMENTUM
 
 import tensorflow as tf
 from segtwin_keras.fcn import CheckSize, crop, explained
@@ -27,18 +31,32 @@ PADS = (None, "reflect")
 
 
 def conv(
-    x: KerasTensor, filters: int, name: str, kernel: int = 3, stride: int = 1, pad: int = 1, bias: bool = True, activation: str | None = None
+    x: KerasTensor,
+    filters: int,
+    name: str,
+    kernel: int = 3,
+    stride: int = 1,
+    pad: int = 1,
+    bias: bool = True,
+    activation: str | None = None,
 ) -> KerasTensor:
-    """A convolution, padded by `pad` zeros on every side. TensorFlow's SAME pads stride 2 at the bottom and right alone, a pixel off."""
+    """A convolution, padded by `pad` zeros on every side. TensorFlow's SAME pads stride 2 at the
+    bottom and right alone, a pixel off."""
     if pad:
         x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
-    return Conv2D(filters, kernel, stride, activation=activation, use_bias=bias, kernel_initializer="zeros", name=name)(x)
+    return Conv2D(filters, kernel, stride, activation=activation, use_bias=bias, kernel_initializer="zeros", name=name)(
+        x
+    )
 
 
-def deconv(x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0) -> KerasTensor:
-    """A transposed convolution with bias: (n − 1)·stride + kernel pixels, less `pad` on every side, `output_pad` more at the bottom and right.
+def deconv(
+    x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0
+) -> KerasTensor:
+    """A transposed convolution with bias: (n − 1)·stride + kernel pixels, less `pad` on every side,
+    `output_pad` more at the bottom and right.
 
-    TensorFlow's SAME would leave the same size for kernel 3, stride 2, pad 1, output_pad 1, but cut at the other end: one pixel off.
+    TensorFlow's SAME would leave the same size for kernel 3, stride 2, pad 1, output_pad 1, but cut
+    at the other end: one pixel off.
     """
     x = Conv2DTranspose(filters, kernel, stride, kernel_initializer="zeros", name=name)(x)
     if pad:
@@ -47,7 +65,8 @@ def deconv(x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int
 
 
 def central_crop(x: KerasTensor, name: str, offset: int) -> KerasTensor:
-    """`x` without `offset` rows and columns on every side. The offsets are those of `geometry.crop_offsets`, and tested to be.
+    """`x` without `offset` rows and columns on every side. The offsets are those of
+    `geometry.crop_offsets`, and tested to be.
 
     With sizes that fit, that is Caffe's crop: what is left has the size of the up-convolution.
     """
@@ -61,7 +80,8 @@ def max_pool(x: KerasTensor, name: str) -> KerasTensor:
 
 @keras.saving.register_keras_serializable("segtwin")
 class PaddedMaxPool(layers.Layer):
-    """Maxima of kernel×kernel windows, padded by `pad` pixels of −∞ on every side. SAME would pad stride 2 at the bottom and right alone."""
+    """Maxima of kernel×kernel windows, padded by `pad` pixels of −∞ on every side. SAME would pad
+    stride 2 at the bottom and right alone."""
 
     def __init__(self, kernel: int, stride: int, pad: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -79,14 +99,17 @@ class PaddedMaxPool(layers.Layer):
 
 @keras.saving.register_keras_serializable("segtwin")
 class BatchNorm(layers.Layer):
-    """torch's BatchNorm2d. Keras' own layer differs: eps 1e-3, momentum 0.99, and it keeps the biased variance where torch keeps the unbiased.
+    """torch's BatchNorm2d. Keras' own layer differs: eps 1e-3, momentum 0.99, and it keeps the
+    biased variance where torch keeps the unbiased.
 
-    Training: x is normalised by the mean and the biased variance of its batch; the running statistics move by a tenth towards that mean and the
-    *unbiased* variance (n / (n − 1), n = N·H·W); `num_batches_tracked` counts. As in torch, `trainable` has no part in that. Else: x is
+    Training: x is normalised by the mean and the biased variance of its batch; the running
+    statistics move by a tenth towards that mean and the *unbiased* variance (n / (n − 1), n =
+    N·H·W); `num_batches_tracked` counts. As in torch, `trainable` has no part in that. Else: x is
     normalised by the running statistics.
 
     Raises:
-        ValueError: training on one value a channel, which has no variance (tf.errors.InvalidArgumentError where a graph learns of it as it runs).
+        ValueError: training on one value a channel, which has no variance
+            (tf.errors.InvalidArgumentError where a graph learns of it as it runs).
     """
 
     def __init__(self, activation: str | None = None, **kwargs: Any) -> None:
@@ -99,8 +122,12 @@ class BatchNorm(layers.Layer):
         self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
         self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
         self.moving_mean = self.add_weight(name="moving_mean", shape=channels, initializer="zeros", trainable=False)
-        self.moving_variance = self.add_weight(name="moving_variance", shape=channels, initializer="ones", trainable=False)
-        self.num_batches_tracked = self.add_weight(name="num_batches_tracked", shape=(), dtype="int64", initializer="zeros", trainable=False)
+        self.moving_variance = self.add_weight(
+            name="moving_variance", shape=channels, initializer="ones", trainable=False
+        )
+        self.num_batches_tracked = self.add_weight(
+            name="num_batches_tracked", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
 
     def call(self, x: KerasTensor, training: bool | None = None) -> KerasTensor:
         """Normalised, scaled and shifted; the same shape."""
@@ -110,19 +137,23 @@ class BatchNorm(layers.Layer):
             self.keep(mean, variance, ops.shape(x)[:3])
         else:
             mean, variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
-        if x.dtype == "float32" and not training:  # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
+        if (
+            x.dtype == "float32" and not training
+        ):  # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
             gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
-            eps = architectures.BATCHNORM_EPS
-            x = tf.raw_ops.FusedBatchNormV3(x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=eps, is_training=False).y
+            eps = BATCHNORM_EPS
+            x = tf.raw_ops.FusedBatchNormV3(
+                x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=eps, is_training=False
+            ).y
         else:
-            x = (x - mean) / ops.sqrt(variance + architectures.BATCHNORM_EPS) * self.gamma + self.beta
+            x = (x - mean) / ops.sqrt(variance + BATCHNORM_EPS) * self.gamma + self.beta
         return self.activation(x)
 
     def keep(self, mean: KerasTensor, variance: KerasTensor, sizes: tuple[Any, ...]) -> None:
         """Move the running statistics."""
         images, height, width = sizes
         pixels = ops.cast(images * height * width, variance.dtype)
-        share = architectures.BATCHNORM_MOMENTUM
+        share = BATCHNORM_MOMENTUM
         self.moving_mean.assign((1 - share) * self.moving_mean + share * mean)
         self.moving_variance.assign((1 - share) * self.moving_variance + share * variance * (pixels / (pixels - 1)))
         self.num_batches_tracked.assign(self.num_batches_tracked + 1)
@@ -137,7 +168,8 @@ class BatchNorm(layers.Layer):
 
 
 def more_than_one(x: KerasTensor) -> KerasTensor:
-    """`x` itself, where a channel has more than one value. torch refuses the rest too, before the statistics become NaN."""
+    """`x` itself, where a channel has more than one value. torch refuses the rest too, before the
+    statistics become NaN."""
     images, height, width, _ = ops.shape(x)
     complaint = "BatchNorm: training needs more than one value a channel; give larger images or more of them"
     try:
@@ -156,17 +188,19 @@ class Fit(CheckSize):
         ValueError: its size does not fit and it is not to be padded.
     """
 
-    def __init__(self, row: str, pad: str | None, **kwargs: Any) -> None:
-        super().__init__(row, **kwargs)
+    def __init__(self, architecture: str, pad: str | None, **kwargs: Any) -> None:
+        super().__init__(architecture, **kwargs)
         self.pad = pad
 
     def call(self, image: KerasTensor) -> KerasTensor:
         """Rows and columns that fit."""
         if self.pad is None:
             return super().call(image)
-        row = architectures.get(self.row)
+        architecture = get_architecture(self.architecture)
         for axis, size in ((1, ops.shape(image)[1]), (2, ops.shape(image)[2])):
-            image = ops.take(image, mirrored(size, -(-size // row.size_step) * row.size_step), axis=axis)
+            image = ops.take(
+                image, mirrored(size, -(-size // architecture.size_step) * architecture.size_step), axis=axis
+            )
         return image
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -179,7 +213,8 @@ class Fit(CheckSize):
 
 
 def mirrored(size: Any, legal: Any) -> KerasTensor:
-    """Indices 0 … legal − 1 of an axis of `size` pixels, mirrored at its last pixel (and again at its first), which is not repeated."""
+    """Indices 0 … legal − 1 of an axis of `size` pixels, mirrored at its last pixel (and again at
+    its first), which is not repeated."""
     there_and_back = ops.maximum(2 * (size - 1), 1)
     i = ops.arange(legal) % there_and_back
     return ops.where(i < size, i, there_and_back - i)
@@ -191,7 +226,8 @@ def image_input(in_channels: int, name: str) -> KerasTensor:
 
 
 def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """The network of figure 1. Input `data` N×(16k+60)×(16l+60)×1, k, l ≥ 8; output `conv_u0d-score` N×…×classes, 184 rows and columns less."""
+    """The network of figure 1. Input `data` N×(16k+60)×(16l+60)×1, k, l ≥ 8; output
+    `conv_u0d-score` N×…×classes, 184 rows and columns less."""
     c1, c2, c3, c4, c5 = widths
     data = image_input(in_channels, "data")
     x = Fit("unet-paper", pad=None, name="fit")(data)
@@ -209,11 +245,15 @@ def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], drop
     x = max_pool(d2c, "pool_d2c-3a")
 
     x = conv(x, c4, "conv_d3a-b", pad=0, activation="relu")
-    d3c = layers.Dropout(dropout, name="drop_d3c")(conv(x, c4, "conv_d3b-c", pad=0, activation="relu"))  # N×(H−60)/8×…×512
+    d3c = layers.Dropout(dropout, name="drop_d3c")(
+        conv(x, c4, "conv_d3b-c", pad=0, activation="relu")
+    )  # N×(H−60)/8×…×512
     x = max_pool(d3c, "pool_d3c-4a")
 
     x = conv(x, c5, "conv_d4a-b", pad=0, activation="relu")
-    x = layers.Dropout(dropout, name="drop_d4c")(conv(x, c5, "conv_d4b-c", pad=0, activation="relu"))  # N×(H−124)/16×…×1024
+    x = layers.Dropout(dropout, name="drop_d4c")(
+        conv(x, c5, "conv_d4b-c", pad=0, activation="relu")
+    )  # N×(H−124)/16×…×1024
 
     x = deconv(x, c4, "upconv_d4c_u3a")  # no ReLU: "up-convolution" in figure 1
     skip = central_crop(d3c, "crop_d3c-d3cc", offset=4)
@@ -249,8 +289,11 @@ def double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
     return BatchNorm("relu", name=f"{name}.conv.4")(conv(x, filters, f"{name}.conv.3"))
 
 
-def unet(num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> keras.Model:
-    """UNET-ZOO's U-Net. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
+def unet(
+    num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
+) -> keras.Model:
+    """UNET-ZOO's U-Net. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or
+    `logits`) N×H×W×classes."""
     w1, w2, w3, w4, w5 = widths
     image = image_input(in_channels, "image")
     x = Fit("unet", pad, name="fit")(image)
@@ -301,8 +344,11 @@ def deconv2d_bn(x: KerasTensor, filters: int, name: str) -> KerasTensor:
     return BatchNorm("relu", name=f"{name}.bn1")(deconv(x, filters, f"{name}.conv1"))
 
 
-def unet_small(num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> keras.Model:
-    """The small U-Net. Input `image` N×H×W×1, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
+def unet_small(
+    num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
+) -> keras.Model:
+    """The small U-Net. Input `image` N×H×W×1, H and W multiples of 16; output `probability` (or
+    `logits`) N×H×W×classes."""
     c1, c2, c3, c4, c5 = widths
     image = image_input(in_channels, "image")
     x = Fit("unet-small", pad, name="fit")(image)

@@ -1,10 +1,13 @@
-"""VGGFCN32, VGGFCN16 and VGGFCN8 in Keras: FCNs over torchvision's VGG-16, which resize their scores with aligned corners at the end.
+"""VGGFCN32, VGGFCN16 and VGGFCN8 in Keras: FCNs over torchvision's VGG-16, which resize their
+scores with aligned corners at the end.
 
-Layer for layer the torch classes of those names, after Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation"
-(CVPR 2015); every layer has its key in their state_dict. Their twin is `segtwin_torch/vggfcn.py`.
+Layer for layer the torch classes of those names, after Long, Shelhamer and Darrell, "Fully
+Convolutional Networks for Semantic Segmentation" (CVPR 2015); every layer has its key in their
+state_dict. Their twin is `segtwin_torch/vggfcn.py`.
 
-Departures from the original: none in what is computed. Its `_maybe_pad` is a pad by one row and one column and a crop, since 2·⌊n/2⌋ is n or
-n − 1. Blobs are named after its modules and variables, where it has names for them; `pool3_fused` it calls `x`. They are N×H×W×C.
+Departures from the original: none in what is computed. Its `_maybe_pad` is a pad by one row and one
+column and a crop, since 2·⌊n/2⌋ is n or n − 1. Blobs are named after its modules and variables,
+where it has names for them; `pool3_fused` it calls `x`. They are N×H×W×C.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin.architectures import VGG16
+from segtwin.architectures.vgg16 import VGG16
 
 import tensorflow as tf
 from segtwin_keras.fcn import check_size, conv, crop, three_channels
@@ -31,30 +34,39 @@ def upscale(x: KerasTensor, name: str) -> KerasTensor:
 
 
 def fit(x: KerasTensor, name: str, like: KerasTensor) -> KerasTensor:
-    """`_maybe_pad`: zeros below and to the right, up to the size of `like`, which is at most one row and one column larger."""
+    """`_maybe_pad`: zeros below and to the right, up to the size of `like`, which is at most one
+    row and one column larger."""
     return crop(layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x), name, like=like, offset=0)
 
 
 @keras.saving.register_keras_serializable("segtwin")
 class Resize(layers.Layer):
-    """Bilinear, to the size of `like`; the centres of the corner pixels stay where they are. Keras' own resizing aligns the image's edges."""
+    """Bilinear, to the size of `like`; the centres of the corner pixels stay where they are. Keras'
+    own resizing aligns the image's edges."""
 
     def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
         """N×H×W×C, H and W those of `like`."""
         size = ops.shape(like)[1:3]
         if x.dtype != "float64":
             return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
-        return tf.einsum("Hh,nhwc,Ww->nHWc", shares(ops.shape(x)[1], size[0]), x, shares(ops.shape(x)[2], size[1]))  # that kernel returns float32
+        return tf.einsum(
+            "Hh,nhwc,Ww->nHWc", shares(ops.shape(x)[1], size[0]), x, shares(ops.shape(x)[2], size[1])
+        )  # that kernel returns float32
 
-    def compute_output_shape(self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         """N×H×W×C."""
         return (*like_shape[:3], x_shape[3])
 
 
 def shares(have: int, want: int) -> KerasTensor:
-    """want × have: how much of each old pixel is in each new one, 1 at the same place, falling to 0 at a distance of one old pixel; float64."""
+    """want × have: how much of each old pixel is in each new one, 1 at the same place, falling to 0
+    at a distance of one old pixel; float64."""
     scale = tf.cast(have - 1, "float64") / tf.cast(tf.maximum(want - 1, 1), "float64")
-    distance = scale * tf.range(tf.cast(want, "float64"), dtype="float64")[:, None] - tf.range(tf.cast(have, "float64"), dtype="float64")
+    distance = scale * tf.range(tf.cast(want, "float64"), dtype="float64")[:, None] - tf.range(
+        tf.cast(have, "float64"), dtype="float64"
+    )
     return tf.nn.relu(1 - tf.abs(distance))
 
 
@@ -65,7 +77,8 @@ def resize(x: KerasTensor, name: str, like: KerasTensor) -> KerasTensor:
 
 @keras.saving.register_keras_serializable("segtwin")
 class Carried(layers.Layer):
-    """The part of `vgg16.classifier` that no convolution shares: it computes nothing, but is in the state_dict. Passes its input on."""
+    """The part of `vgg16.classifier` that no convolution shares: it computes nothing, but is in the
+    state_dict. Passes its input on."""
 
     def __init__(self, c6: int, c7: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -73,8 +86,16 @@ class Carried(layers.Layer):
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """In torch's layouts."""
-        shapes = {"0.bias": (self.c6,), "3.bias": (self.c7,), "6.weight": (VGG16.num_classes, self.c7), "6.bias": (VGG16.num_classes,)}
-        self.carried = {name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name) for name, shape in shapes.items()}
+        shapes = {
+            "0.bias": (self.c6,),
+            "3.bias": (self.c7,),
+            "6.weight": (VGG16.num_classes, self.c7),
+            "6.bias": (VGG16.num_classes,),
+        }
+        self.carried = {
+            name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)
+            for name, shape in shapes.items()
+        }
 
     def call(self, x: KerasTensor) -> KerasTensor:
         """`x` itself."""
@@ -123,7 +144,8 @@ def classify(pool5: KerasTensor, num_classes: int, widths: tuple[int, ...], drop
 
 
 def vggfcn32(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """vggfcn32. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores` N×H×W×classes."""
+    """vggfcn32. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
+    N×H×W×classes."""
     three_channels("vggfcn", in_channels)
     image = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="image")
     _, _, pool5 = features(check_size("vggfcn32", image), widths)
@@ -134,7 +156,8 @@ def vggfcn32(num_classes: int, in_channels: int, widths: tuple[int, ...], dropou
 
 
 def vggfcn16(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """vggfcn16. Input N×H×W×3 as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output `scores` N×H×W×classes."""
+    """vggfcn16. Input N×H×W×3 as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output
+    `scores` N×H×W×classes."""
     three_channels("vggfcn", in_channels)
     image = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="image")
     _, pool4, pool5 = features(check_size("vggfcn16", image), widths)
@@ -149,7 +172,8 @@ def vggfcn16(num_classes: int, in_channels: int, widths: tuple[int, ...], dropou
 
 
 def vggfcn8(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
-    """vggfcn8. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores` N×H×W×classes."""
+    """vggfcn8. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
+    N×H×W×classes."""
     three_channels("vggfcn", in_channels)
     image = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="image")
     pool3, pool4, pool5 = features(check_size("vggfcn8", image), widths)

@@ -8,8 +8,9 @@
     {}.weight, .bias, .running_mean, .running_var, .num_batches_tracked
                                {}.gamma, .beta, .moving_mean, .moving_variance, .num_batches_tracked    BatchNorm
 
-Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras layers have the names of the torch modules. Of
-two keys that share their storage, the model holds the later one, and the other is an O×I view of it.
+Networks that come from torch keep their state_dict's keys in the hub (`{}.weight`); their Keras
+layers have the names of the torch modules. Of two keys that share their storage, the model holds
+the later one, and the other is an O×I view of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import keras
 import numpy as np
 import segtwin_weights
 from keras import layers
-from segtwin import architectures
+from segtwin.architectures import get_architecture
 from segtwin_weights import Weights
 from segtwin_weights.fitting import check_values
 
@@ -32,7 +33,8 @@ from segtwin_keras.unet import BatchNorm
 from segtwin_keras.vggfcn import Carried
 
 KERNEL = (2, 3, 1, 0)
-"""Transposition of a kernel from the hub to Keras; it is the same for convolutions and deconvolutions, since both turn I and O."""
+"""Transposition of a kernel from the hub to Keras; it is the same for convolutions and
+deconvolutions, since both turn I and O."""
 BIAS = (0,)
 BATCHNORM = {
     "weight": ("gamma", BIAS),
@@ -48,46 +50,59 @@ ONE_AT_A_TIME = threading.RLock()
 
 
 def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Hub name → the model's own variable, and the transposition that brings the hub's array into its layout."""
-    row = architectures.get(model.name)
+    """Hub name → the model's own variable, and the transposition that brings the hub's array into
+    its layout."""
+    architecture = get_architecture(model.name)
     slots: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
-            slots[row.parameter_name(layer.name, "weight")] = layer.kernel, KERNEL
+            slots[architecture.parameter_name(layer.name, "weight")] = layer.kernel, KERNEL
             if layer.use_bias:
-                slots[row.parameter_name(layer.name, "bias")] = layer.bias, BIAS
+                slots[architecture.parameter_name(layer.name, "bias")] = layer.bias, BIAS
         elif isinstance(layer, Scale):
-            slots[row.parameter_name(layer.name, "weight")] = layer.weight, BIAS
+            slots[architecture.parameter_name(layer.name, "weight")] = layer.weight, BIAS
         elif isinstance(layer, BatchNorm):
-            slots |= {row.parameter_name(layer.name, kind): (getattr(layer, name), order) for kind, (name, order) in BATCHNORM.items()}
+            slots |= {
+                architecture.parameter_name(layer.name, kind): (getattr(layer, name), order)
+                for kind, (name, order) in BATCHNORM.items()
+            }
         elif isinstance(layer, Carried):
-            slots |= {row.parameter_name(layer.name, name): (variable, tuple(range(len(variable.shape)))) for name, variable in layer.carried.items()}
+            slots |= {
+                architecture.parameter_name(layer.name, name): (variable, tuple(range(len(variable.shape))))
+                for name, variable in layer.carried.items()
+            }
     return slots
 
 
 def blob_names(model: keras.Model) -> tuple[str, ...]:
-    """The row's blobs that the model computes: with `logits`, all but the probability."""
-    row = architectures.get(model.name)
-    has_output = any(layer.name == row.output for layer in model.layers)
-    return row.blobs if has_output else row.blobs[:-1]
+    """The architecture's blobs that the model computes: with `logits`, all but the probability."""
+    architecture = get_architecture(model.name)
+    has_output = any(layer.name == architecture.output for layer in model.layers)
+    return architecture.blobs if has_output else architecture.blobs[:-1]
 
 
 def blob_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """Where those blobs are in the model: a layer has the blob's name, or that of the module in whose place it stands; or the output does not come
-    from them, and the model has put them aside.
+    """Where those blobs are in the model: a layer has the blob's name, or that of the module in
+    whose place it stands; or the output does not come from them, and the model has put them aside.
     """
     layers_by_name = {layer.name: layer for layer in model.layers}
-    modules = {layer.name: layer.module for layer in architectures.get(model.name).layers}
+    modules = {layer.name: layer.module for layer in get_architecture(model.name).layers}
     aside: dict[str, keras.KerasTensor] = getattr(model, "aside", {})
     return {
-        name: aside[name] if name in aside else layers_by_name[name if name in layers_by_name else modules[name]].output for name in blob_names(model)
+        name: aside[name] if name in aside else layers_by_name[name if name in layers_by_name else modules[name]].output
+        for name in blob_names(model)
     }
 
 
 def used_weights(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without what the original carries along unused."""
-    idle = architectures.get(model.name).idle
-    return {name: slot for name, slot in table(model).items() if name not in idle and keras.backend.is_float_dtype(slot[0].dtype)}
+    """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without
+    what the original carries along unused."""
+    idle = get_architecture(model.name).idle
+    return {
+        name: slot
+        for name, slot in table(model).items()
+        if name not in idle and keras.backend.is_float_dtype(slot[0].dtype)
+    }
 
 
 def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) -> None:
@@ -103,16 +118,18 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
         WeightsError: NaN, infinities, negative variances, or no numbers; the first is named.
         WeightsError, OSError: the file cannot be read.
     """
-    weights = segtwin_weights.as_row(weights, architectures.get(model.name))
+    weights = segtwin_weights.weights_for(weights, get_architecture(model.name))
     slots = table(model)
-    row = architectures.get(model.name)
-    spare = row.spare()
+    architecture = get_architecture(model.name)
+    spare = architecture.unused
     have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
     want = {name: _hub_shape(*slot) for name, slot in slots.items()}
-    want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in row.aliases.items()}
+    want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in architecture.aliases.items()}
     segtwin_weights.check_keys(have, want, model.name)
     check_values(weights, ((name, variable.dtype) for name, (variable, _) in slots.items()), model.name)
-    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(weights, row, getattr(model, "in_channels", None))
+    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(
+        weights, architecture, getattr(model, "in_channels", None)
+    )
     with ONE_AT_A_TIME:
         for name, (variable, to_keras) in slots.items():
             variable.assign(np.require(np.transpose(weights[name], to_keras), variable.dtype, "C"))
@@ -120,10 +137,13 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
 
 
 def read_weights(model: keras.Model) -> Weights:
-    """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit; copies, so that later training leaves them alone."""
+    """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit;
+    copies, so that later training leaves them alone."""
     with ONE_AT_A_TIME:
         own = {name: hub_array(*slot) for name, slot in table(model).items()}
-    blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in architectures.get(model.name).aliases.items()}
+    blobs = own | {
+        name: own[owner].reshape(len(own[owner]), -1) for name, owner in get_architecture(model.name).aliases.items()
+    }
     return Weights(blobs, dict(getattr(model, "metadata", {})))
 
 

@@ -1,4 +1,5 @@
-"""Weights of the Caffe-era networks from and to the files people have. No framework is needed to read one."""
+"""Weights of the Caffe-era networks from and to the files people have. No framework is needed to
+read one."""
 
 from __future__ import annotations
 
@@ -6,9 +7,21 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from segtwin import Row, __version__, architectures
+from segtwin import Architecture, __version__
+from segtwin.architectures import list_architectures
 
-from segtwin_weights import caffe_h5, caffemodel, keras_file, metadata, names, onnx_weights, safetensors_file, tf_checkpoint, torch_file, vgg16_npy
+from segtwin_weights import (
+    caffe_h5,
+    caffemodel,
+    keras_file,
+    metadata,
+    names,
+    onnx_weights,
+    safetensors_file,
+    tf_checkpoint,
+    torch_file,
+    vgg16_npy,
+)
 from segtwin_weights.hub import Weights, WeightsError, check_finite, check_keys, file_kind
 from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions, initialize
 
@@ -17,7 +30,6 @@ __all__ = [
     "Weights",
     "WeightsError",
     "__version__",
-    "as_row",
     "check_keys",
     "convert",
     "dimensions",
@@ -27,6 +39,7 @@ __all__ = [
     "network_of",
     "read",
     "resolve",
+    "weights_for",
     "write",
 ]
 
@@ -46,7 +59,8 @@ FORMATS = {
     "tensorflow": tf_checkpoint,
 }
 SUFFIXES = {
-    ".npy": vgg16_npy, ".safetensors": safetensors_file, ".caffemodel": caffemodel, ".pth": torch_file, ".pt": torch_file, ".weights.h5": keras_file,
+    ".npy": vgg16_npy, ".safetensors": safetensors_file, ".caffemodel": caffemodel, ".pth": torch_file,
+    ".pt": torch_file, ".weights.h5": keras_file,
 }  # fmt: skip
 
 CAFFE_NAMED = (vgg16_npy, caffemodel, keras_file)
@@ -57,11 +71,13 @@ def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
     """Read weights. The format is told by the file's content, not by its name.
 
     Args:
-        path: the file; of a TensorFlow checkpoint its prefix or any of its files, of shards their index.
+        path: the file; of a TensorFlow checkpoint its prefix or any of its files, of shards their
+            index.
         format: a key of `FORMATS`, to insist on one.
 
     Raises:
-        WeightsError: the file is empty, damaged, hostile or of another format; one line with its name, the reason and what to do.
+        WeightsError: the file is empty, damaged, hostile or of another format; one line with its
+            name, the reason and what to do.
         OSError: it cannot be read.
     """
     if format is not None and format not in FORMATS:
@@ -72,8 +88,9 @@ def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     """Write weights; the name's ending chooses the format.
 
-    .safetensors · .npy, the schema of vgg16.npy · .caffemodel, with STEM.deploy.prototxt beside it · .pth or .pt, a state_dict · .weights.h5
-    for `load_weights` of the Keras twin. Every file appears whole or not at all.
+    .safetensors · .npy, the schema of vgg16.npy · .caffemodel, with STEM.deploy.prototxt beside it
+    · .pth or .pt, a state_dict · .weights.h5 for `load_weights` of the Keras twin. Every file
+    appears whole or not at all.
 
     Raises:
         WeightsError: the ending is unknown, or the format cannot hold these weights.
@@ -83,14 +100,17 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
         if os.fspath(path).endswith(suffix):
             if module in CAFFE_NAMED:
                 weights = names.hub_names(weights)
-                if weights.metadata.get("names") == "torchvision":  # these formats are of Caffe's layers, for BGR minus the mean
+                if (
+                    weights.metadata.get("names") == "torchvision"
+                ):  # these formats are of Caffe's layers, for BGR minus the mean
                     weights = names.turned(weights, names.OXFORD_INPUTS)
             return module.write(weights, path)
     raise WeightsError(f"{path}: the name has to end in {', '.join(SUFFIXES)}")
 
 
-def as_row(weights: Any, row: Row) -> Weights:
-    """Weights on their way into a model of a row: under the hub's names, from a file or a mapping.
+def weights_for(weights: Any, architecture: Architecture) -> Weights:
+    """Weights on their way into a model of a architecture: under the hub's names, from a file or a
+    mapping.
 
     Raises:
         TypeError: they are no weights.
@@ -102,36 +122,51 @@ def as_row(weights: Any, row: Row) -> Weights:
         raise TypeError(f"weights are Weights, a mapping or a file's path, not {type(weights).__name__}")
     if isinstance(weights, Weights) and weights.metadata.get("batchnorm") == "folded":
         source = weights.metadata.get("source", "the weights")
-        raise WeightsError(f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})")
+        raise WeightsError(
+            f"{source}: its BatchNorm is folded into the convolutions; run it as it is (segtwin predict {source})"
+        )
     named = names.hub_names(weights if isinstance(weights, Weights) else Weights(weights))
     where = named.metadata.get("source", "the weights")
     for name, blob in named.items():
         if blob.dtype.kind not in "fiub":
             raise WeightsError(f"{where}: {name} is of the type {blob.dtype}, which is no real number")
         check_finite(where, name, blob)
-    return names.with_counters(named, row)
+    return names.with_counters(named, architecture)
 
 
 def resolve(
-    row: Row, weights: Weights, num_classes: int | None = None, in_channels: int | None = None, widths: tuple[int, ...] | None = None
+    architecture: Architecture,
+    weights: Weights,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    widths: tuple[int, ...] | None = None,
 ) -> Dimensions:
-    """Classes, channels and widths of the model that weights are to be loaded into: the weights' own, unless they are another network's.
+    """Classes, channels and widths of the model that weights are to be loaded into: the weights'
+    own, unless they are another network's.
 
     Raises:
         ValueError: an argument contradicts the weights.
     """
-    own = Dimensions(row.num_classes, row.in_channels, tuple(row.resolve_widths().values()))
-    found = own._replace(**found_dimensions(weights, row))
-    asked = {"num_classes": num_classes, "in_channels": in_channels, "widths": None if widths is None else tuple(widths)}
+    own = Dimensions(architecture.num_classes, architecture.in_channels, tuple(architecture.resolve_widths().values()))
+    found = own._replace(**found_dimensions(weights, architecture))
+    asked = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "widths": None if widths is None else tuple(widths),
+    }
     for name, value in asked.items():
         if value is not None and value != getattr(found, name):
             where = weights.metadata.get("source", "the weights")
-            raise ValueError(f"{row.name}: {name} is {value}, but {where} has {getattr(found, name)}; leave the argument out, or convert the weights")
+            raise ValueError(
+                f"{architecture.name}: {name} is {value}, but {where} has {getattr(found, name)}; leave the "
+                "argument out, or convert the weights"
+            )
     return found
 
 
 def network_of(weights: Weights, network: str | None = None) -> str:
-    """The network that weights, under the hub's names, are of: as asked, as their metadata say, or as their names tell.
+    """The network that weights, under the hub's names, are of: as asked, as their metadata say, or
+    as their names tell.
 
     Raises:
         WeightsError: none that is built here.
@@ -139,7 +174,10 @@ def network_of(weights: Weights, network: str | None = None) -> str:
     known = names.identify(weights)
     stated = weights.metadata.get("architecture")
     found = network or (stated if isinstance(stated, str) else None) or (known.name if known else None)
-    if found not in architectures.ROWS:
+    if found not in list_architectures():
         what = f"are a {found}'s" if found else f"({weights!r}) are of no network that is known here"
-        raise WeightsError(f"{weights.metadata.get('source', 'the weights')}: {what}; make them a network's with `segtwin convert … --to NETWORK`")
+        raise WeightsError(
+            f"{weights.metadata.get('source', 'the weights')}: {what}; make them a network's with `segtwin convert "
+            "… --to NETWORK`"
+        )
     return found

@@ -1,11 +1,12 @@
-"""`.caffemodel.h5`: a network's blobs as Caffe's HDF5 snapshots have them (`snapshot_format: HDF5`).
+"""`.caffemodel.h5`: a network's blobs as Caffe's HDF5 snapshots have them (`snapshot_format:
+HDF5`).
 
     data/conv1_1/0, data/conv1_1/1    blobs of a layer, in its order; float32, or float64 of a net of doubles
     data/relu1_1                      a layer without any
     diff/…                            gradients, with `snapshot_diff`; left
 
-Names and layouts are those of a `.caffemodel` (V2); the types of layers are not stated.
-Source: `Net::ToHDF5` in `src/caffe/net.cpp` of BVLC/caffe at 9b891540183ddc834a02b2bd81b31afae71b2153.
+Names and layouts are those of a `.caffemodel` (V2); the types of layers are not stated. Source:
+`Net::ToHDF5` in `src/caffe/net.cpp` of BVLC/caffe at 9b891540183ddc834a02b2bd81b31afae71b2153.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def read(path: str | os.PathLike[str]) -> Weights:
     if not blobs:
         raise WeightsError(f"{path}: holds no layer with weights; it is no .caffemodel.h5")
     metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
-    if row := identify(blobs):
-        metadata["architecture"] = row.name
-        blobs = {parameter.name: blobs[parameter.name] for parameter in row.parameters() if parameter.name in blobs}
+    if architecture := identify(blobs):
+        metadata["architecture"] = architecture.name
+        blobs = {
+            parameter.name: blobs[parameter.name] for parameter in architecture.parameters() if parameter.name in blobs
+        }
     return Weights(blobs, metadata)

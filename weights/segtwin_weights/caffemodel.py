@@ -1,14 +1,18 @@
-"""`.caffemodel`: a NetParameter with the blobs of every layer, as Caffe writes it (`layer`, V2) and wrote it (`layers`, V1).
+"""`.caffemodel`: a NetParameter with the blobs of every layer, as Caffe writes it (`layer`, V2) and
+wrote it (`layers`, V1).
 
-Source: `src/caffe/proto/caffe.proto` and `util/upgrade_proto.cpp` of BVLC/caffe at 9b891540183ddc834a02b2bd81b31afae71b2153. Field numbers:
+Source: `src/caffe/proto/caffe.proto` and `util/upgrade_proto.cpp` of BVLC/caffe at
+9b891540183ddc834a02b2bd81b31afae71b2153. Field numbers:
 
     NetParameter       name 1, layers 2 (V1), layer 100 (V2)
     LayerParameter     name 1, type 2, bottom 3, top 4, blobs 7
     V1LayerParameter   name 4, type 5, blobs 6; layer 1 marks a V0 file
-    BlobProto          num 1, channels 2, height 3, width 4 (V1); shape 7 {dim 1}; data 5, double_data 8; diff 6 and double_diff 9 are left
+    BlobProto          num 1, channels 2, height 3, width 4 (V1); shape 7 {dim 1}; data 5, double_data 8; diff 6
+                       and double_diff 9 are left
 
-V1 blobs have four dimensions: an inner product is 1×1×O×I and a bias 1×1×1×O; they come out as O×I and O. Data, ReLU, Split, Dropout and
-whatever other layers have no blobs are passed over, as are fields that are not named above.
+V1 blobs have four dimensions: an inner product is 1×1×O×I and a bias 1×1×1×O; they come out as O×I
+and O. Data, ReLU, Split, Dropout and whatever other layers have no blobs are passed over, as are
+fields that are not named above.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
         `Weights` under Caffe's names, float32 (double data keep float64).
 
     Raises:
-        WeightsError: the file is damaged or hostile, holds no blobs, contradicts itself, or holds NaN.
+        WeightsError: the file is damaged or hostile, holds no blobs, contradicts itself, or holds
+            NaN.
         OSError: it cannot be read.
     """
     blobs: dict[str, np.ndarray] = {}
@@ -63,8 +68,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
     if not blobs:
         raise WeightsError(f"{path}: holds no layer with weights; it is no .caffemodel")
     metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
-    if row := identify(blobs):
-        metadata["architecture"] = row.name
+    if architecture := identify(blobs):
+        metadata["architecture"] = architecture.name
     return Weights(blobs, metadata)
 
 
@@ -80,7 +85,9 @@ def _layers(path: object, data: memoryview) -> Iterator[tuple[str, list[str], li
                 yield name, [f"{name}/{label}" for label in labels], blobs
 
 
-def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool, budget: Budget) -> tuple[str, str, list[np.ndarray]]:
+def _layer(
+    path: object, reader: wire.Reader, data: memoryview, legacy: bool, budget: Budget
+) -> tuple[str, str, list[np.ndarray]]:
     name = kind = ""
     pending = []
     name_field, type_field, blob_field = (4, 5, 6) if legacy else (1, 2, 7)
@@ -98,9 +105,15 @@ def _layer(path: object, reader: wire.Reader, data: memoryview, legacy: bool, bu
     if kind == "InnerProduct" and blobs and blobs[0].ndim == 4:
         if blobs[0].shape[:2] != (1, 1):
             shape = "×".join(map(str, blobs[0].shape))
-            raise WeightsError(f"{path}: the inner product {name} has weights of shape {shape}, not 1×1×O×I; the file is damaged")
+            raise WeightsError(
+                f"{path}: the inner product {name} has weights of shape {shape}, not 1×1×O×I; the file is damaged"
+            )
         blobs[0] = blobs[0].reshape(blobs[0].shape[2:])
-    return name, kind, [blob.reshape(-1) if i and blob.shape[:-1] == (1, 1, 1) else blob for i, blob in enumerate(blobs)]
+    return (
+        name,
+        kind,
+        [blob.reshape(-1) if i and blob.shape[:-1] == (1, 1, 1) else blob for i, blob in enumerate(blobs)],
+    )
 
 
 def _text(path: object, value: memoryview) -> str:
@@ -123,19 +136,28 @@ def _blob(path: object, reader: wire.Reader, data: memoryview, what: str) -> np.
             for dim in reader.fields(value):
                 shape += [dim.value] if isinstance(dim.value, int) else _packed(dim.value)
                 if len(shape) > MOST_DIMENSIONS:
-                    raise WeightsError(f"{path}: {what} has more than {MOST_DIMENSIONS} dimensions; the file is damaged")
+                    raise WeightsError(
+                        f"{path}: {what} has more than {MOST_DIMENSIONS} dimensions; the file is damaged"
+                    )
         elif number in (5, 8) and isinstance(value, memoryview) and kind != (1 if number == 5 else 5):
             dtype = np.dtype("<f4" if number == 5 else "<f8")
             if len(value) % dtype.itemsize:
-                raise WeightsError(f"{path}: {what} holds {len(value)} bytes, no whole number of values; the file is damaged")
+                raise WeightsError(
+                    f"{path}: {what} holds {len(value)} bytes, no whole number of values; the file is damaged"
+                )
             pieces.append(np.frombuffer(value, dtype))
             if len(pieces) > MOST_PIECES:
-                raise WeightsError(f"{path}: {what} is in more than {MOST_PIECES} pieces; the file is damaged or was made to fill memory")
+                raise WeightsError(
+                    f"{path}: {what} is in more than {MOST_PIECES} pieces; the file is damaged or was made to fill "
+                    "memory"
+                )
     count = sum(piece.size for piece in pieces)
     if shape is None:
         shape = legacy if seen_legacy else [count]
     if min(shape, default=1) < 0 or math.prod(shape) != count:
-        raise WeightsError(f"{path}: {what} holds {count} numbers for the shape {'×'.join(map(str, shape))}; the file is damaged")
+        raise WeightsError(
+            f"{path}: {what} holds {count} numbers for the shape {'×'.join(map(str, shape))}; the file is damaged"
+        )
     # one copy, off the mapping; np.concatenate makes it where there are pieces
     flat = np.concatenate(pieces) if len(pieces) > 1 else pieces[0].copy() if pieces else np.zeros(0, np.float32)
     return flat.astype(flat.dtype.newbyteorder("="), copy=False).reshape(shape)
@@ -151,39 +173,54 @@ def _packed(data: memoryview) -> list[int]:
     return values
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
-    """Write a V2 .caffemodel, and STEM.deploy.prototxt beside it; for the FCNs STEM.train_val.prototxt and STEM.solver.prototxt too.
+    """Write a V2 .caffemodel, and STEM.deploy.prototxt beside it; for the FCNs
+    STEM.train_val.prototxt and STEM.solver.prototxt too.
 
-    Caffe and OpenCV's importer run them. The blobs are written as they are, so a round trip changes no bit.
+    Caffe and OpenCV's importer run them. The blobs are written as they are, so a round trip changes
+    no bit.
 
     Raises:
         WeightsError: the weights are of no network with Caffe layers, or not all of that network's.
         OSError: a file cannot be written.
     """
     path = Path(path)
-    row = identify(weights)
-    if row is None or row.naming != "caffe" or not {layer.kind for layer in row.layers} <= prototxt.KINDS:
+    architecture = identify(weights)
+    if architecture is None or not prototxt.writable(architecture):
         raise WeightsError(f"{path}: {weights!r} is no network that Caffe has the layers for; convert it to one first")
-    classes, in_channels, widths = dimensions(weights, row)
+    classes, in_channels, widths = dimensions(weights, architecture)
     odd = {name: blob.dtype for name, blob in weights.items() if blob.dtype not in (np.float32, np.float64)}
     if odd:
-        raise WeightsError(f"{path}: {at_most(set(odd))} is {next(iter(odd.values()))}; a .caffemodel holds float32 or float64")
-    texts = prototxt.files(row, classes, in_channels, widths, path.stem, metadata.stated(weights, row))
+        raise WeightsError(
+            f"{path}: {at_most(set(odd))} is {next(iter(odd.values()))}; a .caffemodel holds float32 or float64"
+        )
+    texts = prototxt.files(
+        architecture, classes, in_channels, widths, path.stem, metadata.stated(weights, architecture)
+    )
     with whole_together(*(path.with_name(path.stem + suffix) for suffix in texts), path) as (*drafts, draft):
         for beside, text in zip(drafts, texts.values(), strict=True):
-            beside.write_text(text, encoding="utf-8", errors="surrogateescape")  # the solver names a file, whose name may be no text
+            beside.write_text(
+                text, encoding="utf-8", errors="surrogateescape"
+            )  # the solver names a file, whose name may be no text
         with open(draft, "wb") as file:
-            file.write(wire.text(1, row.name))
-            for layer in prototxt.net(row, classes, in_channels, widths):
-                _write_layer(file, layer, [weights[name] for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights])
+            file.write(wire.text(1, architecture.name))
+            for layer in prototxt.net(architecture, classes, in_channels, widths):
+                _write_layer(
+                    file,
+                    layer,
+                    [weights[name] for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights],
+                )
 
 
 def companions(path: str | os.PathLike[str]) -> list[Path]:
     """The files that `write` may put beside a .caffemodel."""
-    return [Path(path).with_name(Path(path).stem + suffix) for suffix in (".deploy.prototxt", ".train_val.prototxt", ".solver.prototxt")]
+    return [
+        Path(path).with_name(Path(path).stem + suffix)
+        for suffix in (".deploy.prototxt", ".train_val.prototxt", ".solver.prototxt")
+    ]
 
 
 def _write_layer(file: BinaryIO, layer: prototxt.CaffeLayer, blobs: list[np.ndarray]) -> None:

@@ -1,7 +1,9 @@
-"""Published weights: where each set is, under which hash its publisher states, and what to do without a network.
+"""Published weights: where each set is, under which hash its publisher states, and what to do
+without a network.
 
-A set has several sources that hold the same numbers, tried in turn. Where the publisher states a hash it is checked; where it states none, the
-sha256 of the first download is kept in the cache (`known_hashes.json`) and later downloads have to have it. No hash is made up.
+A set has several sources that hold the same numbers, tried in turn. Where the publisher states a
+hash it is checked; where it states none, the sha256 of the first download is kept in the cache
+(`known_hashes.json`) and later downloads have to have it. No hash is made up.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ CHUNK = 1 << 16
 KNOWN = "known_hashes.json"
 POLL_SECONDS = 1.0
 WAIT_SECONDS = 300.0
-"""How long another process may hold a lock without a byte more of the file: above the time-outs of its two sources, and what is made of it."""
+"""How long another process may hold a lock without a byte more of the file: above the time-outs of
+its two sources, and what is made of it."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The disk, or what one may write to it, is full: what has come is in the way of everything, and is removed."""
+"""The disk, or what one may write to it, is full: what has come is in the way of everything, and is
+removed."""
 
 
 class Source(NamedTuple):
@@ -41,7 +45,8 @@ class Source(NamedTuple):
 
     url: str
     hash: str = ""
-    """As the publisher states it: "md5:…", "sha256:…", "sha256-prefix:…" (torchvision has it in the name), or "" where it states none."""
+    """As the publisher states it: "md5:…", "sha256:…", "sha256-prefix:…" (torchvision has it in the
+    name), or "" where it states none."""
     stated: str = ""
     """Where the publisher states it."""
 
@@ -67,7 +72,11 @@ CATALOGUE = {
         "VGG-16 (Simonyan, Zisserman; Oxford), ImageNet",
         "vgg16_weights_tf_dim_ordering_tf_kernels.h5",
         tuple(
-            Source(f"{host}/vgg16_weights_tf_dim_ordering_tf_kernels.h5", "md5:64373286793e3c8b2b4e3219cbf3544b", "keras.applications.vgg16")
+            Source(
+                f"{host}/vgg16_weights_tf_dim_ordering_tf_kernels.h5",
+                "md5:64373286793e3c8b2b4e3219cbf3544b",
+                "keras.applications.vgg16",
+            )
             for host in (
                 "https://storage.googleapis.com/tensorflow/keras-applications/vgg16",
                 "https://github.com/fchollet/deep-learning-models/releases/download/v0.1",
@@ -90,7 +99,11 @@ CATALOGUE = {
     "resnet34": Entry(
         "ResNet-34, torchvision, IMAGENET1K_V1",
         "resnet34-b627a593.pth",
-        (Source(f"{TORCHVISION}/resnet34-b627a593.pth", "sha256-prefix:b627a593", "torchvision.models.ResNet34_Weights"),),
+        (
+            Source(
+                f"{TORCHVISION}/resnet34-b627a593.pth", "sha256-prefix:b627a593", "torchvision.models.ResNet34_Weights"
+            ),
+        ),
     ),
     **{net: _berkeley(net) for net in ("fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce")},
 }
@@ -102,20 +115,23 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str, progress: Any = False, say: Callable[[str], None] = lambda line: None) -> Path:
-    """The file of a set of weights, from the cache or, checked, from the first of its sources that answers.
+    """The file of a set of weights, from the cache or, checked, from the first of its sources that
+    answers.
 
-    A download that was cut off goes on where it stopped. Nothing takes the file's name before its hash is right. Of several processes and threads
-    one downloads, and the others wait for it.
+    A download that was cut off goes on where it stopped. Nothing takes the file's name before its
+    hash is right. Of several processes and threads one downloads, and the others wait for it.
 
     Args:
         name: a key of `CATALOGUE`.
-        progress: an object like a tqdm bar, as pooch takes it: `total`, `update(n)`, `reset()`, `close()`.
+        progress: an object like a tqdm bar, as pooch takes it: `total`, `update(n)`, `reset()`,
+            `close()`.
         say: told, line by line, what happens.
 
     Raises:
         ValueError: there is no such set.
-        WeightsError: no source can be reached; what comes has another hash than the publisher's, or than the first time; another process holds the
-            lock and does nothing; the hashes of the first downloads cannot be read.
+        WeightsError: no source can be reached; what comes has another hash than the publisher's, or
+            than the first time; another process holds the lock and does nothing; the hashes of the
+            first downloads cannot be read.
         OSError: the cache cannot be written.
     """
     if name not in CATALOGUE:
@@ -170,7 +186,10 @@ def _download(name: str, entry: Entry, final: Path, progress: Any, say: Callable
     if download.size() == 0:
         download.forget()
     why = "; ".join(dict.fromkeys(failures))
-    raise WeightsError(f"{name} cannot be fetched ({why}); on a machine with a network fetch {entry.sources[0].url} and put it at {final}")
+    raise WeightsError(
+        f"{name} cannot be fetched ({why}); on a machine with a network fetch {entry.sources[0].url} and put it at "
+        f"{final}"
+    )
 
 
 def _arrived(partial: Path, final: Path, source: Source, say: Callable[[str], None]) -> None:
@@ -186,7 +205,8 @@ def _arrived(partial: Path, final: Path, source: Source, say: Callable[[str], No
 
 @contextmanager
 def only_one(final: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Hold the lock of a file in the cache, `final`.lock, for this thread alone; wait for another holder as long as it does something.
+    """Hold the lock of a file in the cache, `final`.lock, for this thread alone; wait for another
+    holder as long as it does something.
 
     The system gives the lock back when its holder ends, however it ends.
 
@@ -212,7 +232,10 @@ def only_one(final: Path, say: Callable[[str], None] = lambda line: None) -> Ite
         if now != size:
             size, since = now, time.monotonic()
         elif time.monotonic() - since > WAIT_SECONDS:
-            words = f"another process holds it and has done nothing for {WAIT_SECONDS:.0f} s; end that process, or try again"
+            words = (
+                f"another process holds it and has done nothing for {WAIT_SECONDS:.0f} s; end that process, or try "
+                "again"
+            )
             raise WeightsError(f"{path}: {words}")
     try:
         yield
@@ -227,8 +250,9 @@ class Incomplete(requests.RequestException):
 
 
 class Download:
-    """A file on its way into the cache. What has come stays in a partial file, with what its server calls this version of it (ETag, or the time of
-    its last change), and the next try asks for the rest of the same version.
+    """A file on its way into the cache. What has come stays in a partial file, with what its server
+    calls this version of it (ETag, or the time of its last change), and the next try asks for the
+    rest of the same version.
     """
 
     def __init__(self, partial: Path, progress: Any = False) -> None:
@@ -249,8 +273,8 @@ class Download:
 
         Args:
             url: where from.
-            checked: whether a published hash will be compared. If not, pieces are only joined where the server says that they are of one version,
-                and its length has to be known.
+            checked: whether a published hash will be compared. If not, pieces are only joined where
+                the server says that they are of one version, and its length has to be known.
 
         Returns:
             Whether what was there before is part of the file.
@@ -277,7 +301,10 @@ class Download:
             response.raise_for_status()
             goes_on = bool(have) and response.status_code == requests.codes.partial_content
             other_part = first != have if first is not None or not checked else False  # or it does not say
-            other_version = bool(version) and _version(response) not in ("", version)  # of a server that does not hear If-Range
+            other_version = bool(version) and _version(response) not in (
+                "",
+                version,
+            )  # of a server that does not hear If-Range
             if goes_on and (other_part or other_version):
                 self.forget()
                 return self(url, checked)
@@ -365,7 +392,10 @@ def _check(path: Path, final: Path, source: Source, first_use: Callable[[str], N
         good = found == wanted
         if not known:
             record(final.name, found)
-            first_use(f"{final.name}: its publisher states no hash; sha256 {found} is kept and later downloads have to have it")
+            first_use(
+                f"{final.name}: its publisher states no hash; sha256 {found} is kept and later downloads have to "
+                "have it"
+            )
     if not good:
         by = f"{source.stated} states" if source.stated else "the first download had"
         what = "delete it and fetch it again" if path == final else "the download is damaged or another file; try again"
@@ -402,7 +432,12 @@ def _known_hashes() -> dict[str, str]:
         known, why = None, f" ({type(error).__name__})"
     else:
         why = ""
-    if not isinstance(known, dict) or not all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in known.values()):
-        what = f"is no table of files and their sha256{why}; correct it, or delete it and every file beside it whose publisher states no hash"
+    if not isinstance(known, dict) or not all(
+        isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in known.values()
+    ):
+        what = (
+            f"is no table of files and their sha256{why}; correct it, or delete it and every file beside it whose "
+            "publisher states no hash"
+        )
         raise WeightsError(f"{path}: {what}")
     return known

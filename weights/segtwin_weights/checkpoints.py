@@ -1,11 +1,13 @@
-"""Where the network is in what a training script saved: state_dicts in dicts and lists, beside optimisers, averages, losses and counts.
+"""Where the network is in what a training script saved: state_dicts in dicts and lists, beside
+optimisers, averages, losses and counts.
 
-One rule for all of them: every tensor has a dotted name, made of the keys that lead to it. A network is there when all of its names are there
-behind one prefix, and the largest such network is taken. BatchNorm's counters, which old files lack, are no condition.
+One rule for all of them: every tensor has a dotted name, made of the keys that lead to it. A
+network is there when all of its names are there behind one prefix, and the largest such network is
+taken. BatchNorm's counters, which old files lack, are no condition.
 
     {"epoch": 3, "state_dict": {"module.conv1_1.weight": …}, "best": tensor}    prefix "state_dict."; module. is dropped
-    {"net.conv1.conv.0.weight": …, "criterion.pos_weight": …}                   prefix "net.", and a word on the criterion
-    {"model": …, "model_ema": …}                                                prefix "model.", and a word on the average
+    {"net.conv1.conv.0.weight": …, "criterion.pos_weight": …}   prefix "net.", and a word on the criterion
+    {"model": …, "model_ema": …}                                prefix "model.", and a word on the average
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from segtwin import Converted, architectures
+from segtwin import Converted
+from segtwin.architectures import get_architecture, known_architectures
 
 from segtwin_weights import metadata, pickles, resnet34
 from segtwin_weights.door import quoted
@@ -28,7 +31,8 @@ DEEPEST = 40
 MOST_ITEMS = 4_000_000
 """Items of dicts and lists that are looked at, shared ones as often as they are shared."""
 TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that DataParallel, torch.compile, FSDP and checkpoint_wrapper put in, wherever they stand."""
+"""Parts of names that DataParallel, torch.compile, FSDP and checkpoint_wrapper put in, wherever
+they stand."""
 AVERAGE = re.compile(r"(?<![a-z])(ema|avg|averaged?|swa)(?![a-z])")
 NUMBER = re.compile(r"\d+")
 SHOWN = 5
@@ -86,18 +90,19 @@ class Candidate(NamedTuple):
 def networks() -> tuple[Network, ...]:
     """What is looked for, largest first."""
     found = []
-    for row in (*architectures.ROWS.values(), *architectures.CLASSIFIERS.values()):
-        required = [parameter.name for parameter in row.parameters() if parameter.fill != "counter"]
-        optional = tuple(parameter.name for parameter in row.parameters() if parameter.fill == "counter")
+    for architecture in known_architectures():
+        required = [parameter.name for parameter in architecture.parameters() if parameter.fill != "counter"]
+        optional = tuple(parameter.name for parameter in architecture.parameters() if parameter.fill == "counter")
         dotted = [name.replace("/", ".") for name in required]
         spellings = {tuple(required), tuple(dotted), tuple(name.replace("-", "_") for name in dotted)}
-        found += [Network(row.name, spelling, optional) for spelling in sorted(spellings)]
+        found += [Network(architecture.name, spelling, optional) for spelling in sorted(spellings)]
     for renamed in ({}, {new: old for old, new in OLD_CLASSIFIER.items()}):
         modules = [renamed.get(module, module) for module in TORCHVISION_VGG16]
         found.append(Network("vgg16", tuple(f"{module}.{kind}" for module in modules for kind in ("weight", "bias"))))
     back = {f"{ours}.": f"{theirs}." for ours, theirs in resnet34.MODULES.items()}
     encoder = {
-        theirs + p.name.removeprefix(ours): p for p in architectures.get(resnet34.TARGET).parameters() for ours, theirs in back.items()
+        theirs + p.name.removeprefix(ours): p for p in get_architecture(resnet34.TARGET).parameters() for ours,
+        theirs in back.items()
         if p.name.startswith(ours)
     }  # fmt: skip
     shapes = {name: tuple(p.shape) for name, p in encoder.items() if p.fill != "counter"}
@@ -113,7 +118,8 @@ def walk(path: object, loaded: Any, kind: type, spend: Callable[[int], None] = l
         path: for messages.
         loaded: what the file holds.
         kind: the type of a tensor.
-        spend: counts the bytes that the entries take: dicts that are shared are walked as often as they are shared.
+        spend: counts the bytes that the entries take: dicts that are shared are walked as often as
+            they are shared.
 
     Raises:
         WeightsError: the items are more than any training saves, or a name is none.
@@ -132,12 +138,16 @@ def walk(path: object, loaded: Any, kind: type, spend: Callable[[int], None] = l
         for key, value in container.items() if isinstance(container, dict) else enumerate(container):
             count += 1
             if count > MOST_ITEMS:
-                raise WeightsError(f"{path}: has more than {MOST_ITEMS:,} items in its dicts and lists; save model.state_dict() alone")
+                raise WeightsError(
+                    f"{path}: has more than {MOST_ITEMS:,} items in its dicts and lists; save model.state_dict() alone"
+                )
             if isinstance(value, kind):
                 step = _text(key)
                 name = _joined((*where, step))
                 if len(name) > MOST_NAME or not (name.isprintable() or name.isascii()) or "\0" in name:
-                    raise WeightsError(f"{path}: a tensor is named {quoted(name)}, as no network's is; the file is damaged")
+                    raise WeightsError(
+                        f"{path}: a tensor is named {quoted(name)}, as no network's is; the file is damaged"
+                    )
                 spend(ENTRY + 4 * len(name))
                 entries.append(Entry(where, step, name, value))
             elif isinstance(value, dict | list | tuple):
@@ -177,23 +187,34 @@ def complete(entries: list[Entry]) -> list[Candidate]:
             own = {prefix + one for one in (*network.required, *network.optional)}
             shaped = all(named[prefix + one].tensor.shape == shape for one, shape in network.shapes.items())
             if shaped and not _larger(network, prefix, [entry for entry in named.values() if entry.name not in own]):
-                candidates.append(Candidate(network, prefix, tuple(entry for entry in named.values() if entry.name in own)))
+                candidates.append(
+                    Candidate(network, prefix, tuple(entry for entry in named.values() if entry.name in own))
+                )
         if candidates:
             return candidates
     return []
 
 
 def _larger(network: Network, prefix: str, others: list[Entry]) -> bool:
-    """Whether tensors beside a network are layers of the same kind: named as its own but for a number, as VGG-19's conv3_4 beside VGG-16's."""
+    """Whether tensors beside a network are layers of the same kind: named as its own but for a
+    number, as VGG-19's conv3_4 beside VGG-16's."""
     kinds = {NUMBER.sub("#", name) for name in network.required if name.endswith("weight")}
-    names = [entry.name.removeprefix(prefix) for entry in others if entry.name.startswith(prefix) and len(entry.tensor.shape) > 1]
+    names = [
+        entry.name.removeprefix(prefix)
+        for entry in others
+        if entry.name.startswith(prefix) and len(entry.tensor.shape) > 1
+    ]
     return any(NUMBER.sub("#", name) in kinds for name in names)
 
 
-def find(path: object, loaded: Any, kind: type, nested: bool = False, spend: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
-    """The tensors of the network that a checkpoint holds, by the network's own names; several when only their numbers can tell if they are one.
+def find(
+    path: object, loaded: Any, kind: type, nested: bool = False, spend: Callable[[int], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """The tensors of the network that a checkpoint holds, by the network's own names; several when
+    only their numbers can tell if they are one.
 
-    Where no known network is whole, the one dict of tensors that there is, its keys as they are but for the prefixes of training scripts.
+    Where no known network is whole, the one dict of tensors that there is, its keys as they are but
+    for the prefixes of training scripts.
 
     Args:
         path: for messages.
@@ -216,7 +237,8 @@ def find(path: object, loaded: Any, kind: type, nested: bool = False, spend: Cal
         candidates = [candidate for candidate in candidates if not candidate.average]
         places = ", ".join(candidate.place for candidate in averages)
         warnings.warn(
-            f"{path}: holds the {candidates[0].network.title} twice; {candidates[0].place} is taken, the average in {places} left aside",
+            f"{path}: holds the {candidates[0].network.title} twice; {candidates[0].place} is taken, the average "
+            f"in {places} left aside",
             Converted,
             stacklevel=4,
         )
@@ -226,16 +248,25 @@ def find(path: object, loaded: Any, kind: type, nested: bool = False, spend: Cal
 
 
 def of_classes(loaded: Any) -> dict[str, list[Any]]:
-    """{"classes", "palette"} as MMSegmentation writes them beside a state_dict: `meta` has CLASSES and PALETTE before 1.0, since then a dict
-    `dataset_meta` with both. What is no list of names, or of colours, is left out.
+    """{"classes", "palette"} as MMSegmentation writes them beside a state_dict: `meta` has CLASSES
+    and PALETTE before 1.0, since then a dict `dataset_meta` with both. What is no list of names, or
+    of colours, is left out.
     """
     meta = loaded.get("meta") if isinstance(loaded, dict) else None
     if not isinstance(meta, dict):
         return {}
     inner = meta.get("dataset_meta")
-    classes, palette = (inner.get("classes"), inner.get("palette")) if isinstance(inner, dict) else (meta.get("CLASSES"), meta.get("PALETTE"))
+    classes, palette = (
+        (inner.get("classes"), inner.get("palette"))
+        if isinstance(inner, dict)
+        else (meta.get("CLASSES"), meta.get("PALETTE"))
+    )
     found: dict[str, list[Any]] = {}
-    if isinstance(classes, list | tuple) and classes and all(isinstance(one, str) and one.isprintable() and len(one) <= MOST_NAME for one in classes):
+    if (
+        isinstance(classes, list | tuple)
+        and classes
+        and all(isinstance(one, str) and one.isprintable() and len(one) <= MOST_NAME for one in classes)
+    ):
         found["classes"] = list(classes)
     if palette and metadata.is_palette(palette):
         found["palette"] = [list(one) for one in palette]
@@ -248,14 +279,16 @@ def places(loaded: Any, kind: type) -> str:
 
 
 def _say_aside(path: object, chosen: Candidate, rest: list[Entry]) -> None:
-    """A word on tensors beside the network: all of its own dict; of others what may be weights, not single numbers and states of generators."""
+    """A word on tensors beside the network: all of its own dict; of others what may be weights, not
+    single numbers and states of generators."""
     own = {entry.where for entry in chosen.entries}
     aside = [entry for entry in rest if entry.where in own or not _state(entry)]
     if aside:
         names = [entry.name for entry in aside]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         warnings.warn(
-            f"{path}: the {chosen.network.title} in {chosen.place} is read; left aside: {len(names)} tensors that are no part of it "
+            f"{path}: the {chosen.network.title} in {chosen.place} is read; left aside: {len(names)} tensors that "
+            "are no part of it "
             f"({', '.join(names[:SHOWN])}{more})",
             Converted,
             stacklevel=5,
@@ -264,7 +297,9 @@ def _say_aside(path: object, chosen: Candidate, rest: list[Entry]) -> None:
 
 def _state(entry: Entry) -> bool:
     """A single number, as a best score is, or the bytes of a random generator."""
-    return len(entry.tensor.shape) == 0 or (getattr(entry.tensor, "storage", entry.tensor).dtype in ("u1", "uint8") and len(entry.tensor.shape) == 1)
+    return len(entry.tensor.shape) == 0 or (
+        getattr(entry.tensor, "storage", entry.tensor).dtype in ("u1", "uint8") and len(entry.tensor.shape) == 1
+    )
 
 
 def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[str, Any]:
@@ -282,14 +317,27 @@ def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[
     if len(likely) > 1 and len(wrapped) == 1:
         likely = wrapped
     if not likely and nested:
-        raise WeightsError(f"{path}: is a TorchScript program whose weights are constants (frozen); save model.state_dict() instead")
-    if not likely and isinstance(loaded, dict) and any("param_groups" in one for one in (loaded, *loaded.values()) if isinstance(one, dict)):
-        raise WeightsError(f"{path}: is the state of an optimiser, without the network; give the file that has its state_dict")
+        raise WeightsError(
+            f"{path}: is a TorchScript program whose weights are constants (frozen); save model.state_dict() instead"
+        )
+    if (
+        not likely
+        and isinstance(loaded, dict)
+        and any("param_groups" in one for one in (loaded, *loaded.values()) if isinstance(one, dict))
+    ):
+        raise WeightsError(
+            f"{path}: is the state of an optimiser, without the network; give the file that has its state_dict"
+        )
     if not likely:
         raise WeightsError(f"{path}: holds no tensors by name{_objects(loaded)}; save model.state_dict()")
     if len(likely) > 1:
-        listed = "; ".join(f"{'.'.join(where) or 'outermost'}: {next(iter(by_name[where]))} …" for where in likely[:SHOWN])
-        raise WeightsError(f"{path}: holds {len(likely)} dicts of tensors and no network that is known here ({listed}); save one state_dict alone")
+        listed = "; ".join(
+            f"{'.'.join(where) or 'outermost'}: {next(iter(by_name[where]))} …" for where in likely[:SHOWN]
+        )
+        raise WeightsError(
+            f"{path}: holds {len(likely)} dicts of tensors and no network that is known here ({listed}); save one "
+            "state_dict alone"
+        )
     named = by_name[likely[0]]
     prefix = unwrap(named)
     return {key.removeprefix(prefix): tensor for key, tensor in named.items()}
@@ -298,12 +346,16 @@ def _raw(path: object, loaded: Any, entries: list[Entry], nested: bool) -> dict[
 def _by_name(loaded: Any, where: tuple[str, ...]) -> bool:
     """Whether the tensors there lie in a dict under strings."""
     for step in where:
-        loaded = next((v for k, v in (loaded.items() if isinstance(loaded, dict) else enumerate(loaded)) if _text(k) == step), None)
+        loaded = next(
+            (v for k, v in (loaded.items() if isinstance(loaded, dict) else enumerate(loaded)) if _text(k) == step),
+            None,
+        )
     return isinstance(loaded, dict) and all(isinstance(key, str | bytes) for key in loaded)
 
 
 def _objects(loaded: Any) -> str:
-    """The objects of a checkpoint that is a dict, for a message: a whole model among them is none of weights."""
+    """The objects of a checkpoint that is a dict, for a message: a whole model among them is none
+    of weights."""
     values: Iterator[tuple[Any, Any]] = iter(loaded.items()) if isinstance(loaded, dict) else iter(())
     named = [f"{quoted(_text(key))} is a {_what(value)}" for key, value in values if isinstance(value, pickles.Foreign)]
     return f" ({', '.join(named[:SHOWN])})" if named else ""

@@ -1,7 +1,9 @@
-"""The door of every reader: which files are opened, what becomes of whatever a parser raises, and how much may be made of a file.
+"""The door of every reader: which files are opened, what becomes of whatever a parser raises, and
+how much may be made of a file.
 
-A reader of files that people give is decorated with `reader`. Inside, it may fail in any way; outside there are weights, a `WeightsError` of one line
-that begins with the name the caller gave, or an `OSError` with its errno and file name.
+A reader of files that people give is decorated with `reader`. Inside, it may fail in any way;
+outside there are weights, a `WeightsError` of one line that begins with the name the caller gave,
+or an `OSError` with its errno and file name.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 TIMES = 3
-"""Bytes that a reader may hold, in sizes of its file: the numbers as they lie, a copy in the hub's layout, and what is on the way."""
+"""Bytes that a reader may hold, in sizes of its file: the numbers as they lie, a copy in the hub's
+layout, and what is on the way."""
 SLACK = 8 << 20
 """Bytes that it may hold whatever the size: buffers, tables of names, the interpreter's objects."""
 OBJECT = 500
-"""Bytes that an entry of a table of contents (a tensor's name, shape and place) costs as Python objects."""
+"""Bytes that an entry of a table of contents (a tensor's name, shape and place) costs as Python
+objects."""
 LONGEST = 1000
 """Characters of a message; the longest of our own, with a path and two names, have 500."""
 DEEPEST = 100
@@ -32,18 +36,21 @@ DEEPEST = 100
 SPARSE = 256 << 20
 """Bytes from which on a file that is mostly a hole is refused: it may be larger than the disk."""
 DAMAGE = (None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG, errno.EFAULT)
-"""What the system says when a file's content sends a parser to a place before its beginning or beyond all ends."""
+"""What the system says when a file's content sends a parser to a place before its beginning or
+beyond all ends."""
 
 
 class WeightsError(ValueError):
-    """A file that holds no usable weights, or weights that do not fit; the message is one line: the file, what is wrong, what to do."""
+    """A file that holds no usable weights, or weights that do not fit; the message is one line: the
+    file, what is wrong, what to do."""
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 
 
 def shown(text: object, most: int = LONGEST) -> str:
-    """A text of a file as it may stand in a message: what no printer shows or what moves a cursor is escaped, the middle of a long one left out."""
+    """A text of a file as it may stand in a message: what no printer shows or what moves a cursor
+    is escaped, the middle of a long one left out."""
     plain = str(text)
     if len(plain) > most:
         plain = f"{plain[: most // 2]} … {plain[-most // 2 :]}"
@@ -67,20 +74,23 @@ def line(error: BaseException) -> str:
 
 
 def check_name(path: object, name: object) -> None:
-    """Refuse names that are no text: control characters, NUL, halves of characters (what UTF-8 cannot decode), marks that turn the writing around.
+    """Refuse names that are no text: control characters, NUL, halves of characters (what UTF-8
+    cannot decode), marks that turn the writing around.
 
     Raises:
         WeightsError: the name, escaped.
     """
     plain = name if isinstance(name, str) else ""
     if not plain or (not plain.isprintable() and any(unicodedata.category(one) in UNNAMEABLE for one in plain)):
-        raise WeightsError(f"{path}: a tensor is called {shown(repr(name), 80)}, which is no name; the file is damaged or hostile")
+        raise WeightsError(
+            f"{path}: a tensor is called {shown(repr(name), 80)}, which is no name; the file is damaged or hostile"
+        )
 
 
 UNNAMEABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-# -------------------------------------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 KINDS = (
@@ -92,8 +102,8 @@ KINDS = (
 
 
 def regular(path: str | os.PathLike[str]) -> os.stat_result:
-    """Refuse what is no regular file with bytes in it, before it is opened: opening a FIFO never returns, reading /dev/zero never ends. Links are
-    followed.
+    """Refuse what is no regular file with bytes in it, before it is opened: opening a FIFO never
+    returns, reading /dev/zero never ends. Links are followed.
 
     Raises:
         WeightsError: it is a FIFO, socket or device, empty, or all but a hole.
@@ -112,12 +122,15 @@ def regular(path: str | os.PathLike[str]) -> os.stat_result:
     if not found.st_size:
         raise WeightsError(f"{name}: is empty (0 bytes); fetch it again")
     if found.st_size > SPARSE and (held := _held(path, found.st_size // 8)) < found.st_size // 8:
-        raise WeightsError(f"{name}: {held:,} bytes of its {found.st_size:,} are on the disk, the rest is a hole; fetch it again")
+        raise WeightsError(
+            f"{name}: {held:,} bytes of its {found.st_size:,} are on the disk, the rest is a hole; fetch it again"
+        )
     return found
 
 
 def _held(path: str | os.PathLike[str], enough: int) -> int:
-    """Bytes of a file that are no holes, as far as `enough`; file systems that do not know of holes say that there are none."""
+    """Bytes of a file that are no holes, as far as `enough`; file systems that do not know of holes
+    say that there are none."""
     if not hasattr(os, "SEEK_DATA"):
         return enough
     held = at = 0
@@ -139,7 +152,8 @@ MOST_EXTENTS = 10_000
 
 
 def file_name(path: str | os.PathLike[str]) -> str:
-    """A file's name as metadata hold it: text, where the file system has bytes that are none (a name in Latin-1 on a disk of UTF-8)."""
+    """A file's name as metadata hold it: text, where the file system has bytes that are none (a
+    name in Latin-1 on a disk of UTF-8)."""
     return os.path.basename(os.fspath(path)).encode("utf-8", "backslashreplace").decode()
 
 
@@ -148,7 +162,8 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
     """What a damaged file does to the parser in the block becomes one line.
 
     Raises:
-        WeightsError: the block failed, in whatever way; the message begins with the file's name, as it was given.
+        WeightsError: the block failed, in whatever way; the message begins with the file's name, as
+            it was given.
         OSError: the file cannot be read, which is not its content's fault; it has the file's name.
     """
     name = shown(path)
@@ -156,7 +171,9 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except WeightsError as error:
         message = str(error)
-        told = next((message.removeprefix(f"{one}:") for one in (path, name) if message.startswith(f"{one}:")), f" {message}")  # else of a part of it
+        told = next(
+            (message.removeprefix(f"{one}:") for one in (path, name) if message.startswith(f"{one}:")), f" {message}"
+        )  # else of a part of it
         wanted = f"{name}:{shown(told)}"
         if wanted == message:
             raise
@@ -168,13 +185,19 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
             raise OSError(error.errno, os.strerror(error.errno or 0), os.fspath(path)) from None
         raise
     except RecursionError:
-        raise WeightsError(f"{name}: is nested deeper than any file of weights; it is damaged or was made to fill memory") from None
+        raise WeightsError(
+            f"{name}: is nested deeper than any file of weights; it is damaged or was made to fill memory"
+        ) from None
     except MemoryError:
-        raise WeightsError(f"{name}: asks for more memory than there is; it is damaged, or too large for this machine") from None
+        raise WeightsError(
+            f"{name}: asks for more memory than there is; it is damaged, or too large for this machine"
+        ) from None
     except (ImportError, Warning):
         raise  # a library that is missing, and warnings that their user turned into errors, are nothing of the file's
     except Exception as error:  # parsers and C libraries fail in as many ways as there are bytes
-        raise WeightsError(f"{name}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again") from None
+        raise WeightsError(
+            f"{name}: is cut short or damaged ({type(error).__name__}: {line(error)}); fetch it again"
+        ) from None
 
 
 def reader(read: Callable[..., Result], parts: bool = False) -> Callable[..., Result]:
@@ -182,14 +205,19 @@ def reader(read: Callable[..., Result], parts: bool = False) -> Callable[..., Re
 
     Args:
         read: the function.
-        parts: it also takes folders, and names that begin those of several files; they are told by the files in them.
+        parts: it also takes folders, and names that begin those of several files; they are told by
+            the files in them.
     """
 
     @functools.wraps(read)
     def through(path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Result:
         given = os.fspath(path)  # TypeError: no path, a mistake of the caller's and not the file's
         with damage(given):
-            prefix = parts and "\0" not in given and (os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given}.index")))
+            prefix = (
+                parts
+                and "\0" not in given
+                and (os.path.isdir(given) or (not os.path.lexists(given) and os.path.exists(f"{given}.index")))
+            )
             if not prefix:
                 regular(given)
             result = read(path, *arguments, **options)
@@ -212,7 +240,7 @@ def _check(path: str, result: Any) -> None:
         metadata.check(path, result.metadata, result)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------ budgets
+# ------------------------------------------------------------------------------------------ budgets
 
 
 class Budget:
@@ -230,14 +258,18 @@ class Budget:
         """
         self.left -= count
         if self.left < 0:
-            raise WeightsError(f"{self.path}: {what} than a file of {self.size:,} bytes can hold; it is damaged or was made to fill memory")
+            raise WeightsError(
+                f"{self.path}: {what} than a file of {self.size:,} bytes can hold; it is damaged or was made to "
+                "fill memory"
+            )
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------- JSON
+# --------------------------------------------------------------------------------------------- JSON
 
 
 def loads(text: str | bytes, size: int) -> Any:
-    """JSON of a file of weights: finite numbers, at most `DEEPEST` levels, names once in an object, and not more values than the file is good for.
+    """JSON of a file of weights: finite numbers, at most `DEEPEST` levels, names once in an object,
+    and not more values than the file is good for.
 
     Args:
         text: the JSON.
@@ -251,7 +283,9 @@ def loads(text: str | bytes, size: int) -> Any:
     if MEMBER * members + VALUE * values + STRING * (plain.count('"') // 2) > TIMES * size + SLACK:
         raise ValueError(f"{members + values:,} values in JSON")
     try:
-        loaded = json.loads(plain, parse_constant=_refused, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once)
+        loaded = json.loads(
+            plain, parse_constant=_refused, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once
+        )
     except RecursionError:
         raise ValueError(f"JSON of more than {DEEPEST} levels") from None
     pending = [(loaded, 1)]
@@ -266,7 +300,8 @@ def loads(text: str | bytes, size: int) -> Any:
 
 
 MEMBER, VALUE, STRING = 150, 50, 60
-"""Bytes that a name with its value, a value, and a string of JSON cost as Python objects: their places in a dict or list, a pair on the way there."""
+"""Bytes that a name with its value, a value, and a string of JSON cost as Python objects: their
+places in a dict or list, a pair on the way there."""
 MOST_DIGITS = 40
 
 

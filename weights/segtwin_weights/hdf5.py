@@ -1,4 +1,5 @@
-"""HDF5, read so that nothing in a file leads out of it: links, external and virtual data sets are refused, and filters that would load a plug-in."""
+"""HDF5, read so that nothing in a file leads out of it: links, external and virtual data sets are
+refused, and filters that would load a plug-in."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def opened(path: str | os.PathLike[str], part: tuple[int, int] | None = None) ->
         part: where the HDF5 file is a run of bytes of it: its first byte, and how many there are.
 
     Raises:
-        WeightsError: HDF5 cannot read it, does not come to an end, crashes, or takes too much memory.
+        WeightsError: HDF5 cannot read it, does not come to an end, crashes, or takes too much
+            memory.
         OSError: it cannot be read.
     """
     hdf5_guard.walk(path, part)
@@ -59,7 +61,8 @@ def natural(name: str) -> list[Any]:
 
 
 def objects(path: object, root: h5py.Group) -> Iterator[tuple[str, Any]]:
-    """(path, group or data set) of everything under a group, every object once. Nothing that leads out of the file is followed."""
+    """(path, group or data set) of everything under a group, every object once. Nothing that leads
+    out of the file is followed."""
     import h5py
 
     seen: set[int] = set()
@@ -70,7 +73,10 @@ def objects(path: object, root: h5py.Group) -> Iterator[tuple[str, Any]]:
             link = group.get(name, getlink=True)
             where = f"{prefix}{name}"
             if not isinstance(link, h5py.HardLink):
-                raise WeightsError(f"{path}: {where} is a link ({type(link).__name__}), as no files of weights have; do not trust this file")
+                raise WeightsError(
+                    f"{path}: {where} is a link ({type(link).__name__}), as no files of weights have; do not trust "
+                    "this file"
+                )
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
             if address in seen or len(seen) > MOST_OBJECTS or where.count("/") > DEEPEST:
@@ -93,11 +99,18 @@ def check_dataset(path: object, where: str, item: Any) -> None:
         raise WeightsError(f"{path}: {where} is no array of numbers; the file is damaged")
     plist = item.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if item.external or item.is_virtual or filters - {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
+    if (
+        item.external
+        or item.is_virtual
+        or filters - {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+    ):
         raise WeightsError(f"{path}: {where} lies outside the file or needs a plug-in; do not trust this file")
 
 
-TOO_MANY = "declares more numbers than 3 times its own size holds; it is damaged, made to fill memory, or compressed so far: save it uncompressed"
+TOO_MANY = (
+    "declares more numbers than 3 times its own size holds; it is damaged, made to fill memory, or "
+    "compressed so far: save it uncompressed"
+)
 
 
 def numbers(path: object, root: h5py.Group, budget: int) -> Iterator[tuple[str, Any]]:
@@ -109,7 +122,8 @@ def numbers(path: object, root: h5py.Group, budget: int) -> Iterator[tuple[str, 
         budget: bytes that the arrays may declare, all of them together.
 
     Raises:
-        WeightsError: one is no array of numbers, leads out of the file, or they declare more than that.
+        WeightsError: one is no array of numbers, leads out of the file, or they declare more than
+            that.
     """
     for where, item in objects(path, root):
         if not isinstance(item, group()):

@@ -1,14 +1,17 @@
-"""Walks HDF5 files in a process of its own, as a reader would, so that a file on which HDF5's C code never returns, crashes or takes all memory
-does so here. A script that imports nothing of this project: `hdf5_guard` starts it, sends a line of JSON for each file and reads one back.
+"""Walks HDF5 files in a process of its own, as a reader would, so that a file on which HDF5's C
+code never returns, crashes or takes all memory does so here. A script that imports nothing of this
+project: `hdf5_guard` starts it, sends a line of JSON for each file and reads one back.
 
     → {"sys.path": […], "names": []}                                          once
     ← {"ready": true}
     → {"path": "…", "offset": 0, "size": N, "most": bytes, "seconds": N}
     ← {"error": null} or {"error": "OSError: …", "memory": false}
 
-Every group, link, attribute and data set is opened, every chunk decoded. Numbers that lie in the file in one piece are left to the reader: HDF5 only
-copies them. What a reader refuses anyhow (links, external and virtual data, other filters, more numbers than the file can hold) is passed over.
-Linux' limits of memory and processor time hold for this process alone, and are set anew for each file.
+Every group, link, attribute and data set is opened, every chunk decoded. Numbers that lie in the
+file in one piece are left to the reader: HDF5 only copies them. What a reader refuses anyhow
+(links, external and virtual data, other filters, more numbers than the file can hold) is passed
+over. Linux' limits of memory and processor time hold for this process alone, and are set anew for
+each file.
 """
 
 from __future__ import annotations
@@ -33,11 +36,13 @@ except ImportError:  # Windows: the time-out of the starting process alone
 MOST_OBJECTS = 100_000
 DEEPEST = 16
 MOST_CHUNKS = 10_000
-"""That are decoded one by one; a data set of more has small ones, and is read at once, as the reader does."""
+"""That are decoded one by one; a data set of more has small ones, and is read at once, as the
+reader does."""
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 """What is decoded; the reader refuses the rest, which would load a plug-in."""
 PASSED = (TypeError, UnicodeError, NotImplementedError)
-"""h5py's own, in Python, on types that numpy has not: nothing of the file's structure, and the reader meets the same where it asks for the value."""
+"""h5py's own, in Python, on types that numpy has not: nothing of the file's structure, and the
+reader meets the same where it asks for the value."""
 
 
 class Part(io.RawIOBase):
@@ -127,7 +132,13 @@ def numbers(item: Any, most: int) -> None:
         return
     plist = item.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    if item.external or item.is_virtual or not set(filters) <= set(FILTERS) or item.size * item.dtype.itemsize > most or not item.size:
+    if (
+        item.external
+        or item.is_virtual
+        or not set(filters) <= set(FILTERS)
+        or item.size * item.dtype.itemsize > most
+        or not item.size
+    ):
         return
     if plist.get_layout() == h5py.h5d.CONTIGUOUS:
         item[(0,) * item.ndim]
@@ -165,7 +176,11 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         text = " ".join(str(error).split())
         memory = isinstance(error, MemoryError) or "alloc" in text
-        return {"error": f"{type(error).__name__}: {text}"[:400], "memory": memory, "errno": getattr(error, "errno", None)}
+        return {
+            "error": f"{type(error).__name__}: {text}"[:400],
+            "memory": memory,
+            "errno": getattr(error, "errno", None),
+        }
     return {"error": None}
 
 
@@ -177,7 +192,9 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)  # nothing that a library prints is an answer
     with h5py.File(io.BytesIO(), "w") as file:  # what is loaded at the first use is loaded before memory is counted
-        file.create_dataset("a", data=np.zeros(64, "f4"), chunks=(32,), compression="gzip", shuffle=True).attrs["b"] = ["c"]
+        file.create_dataset("a", data=np.zeros(64, "f4"), chunks=(32,), compression="gzip", shuffle=True).attrs["b"] = [
+            "c"
+        ]
         walk(file, 1 << 20)
     out.write(b'{"ready": true}\n')
     for line in sys.stdin.buffer:

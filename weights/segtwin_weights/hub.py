@@ -1,4 +1,5 @@
-"""The hub: weights as a dictionary of numpy arrays under Caffe's names and in Caffe's layouts, whatever file they came from."""
+"""The hub: weights as a dictionary of numpy arrays under Caffe's names and in Caffe's layouts,
+whatever file they came from."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from segtwin_weights import kinds
 from segtwin_weights.door import WeightsError, damage, line, reader_of_parts, shown
 
 __all__ = [
-    "Metadata", "Weights", "WeightsError", "at_most", "check_finite", "check_keys", "checkpoint_prefix", "damage", "file_kind", "is_checkpoint",
+    "Metadata", "Weights", "WeightsError", "at_most", "check_finite", "check_keys", "checkpoint_prefix", "damage",
+    "file_kind", "is_checkpoint",
     "line", "sha256",
 ]  # fmt: skip
 
@@ -26,11 +28,14 @@ Metadata = dict[str, Any]
 class Weights(Mapping[str, np.ndarray]):
     """Blob name → array, with what is known about them.
 
-    Names and layouts are Caffe's for the Caffe nets (`conv1_1/weight` O×I×kh×kw, `upscore2/weight` I×O×kh×kw, `fc8/weight` O×I). Networks that
-    come from torch keep the keys and layouts of their state_dict.
+    Names and layouts are Caffe's for the Caffe nets (`conv1_1/weight` O×I×kh×kw, `upscore2/weight`
+    I×O×kh×kw, `fc8/weight` O×I). Networks that come from torch keep the keys and layouts of their
+    state_dict.
 
-    `metadata` may hold: schema, architecture, num_classes, widths, preprocessing (of `segtwin.Preprocessing`; absent where nobody stated it), source,
-    sha256 (of the source), classes, palette, version, synthetic (true: random numbers, not trained); `segtwin_weights.metadata` writes and reads it.
+    `metadata` may hold: schema, architecture, num_classes, widths, preprocessing (of
+    `segtwin.Preprocessing`; absent where nobody stated it), source, sha256 (of the source),
+    classes, palette, version, synthetic (true: random numbers, not trained);
+    `segtwin_weights.metadata` writes and reads it.
     """
 
     def __init__(self, blobs: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +59,8 @@ class Weights(Mapping[str, np.ndarray]):
         return f"Weights({self.metadata.get('architecture', 'unknown network')}, {len(self)} blobs, {count:,} numbers)"
 
     def fingerprint(self) -> str:
-        """sha256 over names, types, shapes and values, in the order of the names: equal weights have equal fingerprints."""
+        """sha256 over names, types, shapes and values, in the order of the names: equal weights
+        have equal fingerprints."""
         digest = hashlib.sha256()
         for name in sorted(self):
             blob = np.ascontiguousarray(self[name])
@@ -64,41 +70,54 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> None:
-    """Refuse numbers that no network computes with: NaN and infinity spread until every logit is NaN, and say nothing; so do numbers that become
-    infinite as float32, and variances below zero. A shape of a zero and a huge dimension holds no numbers and asks for as large a model.
+    """Refuse numbers that no network computes with: NaN and infinity spread until every logit is
+    NaN, and say nothing; so do numbers that become infinite as float32, and variances below zero. A
+    shape of a zero and a huge dimension holds no numbers and asks for as large a model.
 
     Raises:
         WeightsError: the array holds some.
     """
     if not array.size:
         if math.prod(size for size in array.shape if size) > MOST_EMPTY:
-            raise WeightsError(f"{path}: {shown(name, 80)} has the shape {'×'.join(map(str, array.shape))} and no numbers; the file is damaged")
+            raise WeightsError(
+                f"{path}: {shown(name, 80)} has the shape {'×'.join(map(str, array.shape))} and no numbers; the "
+                "file is damaged"
+            )
         return
     if array.dtype.kind != "f":
         return
-    low, high = float(array.min()), float(array.max())  # both pass NaN on and need no copy of the array, as isfinite would
+    low, high = (
+        float(array.min()),
+        float(array.max()),
+    )  # both pass NaN on and need no copy of the array, as isfinite would
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
         raise WeightsError(
-            f"{path}: {shown(name, 80)} holds {count} NaN or infinite values of {array.size}; the file is damaged or its training diverged"
+            f"{path}: {shown(name, 80)} holds {count} NaN or infinite values of {array.size}; the file is damaged "
+            "or its training diverged"
         )
     if max(-low, high) > LARGEST:
         raise WeightsError(
-            f"{path}: {shown(name, 80)} holds {max(high, low, key=abs):g}, which float32 cannot hold; the file is damaged or its training diverged"
+            f"{path}: {shown(name, 80)} holds {max(high, low, key=abs):g}, which float32 cannot hold; the file is "
+            "damaged or its training diverged"
         )
     if low < 0 and VARIANCE.search(name):
-        raise WeightsError(f"{path}: {shown(name, 80)} is a variance and holds {low:g}, less than zero; the file is damaged")
+        raise WeightsError(
+            f"{path}: {shown(name, 80)} is a variance and holds {low:g}, less than zero; the file is damaged"
+        )
 
 
 LARGEST = float(np.finfo(np.float32).max)
 MOST_EMPTY = 1 << 31
 """More numbers than any layer has."""
 VARIANCE = re.compile(r"(running_var|running_variance|moving_variance)$")
-"""What BatchNorm's variance is called; Caffe's is divided by a factor, and its sign is the factor's."""
+"""What BatchNorm's variance is called; Caffe's is divided by a factor, and its sign is the
+factor's."""
 
 
 WITHOUT_CLASSIFIER = (
-    "without its classifier (no fc6, no fc7: include_top=False, or a feature extractor), and an FCN starts from these too; "
+    "without its classifier (no fc6, no fc7: include_top=False, or a feature extractor), and an FCN starts from "
+    "these too; "
     "give the whole VGG-16 (segtwin download vgg16)"
 )
 
@@ -124,17 +143,25 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
         what: the model, for the message.
 
     Raises:
-        KeyError: names are missing or left over; the message names the first of each kind and their count.
+        KeyError: names are missing or left over; the message names the first of each kind and their
+            count.
         ValueError: a shape differs; the message names the first and the count.
     """
     missing, extra = want.keys() - have.keys(), have.keys() - want.keys()
     if missing or extra:
-        parts = [f"{len(names)} {kind}, first {sorted(names)[0]!r}" for kind, names in (("missing", missing), ("not expected", extra)) if names]
+        parts = [
+            f"{len(names)} {kind}, first {sorted(names)[0]!r}"
+            for kind, names in (("missing", missing), ("not expected", extra))
+            if names
+        ]
         raise KeyError(f"{what}: blobs do not match: {'; '.join(parts)}")
     misfits = [name for name in want if tuple(have[name]) != tuple(want[name])]
     if misfits:
         name = misfits[0]
-        raise ValueError(f"{what}: {len(misfits)} blobs have another shape, first {name!r}: {tuple(have[name])} given, {tuple(want[name])} expected")
+        raise ValueError(
+            f"{what}: {len(misfits)} blobs have another shape, first {name!r}: {tuple(have[name])} given, "
+            f"{tuple(want[name])} expected"
+        )
 
 
 @reader_of_parts
@@ -174,15 +201,22 @@ def file_kind(path: str | os.PathLike[str]) -> str:
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         with open(path, "rb") as file:
             what = kinds.pickled(file.read(kinds.HEAD))
-        raise WeightsError(f"{path}: is {what}, no file of weights; give a state_dict that torch.save wrote, or a .npy, .safetensors or .h5 file")
-    raise WeightsError(f"{path}: is neither {', '.join(KINDS)} nor a TensorFlow checkpoint (it begins with {head[:8]!r})")
+        raise WeightsError(
+            f"{path}: is {what}, no file of weights; give a state_dict that torch.save wrote, or a .npy, "
+            ".safetensors or .h5 file"
+        )
+    raise WeightsError(
+        f"{path}: is neither {', '.join(KINDS)} nor a TensorFlow checkpoint (it begins with {head[:8]!r})"
+    )
 
 
 KINDS = ("vgg16.npy", "safetensors", "caffemodel", "a torch or Keras file", "ONNX")
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled magic number that a .pth of before torch 1.6 begins with, after the pickle's protocol."""
+"""The pickled magic number that a .pth of before torch 1.6 begins with, after the pickle's
+protocol."""
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
-"""How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the old kind."""
+"""How a LevelDB table ends: the .index of a TensorFlow checkpoint, and a whole checkpoint of the
+old kind."""
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:
@@ -210,7 +244,10 @@ def _zip_kind(path: str | os.PathLike[str]) -> str:
         raise WeightsError(f"{path}: is a program of torch.export; save model.state_dict() instead")
     if names and all(name.endswith(".npy") for name in names):
         held = ", ".join(shown(name.removesuffix(".npy"), 80) for name in names[:4])
-        raise WeightsError(f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of weights")
+        raise WeightsError(
+            f"{path}: is a .npz of other arrays ({held}) than VGG-16's (conv1_1_W, conv1_1_b, …); give a file of "
+            "weights"
+        )
     raise WeightsError(f"{path}: is a zip archive, but neither torch's nor Keras'; unpack it")
 
 

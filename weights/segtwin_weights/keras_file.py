@@ -1,6 +1,8 @@
-"""Keras' files: `.weights.h5` and `.keras` of Keras 3, and the .h5 of Keras 1 and 2 (keras.applications' VGG-16). Weights only.
+"""Keras' files: `.weights.h5` and `.keras` of Keras 3, and the .h5 of Keras 1 and 2
+(keras.applications' VGG-16). Weights only.
 
-    .weights.h5    layers/conv2d_3/vars/{0, 1}, the layer's own name in an attribute of `vars`; layers are counted class by class
+    .weights.h5    layers/conv2d_3/vars/{0, 1}, the layer's own name in an attribute of `vars`; layers are
+                   counted class by class
     .keras         a zip archive of such a file and config.json, from which names are looked up and nothing is built
     .h5            groups by layer, in whose attribute `weight_names` stand the paths of the arrays
 
@@ -10,7 +12,8 @@
     kernel of a Dense          I×O             O×I; the columns of VGG-16's fc6 from H·W·C to C·H·W
     gamma, beta, moving_mean, moving_variance  weight, bias, running_mean, running_var
 
-HDF5 can point out of a file: links, external and virtual data sets are refused, as are filters that would load a plug-in.
+HDF5 can point out of a file: links, external and virtual data sets are refused, as are filters that
+would load a plug-in.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from segtwin import Converted, architectures
-from segtwin.architectures import Row
+from segtwin import Converted
+from segtwin.architectures import Architecture, find_architecture
+from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from segtwin.files import check_room, whole, written_by_a_library
 
 from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy, zipped
@@ -53,11 +57,13 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """Read the weights of a Keras file. A model's config is never executed.
 
     Returns:
-        `Weights`: of keras.applications' VGG-16 under Caffe's names; of a network of this project under its hub names; else
-        `LAYER/weight`, `LAYER/bias` and the like, as the file's names or the layers' classes say.
+        `Weights`: of keras.applications' VGG-16 under Caffe's names; of a network of this project
+        under its hub names; else `LAYER/weight`, `LAYER/bias` and the like, as the file's names or
+        the layers' classes say.
 
     Raises:
-        WeightsError: the file is damaged or hostile, holds no weights, does not tell what an array is, or holds NaN.
+        WeightsError: the file is damaged or hostile, holds no weights, does not tell what an array
+            is, or holds NaN.
         OSError: it cannot be read.
     """
     with damage(path), ExitStack() as stack:
@@ -94,7 +100,9 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[h5py.File, An
     members = {entry.filename: entry for entry in archive.infolist()}
     if "model.weights.h5" not in members:
         raise WeightsError(f"{path}: is a zip archive without Keras' model.weights.h5")
-    places = {name: zipped.place(archive, members[name]) for name in ("model.weights.h5", "config.json") if name in members}
+    places = {
+        name: zipped.place(archive, members[name]) for name in ("model.weights.h5", "config.json") if name in members
+    }
     config = _config(path, archive.read("config.json"), size) if "config.json" in members else None
     return stack.enter_context(hdf5.opened(path, places["model.weights.h5"])), config
 
@@ -103,7 +111,9 @@ def _config(path: object, text: str | bytes, size: int) -> Any:
     try:
         return loads_json(text, size)
     except ValueError as error:
-        raise WeightsError(f"{path}: the model's config is no JSON that can be read ({line(error)}); save the model's weights alone") from None
+        raise WeightsError(
+            f"{path}: the model's config is no JSON that can be read ({line(error)}); save the model's weights alone"
+        ) from None
 
 
 def _content(path: str | os.PathLike[str], file: h5py.File, config: Any, size: int) -> Content:
@@ -121,7 +131,8 @@ def _content(path: str | os.PathLike[str], file: h5py.File, config: Any, size: i
 
 
 def _listed(group: h5py.Group, key: str) -> list[str] | None:
-    """A list of names in an attribute, or in numbered pieces of one: HDF5's attributes end at 64 KB."""
+    """A list of names in an attribute, or in numbered pieces of one: HDF5's attributes end at 64
+    KB."""
     if key in group.attrs:
         return [_text(name) for name in group.attrs[key]]
     names: list[str] = []
@@ -138,7 +149,9 @@ def _datasets(path: object, root: h5py.Group, budget: int, legacy: bool) -> Iter
         if isinstance(item, hdf5.group()):
             continue
         parts = where.split("/")
-        if not legacy and (len(parts) < 3 or parts[-2] != "vars" or parts[0] in ("optimizer", "metrics") or "seed_generator" in parts):
+        if not legacy and (
+            len(parts) < 3 or parts[-2] != "vars" or parts[0] in ("optimizer", "metrics") or "seed_generator" in parts
+        ):
             continue
         hdf5.check_dataset(path, where, item)
         budget -= item.size * item.dtype.itemsize
@@ -147,7 +160,9 @@ def _datasets(path: object, root: h5py.Group, budget: int, legacy: bool) -> Iter
         yield where, item
 
 
-def _counted(path: object, root: h5py.Group, arrays: list[tuple[str, Any]], known: Mapping[tuple[str, ...], Described]) -> list[Layer]:
+def _counted(
+    path: object, root: h5py.Group, arrays: list[tuple[str, Any]], known: Mapping[tuple[str, ...], Described]
+) -> list[Layer]:
     """The layers of a Keras 3 file: `layers/functional/layers/conv2d_3/vars/0`."""
     groups: dict[str, list[tuple[int, Any]]] = {}
     for where, item in arrays:
@@ -179,9 +194,14 @@ CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def _stated(
-    path: object, root: h5py.Group, layer_names: list[str] | None, arrays: list[tuple[str, Any]], known: Mapping[tuple[str, ...], Described]
+    path: object,
+    root: h5py.Group,
+    layer_names: list[str] | None,
+    arrays: list[tuple[str, Any]],
+    known: Mapping[tuple[str, ...], Described],
 ) -> list[Layer]:
-    """The layers of a file of Keras 1 or 2, by the `weight_names` of its groups, in the order of its `layer_names`."""
+    """The layers of a file of Keras 1 or 2, by the `weight_names` of its groups, in the order of
+    its `layer_names`."""
     groups: dict[str, dict[str, Any]] = {}
     listed = sorted(layer_names or [], key=len, reverse=True)
     for where, item in arrays:
@@ -217,7 +237,9 @@ def _ordering(path: str | os.PathLike[str], root: h5py.Group, content: Content, 
     """How the kernels of a file of Keras 1 or 2 lie."""
     file_name = Path(path).name
     attributes = [group.attrs for group in (root, root.file)]
-    version, backend = (next((_text(a[key]) for a in attributes if key in a), "") for key in ("keras_version", "backend"))
+    version, backend = (
+        next((_text(a[key]) for a in attributes if key in a), "") for key in ("keras_version", "backend")
+    )
     orders = {str(one.config["dim_ordering"]) for one in known if "dim_ordering" in one.config}
     counted = "nb_layers" in root.attrs  # before Keras 0.3, when there was Theano alone
     convolutions = [layer.arrays for layer in content.layers if layer.arrays[0].ndim == 4]
@@ -231,7 +253,9 @@ def _ordering(path: str | os.PathLike[str], root: h5py.Group, content: Content, 
             content.channels_first = "th_dim_ordering" in file_name
     formats = {str(one.config["data_format"]) for one in known if "conv" in one.kind and "data_format" in one.config}
     flattened = [str(one.config.get("data_format", "")) for one in known if one.kind == "flatten"]
-    content.flat_rows = not content.channels_first and (formats != {"channels_first"} or flattened == ["channels_first"])
+    content.flat_rows = not content.channels_first and (
+        formats != {"channels_first"} or flattened == ["channels_first"]
+    )
     if backend:
         content.theano = backend == "theano"
     elif kernels := re.search(r"(th|tf)_kernels", file_name):
@@ -252,18 +276,32 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
     if not layers:
         raise WeightsError(f"{path}: holds no weights of Keras layers")
     own_names = keras_names.unique_names(layers)
-    renamed = KERAS_VGG16 if {"block1_conv1", "block5_conv3"} <= set(own_names) else _vgg16_by_shape(path, layers, own_names, content)
+    renamed = (
+        KERAS_VGG16
+        if {"block1_conv1", "block5_conv3"} <= set(own_names)
+        else _vgg16_by_shape(path, layers, own_names, content)
+    )
     vgg16 = bool(renamed)
-    row: Row | None = architectures.ROWS.get(content.network)
-    between = "." if row is not None and row.naming == "torch" else "/"
-    turned = _turned(path, content, next((layer for layer, name in zip(layers, own_names, strict=True) if renamed.get(name) == "conv1_1"), None))
+    architecture: Architecture | None = find_architecture(content.network)
+    between = "." if architecture is not None and architecture.naming == "torch" else "/"
+    turned = _turned(
+        path,
+        content,
+        next((layer for layer, name in zip(layers, own_names, strict=True) if renamed.get(name) == "conv1_1"), None),
+    )
     blobs: dict[str, np.ndarray] = {}
     for keras_name in own_names:
         layer = layers.pop(0)  # popped: the source of each layer is let go before the next is converted
         name = renamed.get(keras_name, keras_name)
-        known = _row_parts(row, name, between)
-        carried = row is not None and any(idle.startswith(f"{name}.") for idle in row.idle if idle not in row.aliases)
-        parts = known if len(known) == len(layer.arrays) and None in layer.parts else keras_names.parts(path, keras_name, layer)
+        known = _row_parts(architecture, name, between)
+        carried = architecture is not None and any(
+            idle.startswith(f"{name}.") for idle in architecture.idle if idle not in architecture.aliases
+        )
+        parts = (
+            known
+            if len(known) == len(layer.arrays) and None in layer.parts
+            else keras_names.parts(path, keras_name, layer)
+        )
         kind = layer.kind or _kind_by_bias(layer.arrays)
         while layer.arrays:
             array, part = layer.arrays.pop(0), parts.pop(0)
@@ -273,31 +311,40 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
             check_finite(path, blob, array)
             if part in keras_names.KERNELS and not carried:  # what vggfcn* carry along is in torch's layouts
                 if array.ndim == 2:
-                    fc6 = name == "fc6" and content.flat_rows and not len(array) % architectures.CLASSIFIER_PIXELS
+                    fc6 = name == "fc6" and content.flat_rows and not len(array) % CLASSIFIER_PIXELS
                     array = vgg16_npy.to_caffe("fc6" if fc6 else "", array)
                 else:
                     array = _kernel(array, kind, part, content.channels_first, turned)
             blobs[blob] = array
-    blobs |= {alias: blobs[owner].reshape(len(blobs[owner]), -1) for alias, owner in (row.aliases if row else {}).items() if owner in blobs}
+    blobs |= {
+        alias: blobs[owner].reshape(len(blobs[owner]), -1)
+        for alias, owner in (architecture.aliases if architecture else {}).items()
+        if owner in blobs
+    }
     metadata: Metadata = {"source": file_name(path), "sha256": sha256(path)}
-    row = row or identify(blobs)
-    if row or vgg16:
-        row = row or architectures.VGG16
-        metadata["architecture"] = row.name
-    return Weights(_in_order(blobs, row), metadata)
+    architecture = architecture or identify(blobs)
+    if architecture or vgg16:
+        architecture = architecture or VGG16
+        metadata["architecture"] = architecture.name
+    return Weights(_in_order(blobs, architecture), metadata)
 
 
-def _row_parts(row: Row | None, layer: str, between: str) -> list[str]:
+def _row_parts(architecture: Architecture | None, layer: str, between: str) -> list[str]:
     """What a layer of a network of this project holds, in the order of Keras' variables."""
-    if row is None:
+    if architecture is None:
         return []
     prefix = f"{layer}{between}"
-    idle = [name for name in row.idle if name not in row.aliases and name.startswith(prefix)]
-    return [name.removeprefix(prefix) for name in idle or [p.name for p in row.parameters()] if name.startswith(prefix)]
+    idle = [name for name in architecture.idle if name not in architecture.aliases and name.startswith(prefix)]
+    return [
+        name.removeprefix(prefix)
+        for name in idle or [p.name for p in architecture.parameters()]
+        if name.startswith(prefix)
+    ]
 
 
 def _kind_by_bias(arrays: list[np.ndarray]) -> str:
-    """A depthwise kernel, kh×kw×I×M, has I·M biases; that of a convolution or deconvolution as many as one of its last axes."""
+    """A depthwise kernel, kh×kw×I×M, has I·M biases; that of a convolution or deconvolution as many
+    as one of its last axes."""
     if len(arrays) == 2 and arrays[0].ndim == 4 and arrays[1].ndim == 1:
         *_, inputs, times = arrays[0].shape
         if len(arrays[1]) == inputs * times and len(arrays[1]) not in (inputs, times):
@@ -324,7 +371,8 @@ def _kernel(array: np.ndarray, kind: str, part: str, channels_first: bool, turne
 
 
 def _turned(path: str | os.PathLike[str], content: Content, first: Layer | None) -> bool:
-    """Whether the kernels are to be turned by 180°: Theano's convolution turns them, all others take them as they lie.
+    """Whether the kernels are to be turned by 180°: Theano's convolution turns them, all others
+    take them as they lie.
 
     Oxford's first filter is known, and tells for itself; else what the file states.
 
@@ -338,7 +386,8 @@ def _turned(path: str | os.PathLike[str], content: Content, first: Layer | None)
         if known[0] != known[1]:
             if content.theano is not None and content.theano != known[1]:
                 warnings.warn(
-                    f"{path}: says that its kernels are {'' if content.theano else 'not '}turned for Theano, but conv1_1 begins as Oxford's "
+                    f"{path}: says that its kernels are {'' if content.theano else 'not '}turned for Theano, but "
+                    "conv1_1 begins as Oxford's "
                     f"{'turned by 180°' if known[1] else 'not turned'}; they are read so",
                     Converted,
                     stacklevel=4,
@@ -346,14 +395,16 @@ def _turned(path: str | os.PathLike[str], content: Content, first: Layer | None)
             return known[1]
     if content.theano is None:
         raise WeightsError(
-            f"{path}: its kernels are O×I×kh×kw, of Keras 1, and nothing says whether they are turned by 180° for Theano's convolution; "
+            f"{path}: its kernels are O×I×kh×kw, of Keras 1, and nothing says whether they are turned by 180° for "
+            "Theano's convolution; "
             "put th_kernels (turned) or tf_kernels (not turned) into the file's name"
         )
     return content.theano
 
 
 def _vgg16_by_shape(path: object, layers: list[Layer], own_names: list[str], content: Content) -> dict[str, str]:
-    """Keras' name → VGG-16's, where the layers in the file's order have the shapes of a VGG-16 and names that say nothing; else none."""
+    """Keras' name → VGG-16's, where the layers in the file's order have the shapes of a VGG-16 and
+    names that say nothing; else none."""
     pairs = [layer.arrays for layer in layers]
     if len(pairs) != len(vgg16_npy.LAYERS) or any(len(pair) != 2 or pair[1].ndim != 1 for pair in pairs):
         return {}
@@ -364,49 +415,62 @@ def _vgg16_by_shape(path: object, layers: list[Layer], own_names: list[str], con
         if layer.kind == "Convolution":
             if weight.ndim != 4:
                 return {}
-            outputs, inputs, *kernel = weight.shape if content.channels_first else (weight.shape[3], weight.shape[2], *weight.shape[:2])
-            if kernel != [3, 3] or len(bias) != outputs or (width and inputs != width) or (stage == str(layer.width) and outputs != width):
+            outputs, inputs, *kernel = (
+                weight.shape if content.channels_first else (weight.shape[3], weight.shape[2], *weight.shape[:2])
+            )
+            if (
+                kernel != [3, 3]
+                or len(bias) != outputs
+                or (width and inputs != width)
+                or (stage == str(layer.width) and outputs != width)
+            ):
                 return {}
         else:
-            inputs = width * (architectures.CLASSIFIER_PIXELS if layer.name == "fc6" else 1)
+            inputs = width * (CLASSIFIER_PIXELS if layer.name == "fc6" else 1)
             if weight.shape != (inputs, len(bias)):
                 return {}
         width, stage = len(bias), str(layer.width)
     warnings.warn(
-        f"{path}: its layers have no names that say anything ({own_names[0]} …); by their shapes and order they are a VGG-16's",
+        f"{path}: its layers have no names that say anything ({own_names[0]} …); by their shapes and order they "
+        "are a VGG-16's",
         Converted,
         stacklevel=4,
     )
     return dict(zip(own_names, (layer.name for layer in vgg16_npy.LAYERS), strict=True))
 
 
-def _in_order(blobs: dict[str, np.ndarray], row: Row | None) -> dict[str, np.ndarray]:
-    """The row's order; HDF5 sorts names."""
-    order = [parameter.name for parameter in row.parameters()] if row else []
+def _in_order(blobs: dict[str, np.ndarray], architecture: Architecture | None) -> dict[str, np.ndarray]:
+    """The architecture's order; HDF5 sorts names."""
+    order = [parameter.name for parameter in architecture.parameters()] if architecture else []
     return {name: blobs[name] for name in [*(n for n in order if n in blobs), *(n for n in blobs if n not in order)]}
 
 
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     """Write `.weights.h5`, which `load_weights` of the Keras twin reads.
 
-    Keras finds layers by class and number, so the file holds them in the order of the row.
+    Keras finds layers by class and number, so the file holds them in the order of the architecture.
 
     Raises:
-        WeightsError: the weights are of no Caffe net: the order of others is known to the Keras model alone (`segtwin export`).
+        WeightsError: the weights are of no Caffe net: the order of others is known to the Keras
+            model alone (`segtwin export`).
         OSError: the file cannot be written.
     """
     import h5py
 
-    row = identify(weights)
-    if row is None or row.naming != "caffe" or not {layer.kind for layer in row.layers if layer.width} <= CLASSES.keys():
+    architecture = identify(weights)
+    if (
+        architecture is None
+        or architecture.naming != "caffe"
+        or not {layer.kind for layer in architecture.layers if layer.width} <= CLASSES.keys()
+    ):
         raise WeightsError(f"{path}: {weights!r} are of no Caffe network; use segtwin export … --framework keras")
-    dimensions(weights, row)
+    dimensions(weights, architecture)
     counts: dict[str, int] = {}
     with whole(path) as draft, written_by_a_library(path):
         check_room(draft, hdf5_bytes(weights.values()))
         with h5py.File(draft, "w") as file:
-            file.create_group("vars").attrs["name"] = row.name
-            for layer in row.layers:
+            file.create_group("vars").attrs["name"] = architecture.name
+            for layer in architecture.layers:
                 blobs = [weights[name] for kind in ("weight", "bias") if (name := f"{layer.name}/{kind}") in weights]
                 if not blobs:
                     continue
@@ -416,10 +480,11 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
                 group.attrs["name"] = layer.name
                 for i, blob in enumerate(blobs):
                     if blob.ndim == 2:
-                        blob = vgg16_npy.from_caffe(layer.name if row is architectures.VGG16 else "", blob)
+                        blob = vgg16_npy.from_caffe(layer.name if architecture is VGG16 else "", blob)
                     group.create_dataset(str(i), data=blob.transpose(np.argsort(KERNEL)) if blob.ndim == 4 else blob)
 
 
 def hdf5_bytes(arrays: Iterable[Any]) -> int:
-    """At most what a .weights.h5 of these takes: 4 KB of groups and headers with each (measured: 3.1 KB), and 256 KB for the file."""
+    """At most what a .weights.h5 of these takes: 4 KB of groups and headers with each (measured:
+    3.1 KB), and 256 KB for the file."""
     return sum(array.nbytes + 4096 for array in arrays) + (256 << 10)

@@ -1,9 +1,12 @@
 """What the arrays of a Keras file are: the layer that each belongs to, and its part in it.
 
-    stated    the .h5 of Keras 1 and 2: `weight_names` say "inner/norm/moving_mean:0", or "convolution2d_1_W" before Keras 2
-    counted   Keras 3 says `layers/batch_normalization_2/vars/1`: the layer's class and config say which variable is the first, where there is one
+    stated    the .h5 of Keras 1 and 2: `weight_names` say "inner/norm/moving_mean:0", or
+              "convolution2d_1_W" before Keras 2
+    counted   Keras 3 says `layers/batch_normalization_2/vars/1`: the layer's class and config say which
+              variable is the first, where there is one
 
-A layer in a model in a model has its own name; only names that are there twice are lengthened by those of the models around them.
+A layer in a model in a model has its own name; only names that are there twice are lengthened by
+those of the models around them.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from segtwin_weights.hub import WeightsError
 DEEPEST = 16
 """How deep models may lie in each other."""
 KINDS = {
-    "kernel": "weight", "W": "weight", "weights": "weight", "gamma": "weight", "b": "bias", "beta": "bias", "biases": "bias",
-    "moving_mean": "running_mean", "moving_variance": "running_var", "running_variance": "running_var", "running_std": "running_var",
+    "kernel": "weight", "W": "weight", "weights": "weight", "gamma": "weight", "b": "bias", "beta": "bias",
+    "biases": "bias",
+    "moving_mean": "running_mean", "moving_variance": "running_var", "running_variance": "running_var",
+    "running_std": "running_var",
 }  # fmt: skip
 """Keras' word → the hub's. Keras 1 called the variance of BatchNorm running_std."""
 FLAT = re.compile(r"(.*)_(W|b|gamma|beta|running_mean|running_std|kernel|bias)(?:_\d+)?")
@@ -68,10 +73,15 @@ def snake(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
-def described(config: Any, around: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Described]]:
-    """(counted path, path of names, layer) of every layer of a model's config; Keras counts the layers of a class, model by model."""
+def described(
+    config: Any, around: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Described]]:
+    """(counted path, path of names, layer) of every layer of a model's config; Keras counts the
+    layers of a class, model by model."""
     inner = config.get("config") if isinstance(config, dict) else None
-    layers = inner.get("layers") if isinstance(inner, dict) else inner  # Keras 1 and 2.0 list a Sequential's layers at once
+    layers = (
+        inner.get("layers") if isinstance(inner, dict) else inner
+    )  # Keras 1 and 2.0 list a Sequential's layers at once
     counts: Counter[str] = Counter()
     for layer in layers if isinstance(layers, list) and len(around) < DEEPEST else []:
         settings = layer["config"]
@@ -88,12 +98,15 @@ def described(config: Any, around: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 
 def stated(group: str, name: str) -> tuple[tuple[str, ...], str | None]:
-    """(layers that lead to an array, its part) as an entry of a group's `weight_names` says; no part where it only counts."""
+    """(layers that lead to an array, its part) as an entry of a group's `weight_names` says; no
+    part where it only counts."""
     *parents, last = re.sub(r":\d+$", "", name).split("/")
     if re.fullmatch(r"param_\d+", last):
         return tuple(parents), None
     flat = FLAT.fullmatch(last)
-    if flat and (not parents or flat[1] == parents[-1]):  # block1_conv1/block1_conv1_W_1:0 in keras.applications' own files
+    if flat and (
+        not parents or flat[1] == parents[-1]
+    ):  # block1_conv1/block1_conv1_W_1:0 in keras.applications' own files
         parents, last = parents or [flat[1]], flat[2]
     elif (stem := re.sub(r"_\d+$", "", last)) in KINDS:
         last = stem  # kernel_1: a second model of one session
@@ -164,7 +177,11 @@ def _normalisation(path: object, name: str, layer: Layer, kind: str) -> list[str
         return [*BATCH_NORM[:affine], *rest]
     elif affine == 1:
         raise WeightsError(
-            f"{path}: {name} is a {kind} without gamma or without beta, and the file does not say which; save the whole model "
+            f"{path}: {name} is a {kind} without gamma or without beta, and the file does not say which; save the "
+            "whole model "
             "(model.save('NAME.keras')), whose config does"
         )
-    raise WeightsError(f"{path}: {name} has {count} arrays, not those of a {kind}; the file is damaged or of a layer that is not known here")
+    raise WeightsError(
+        f"{path}: {name} has {count} arrays, not those of a {kind}; the file is damaged or of a layer that is not "
+        "known here"
+    )

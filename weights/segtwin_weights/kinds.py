@@ -1,4 +1,5 @@
-"""Files that people give in place of weights, told by their content: what each is, and what to give instead."""
+"""Files that people give in place of weights, told by their content: what each is, and what to give
+instead."""
 
 from __future__ import annotations
 
@@ -22,18 +23,33 @@ BEGINNINGS = (
     (b"\xfd7zXZ\0", "an xz archive; unpack it and give the file of weights in it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it and give the file of weights in it"),
     (b"Rar!", "a rar archive; unpack it and give the file of weights in it"),
-    (b"MATLAB 5.0 MAT-file", "a MATLAB file (MatConvNet's, perhaps); give the .caffemodel or the vgg16.npy of the same network"),
-    (b"MATLAB 7.3 MAT-file", "a MATLAB file (MatConvNet's, perhaps); give the .caffemodel or the vgg16.npy of the same network"),
+    (
+        b"MATLAB 5.0 MAT-file",
+        "a MATLAB file (MatConvNet's, perhaps); give the .caffemodel or the vgg16.npy of the same network",
+    ),
+    (
+        b"MATLAB 7.3 MAT-file",
+        "a MATLAB file (MatConvNet's, perhaps); give the .caffemodel or the vgg16.npy of the same network",
+    ),
     (b"ftrt", "a TensorRT engine, compiled for one GPU; give the ONNX file it was made from"),
     (b"ptrt", "a TensorRT engine, compiled for one GPU; give the ONNX file it was made from"),
     (b"GGUF", "a GGUF file, of language models; give a file of weights of a network of images"),
     (b"\x12\x01\0\0\0\0\0\0", "a .params file of MXNet; give the file it was made from, or its ONNX export"),
-    (b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", "a .t7 file of Torch 7 (Lua); give the .caffemodel or .pth of the same network"),
+    (
+        b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1",
+        "a .t7 file of Torch 7 (Lua); give the .caffemodel or .pth of the same network",
+    ),
     (b"[net]", "a darknet .cfg, a graph without weights; give weights of a network that is known here"),
     (b"\0\0\0\0\x01\0\0\0", DARKNET),
     (b"\0\0\0\0\x02\0\0\0", DARKNET),
-    (b"item {", "a label map, names of classes and no weights; give the file of weights (names go into --classes, one a line)"),
-    (b"item{", "a label map, names of classes and no weights; give the file of weights (names go into --classes, one a line)"),
+    (
+        b"item {",
+        "a label map, names of classes and no weights; give the file of weights (names go into --classes, one a line)",
+    ),
+    (
+        b"item{",
+        "a label map, names of classes and no weights; give the file of weights (names go into --classes, one a line)",
+    ),
     (b"node {", "a TensorFlow graph as text; give the checkpoint's prefix, such as model.ckpt"),
     (b"node{", "a TensorFlow graph as text; give the checkpoint's prefix, such as model.ckpt"),
     (b"%PDF", "a PDF; give a file of weights"),
@@ -43,7 +59,8 @@ HEAD = 4096
 
 
 def other(path: str | os.PathLike[str]) -> str | None:
-    """What a file is that holds no weights, in words that go on "is …"; None where it may hold some."""
+    """What a file is that holds no weights, in words that go on "is …"; None where it may hold
+    some."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
     text = head.lstrip()
@@ -67,16 +84,18 @@ def other(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- Protocol Buffers
+# --------------------------------------------------------------------------------- Protocol Buffers
 
 PROTOBUF = (b"\x08", b"\x0a", b"\x12", b"\x2a")
-"""What messages of the kinds here begin with: field 1 as a number or with a length, field 2, field 5."""
+"""What messages of the kinds here begin with: field 1 as a number or with a length, field 2, field
+5."""
 MOST_FIELDS = 100_000
 Message = dict[int, list["int | memoryview"]]
 
 
 def protobuf(path: str | os.PathLike[str]) -> str | None:
-    """What a message is that holds no weights, told by the fields that it has; None for those of ONNX and Caffe's nets, and damaged ones.
+    """What a message is that holds no weights, told by the fields that it has; None for those of
+    ONNX and Caffe's nets, and damaged ones.
 
     SolverState    iter 1, learned_net 2, history 3 {blob}, current_step 4         caffe.proto
     BlobProto      num … width 1 to 4, data 5, shape 7
@@ -94,15 +113,23 @@ def protobuf(path: str | os.PathLike[str]) -> str | None:
         numbered = isinstance(_first(top, 1), int)
         if numbered and 7 not in top and any(number >= 200 for number in top):
             return "a CoreML model; give the file it was made from"
-        if ((numbered and isinstance(_first(top, 2), int)) or not top.keys() & {1, 2, 3, 4}) and isinstance(_first(top, 5), memoryview):
-            return "one blob of Caffe's (mean.binaryproto), the mean of a training's images; give the .caffemodel (the mean goes into --mean)"
+        if ((numbered and isinstance(_first(top, 2), int)) or not top.keys() & {1, 2, 3, 4}) and isinstance(
+            _first(top, 5), memoryview
+        ):
+            return (
+                "one blob of Caffe's (mean.binaryproto), the mean of a training's images; give the .caffemodel "
+                "(the mean goes into --mean)"
+            )
         if numbered and 7 not in top:
             if any(_meta_graph(one) for one in top.get(2, [])[:1]):
                 return "TensorFlow's SavedModel, a graph; give the variables beside it: the prefix variables/variables"
             learned = _text(_first(top, 2))
             if learned.endswith((".caffemodel", ".h5")) or isinstance(_first(top, 4), int) or _blob(_first(top, 3)):
                 beside = f": {learned}" if learned else ""
-                return f"a Caffe solver's state (.solverstate), its momentum and not the network; give the .caffemodel beside it{beside}"
+                return (
+                    "a Caffe solver's state (.solverstate), its momentum and not the network; give the "
+                    f".caffemodel beside it{beside}"
+                )
         if not numbered and len(top.get(2, [])) == 1 and _graph(_first(top, 2)) and not _name(_first(top, 1)):
             return f"a TensorFlow graph without weights (.meta); give the checkpoint's prefix, {_prefix(path)}"
         if not numbered and 100 not in top and 1 in top and all(_node(one) for one in top[1][:3]):
@@ -171,23 +198,31 @@ def _blob(value: object) -> bool:
     return message is not None and isinstance(_first(message, 5), memoryview) and message.keys() <= set(range(1, 10))
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------- HDF5
+# --------------------------------------------------------------------------------------------- HDF5
 
 
 def hdf5(file: h5py.File) -> str:
-    """What an HDF5 file is: "keras", "caffemodel.h5", or words that go on "is …" for what holds no weights."""
+    """What an HDF5 file is: "keras", "caffemodel.h5", or words that go on "is …" for what holds no
+    weights."""
     import h5py
 
     from segtwin_weights import hdf5
 
-    if any(key in file.attrs for key in ("layer_names", "layer_names0", "nb_layers")) or {"model_weights", "layers", "vars"} & set(file):
+    if any(key in file.attrs for key in ("layer_names", "layer_names0", "nb_layers")) or {
+        "model_weights",
+        "layers",
+        "vars",
+    } & set(file):
         return "keras"
     if "PYTABLES_FORMAT_VERSION" in file.attrs:
         return "a table of PyTables or pandas; give a file of weights"
     if "_NCProperties" in file.attrs:
         return "a NetCDF file, a grid of data; give a file of weights"
     if {"iter", "history"} <= set(file):
-        return "a Caffe solver's state in HDF5 (.solverstate.h5), its momentum and not the network; give the .caffemodel.h5 beside it"
+        return (
+            "a Caffe solver's state in HDF5 (.solverstate.h5), its momentum and not the network; give the "
+            ".caffemodel.h5 beside it"
+        )
     data = hdf5.inside(file, "data")
     if isinstance(data, h5py.Group):
         return "caffemodel.h5"
@@ -202,11 +237,12 @@ def hdf5(file: h5py.File) -> str:
 SHOWN = 4
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------------- pickles
+# ------------------------------------------------------------------------------------------ pickles
 
 
 def pickled(head: bytes) -> str:
-    """The class that a bare pickle begins with, read off its opcodes; nothing is run. "a Python pickle of …"."""
+    """The class that a bare pickle begins with, read off its opcodes; nothing is run. "a Python
+    pickle of …"."""
     words: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(head):

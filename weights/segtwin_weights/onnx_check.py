@@ -1,8 +1,10 @@
-"""An ONNX file held against the model that it was made from: read back, checked, and run once in ONNX Runtime.
+"""An ONNX file held against the model that it was made from: read back, checked, and run once in
+ONNX Runtime.
 
-Weights are compared bit by bit, one at a time and mapped from the disk. Then both compute one small random image. Layers whose weights are zero
-everywhere, as the new ones of a network that was just converted, get the same random weights in both for this run: with zeros compared with zeros, a
-wrong crop behind them would pass.
+Weights are compared bit by bit, one at a time and mapped from the disk. Then both compute one small
+random image. Layers whose weights are zero everywhere, as the new ones of a network that was just
+converted, get the same random weights in both for this run: with zeros compared with zeros, a wrong
+crop behind them would pass.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from segtwin import Converted, noise, oracle
-from segtwin.architectures import Row
+from segtwin.architectures import Architecture
 
 from segtwin_weights import onnx_stamp
 from segtwin_weights.hub import file_kind
@@ -32,7 +34,7 @@ PROBABILITY_ROUNDING = 2.0**-22
 class Source:
     """The model behind a file, whatever its framework."""
 
-    row: Row
+    architecture: Architecture
     opset: int
     blobs: Sequence[str]
     """Those that the graph may hold, its output the last."""
@@ -40,7 +42,8 @@ class Source:
     model_weights: Callable[[], Iterable[tuple[str, np.ndarray]]]
     """Hub name and array of every weight of the model that the graph computes with."""
     run: Callable[[np.ndarray, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
-    """(N×C×H×W data, weights to compute with in place of the model's, names of blobs) → those blobs, by the framework's own kernels."""
+    """(N×C×H×W data, weights to compute with in place of the model's, names of blobs) → those
+    blobs, by the framework's own kernels."""
     shape: tuple[int, int, int] | None = None
     """(N, H, W) of a graph of one size."""
     folded: Mapping[str, np.ndarray] | None = None
@@ -65,7 +68,8 @@ def verify(file: Path, path: str | os.PathLike[str], source: Source) -> None:
         source: what it was made from.
 
     Raises:
-        ValueError: the checker refuses it, or its signature, a weight or the result of a run differs; the message says what.
+        ValueError: the checker refuses it, or its signature, a weight or the result of a run
+            differs; the message says what.
     """
     try:
         model = onnx.load(file, load_external_data=False)
@@ -75,15 +79,19 @@ def verify(file: Path, path: str | os.PathLike[str], source: Source) -> None:
         raise ValueError(f"{path}: {differs(f'the ONNX checker refuses it: {first_line(error)}')}") from error
     zero = compare_weights(model, file, path, source)
     check_signature(model, path, source)
-    untouched = {name: array for name, array in zero.items() if source.folded is None or name not in batchnorm_convolutions(source)}
+    untouched = {
+        name: array
+        for name, array in zero.items()
+        if source.folded is None or name not in batchnorm_convolutions(source)
+    }
     check_run(model, file, path, source, probes(untouched))
 
 
 def batchnorm_convolutions(source: Source) -> set[str]:
     """Weights of the convolutions that BatchNorm was folded into."""
-    layers = {layer.name: layer for layer in source.row.layers}
+    layers = {layer.name: layer for layer in source.architecture.layers}
     folded = {bottom for layer in layers.values() if layer.kind == "BatchNorm" for bottom in layer.bottoms}
-    return {source.row.parameter_name(layers[name], kind) for name in folded for kind in ("weight", "bias")}
+    return {source.architecture.parameter_name(layers[name], kind) for name in folded for kind in ("weight", "bias")}
 
 
 def differs(what: str) -> str:
@@ -96,8 +104,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def compare_weights(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], source: Source) -> dict[str, np.ndarray]:
-    """Every weight of the model is in the file under its hub name, bit by bit. Returns those that are zero everywhere."""
+def compare_weights(
+    model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], source: Source
+) -> dict[str, np.ndarray]:
+    """Every weight of the model is in the file under its hub name, bit by bit. Returns those that
+    are zero everywhere."""
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     zero = {}
     for name, array in source.file_weights():
@@ -106,7 +117,9 @@ def compare_weights(model: onnx.ModelProto, file: Path, path: str | os.PathLike[
         try:
             stored = read_tensor(held[name], file)
         except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f"{path}: {differs(f'the weight {name} cannot be read back: {first_line(error)}')}") from error
+            raise ValueError(
+                f"{path}: {differs(f'the weight {name} cannot be read back: {first_line(error)}')}"
+            ) from error
         if stored.dtype != array.dtype or stored.shape != array.shape or not same_bits(stored, array):
             raise ValueError(f"{path}: {differs(f'the weight {name} is not that of the model')}")
         if array.size and not array.any():
@@ -163,13 +176,17 @@ def check_signature(model: onnx.ModelProto, path: str | os.PathLike[str], source
     if found != {"ai.onnx": source.opset}:
         raise ValueError(f"{path}: {differs(f'its operators are {found}, not opset {source.opset}')}")
     graph = model.graph
-    if [value.name for value in (*graph.input, *graph.output)] != [source.row.input, source.output]:
+    if [value.name for value in (*graph.input, *graph.output)] != [source.architecture.input, source.output]:
         names = f"{[value.name for value in graph.input]} to {[value.name for value in graph.output]}"
-        raise ValueError(f"{path}: {differs(f'it computes {names}, not {source.row.input} to {source.output}')}")
+        raise ValueError(
+            f"{path}: {differs(f'it computes {names}, not {source.architecture.input} to {source.output}')}"
+        )
     shape = dimensions(graph.input[0])
     n, height, width = source.shape or (None, None, None)
     if shape != [n, source.in_channels, height, width]:
-        raise ValueError(f"{path}: {differs(f'its input is {shape}, and should be {[n, source.in_channels, height, width]}')}")
+        raise ValueError(
+            f"{path}: {differs(f'its input is {shape}, and should be {[n, source.in_channels, height, width]}')}"
+        )
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
@@ -178,47 +195,69 @@ def dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
 
 
 def probes(zero: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Random weights for those that are zero: of a size that keeps values as large as they come, positive where they are one a channel."""
+    """Random weights for those that are zero: of a size that keeps values as large as they come,
+    positive where they are one a channel."""
     random = np.random.default_rng(13)
     found = {}
     for name, array in zero.items():
-        values = random.standard_normal(array.shape) / math.sqrt(array[0].size) if array.ndim > 1 else random.uniform(0.5, 1, array.shape)
+        values = (
+            random.standard_normal(array.shape) / math.sqrt(array[0].size)
+            if array.ndim > 1
+            else random.uniform(0.5, 1, array.shape)
+        )
         found[name] = values.astype(array.dtype)
     return found
 
 
 def probe_image(source: Source) -> np.ndarray:
-    """A seeded random image, N×C×H×W: of the graph's size, or of a small legal one that is not the one it was traced at."""
-    sizes = [source.shape] if source.shape else [(1, *size) for size in probe_sizes(source.row)]
+    """A seeded random image, N×C×H×W: of the graph's size, or of a small legal one that is not the
+    one it was traced at."""
+    sizes = [source.shape] if source.shape else [(1, *size) for size in probe_sizes(source.architecture)]
     n, height, width = sizes[0]
     return np.random.default_rng(13).uniform(-128, 128, (n, source.in_channels, height, width)).astype(np.float32)
 
 
-def probe_sizes(row: Row) -> list[tuple[int, int]]:
+def probe_sizes(architecture: Architecture) -> list[tuple[int, int]]:
     """Small sizes that a network takes, the one it is traced at not among them."""
-    least = row.size_least
+    least = architecture.size_least
     found = []
-    for size in ((row.legal_size(least + 17), row.legal_size(least + 1)), (49, 33), (64, 32), (64, 96), row.example_size[::-1]):
+    for size in (
+        (architecture.legal_size(least + 17), architecture.legal_size(least + 1)),
+        (49, 33),
+        (64, 32),
+        (64, 96),
+        architecture.example_size[::-1],
+    ):
         try:
-            row.check_size(*size)
+            architecture.check_size(*size)
         except ValueError:
             continue
-        found += [size] if size != row.example_size else []
+        found += [size] if size != architecture.example_size else []
     return found
 
 
-def check_run(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], source: Source, instead: Mapping[str, np.ndarray]) -> None:
-    """One image through both; the output's shape is the file's declared one, and every blob that the graph has is the model's.
+def check_run(
+    model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], source: Source, instead: Mapping[str, np.ndarray]
+) -> None:
+    """One image through both; the output's shape is the file's declared one, and every blob that
+    the graph has is the model's.
 
-    Every blob, not the output alone: a wrong crop of a branch that adds little, or before ReLUs that pass nothing on, hardly shows there.
+    Every blob, not the output alone: a wrong crop of a branch that adds little, or before ReLUs
+    that pass nothing on, hardly shows there.
     """
     computed = {name for node in model.graph.node for name in node.output}
     names = [name for name in source.blobs if name in computed]
     data = probe_image(source)
     want = source.run(data, instead, names)
     declared, shape = dimensions(model.graph.output[0]), want[source.output].shape
-    if len(declared) != len(shape) or declared[1] != shape[1] or any(size not in (None, real) for size, real in zip(declared, shape, strict=True)):
-        raise ValueError(f"{path}: {differs(f'its output is declared as {declared}, and the model makes {list(shape)}')}")
+    if (
+        len(declared) != len(shape)
+        or declared[1] != shape[1]
+        or any(size not in (None, real) for size, real in zip(declared, shape, strict=True))
+    ):
+        raise ValueError(
+            f"{path}: {differs(f'its output is declared as {declared}, and the model makes {list(shape)}')}"
+        )
     try:
         got = onnx_values(file, data, names, instead, model, plain=True)
     except ImportError:
@@ -233,7 +272,7 @@ def check_run(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], 
         warnings.warn(f"{path}: not compared with the model, whose values are not finite", Converted, stacklevel=4)
         return
     bound = rounding(model)
-    probability = source.output if source.row.layer(source.output).kind == "Sigmoid" else None
+    probability = source.output if source.architecture.layer(source.output).kind == "Sigmoid" else None
     errors = {name: oracle.relative_error(got[name], want[name]) for name in names if name != probability}
     bounds = dict.fromkeys(errors, bound)
     if any(not errors[name] <= bound for name in errors) and all(off < 1e-2 for off in errors.values()):
@@ -241,21 +280,26 @@ def check_run(model: onnx.ModelProto, file: Path, path: str | os.PathLike[str], 
         bounds = {name: max(bound, measured.get(name, 0.0)) for name in errors}
     for name, off in errors.items():
         if not off <= bounds[name]:
-            words = f"ONNX Runtime computes {name} {off:.1e} of its maximum away from the model ({bounds[name]:.1e} allowed)"
+            words = (
+                f"ONNX Runtime computes {name} {off:.1e} of its maximum away from the model ({bounds[name]:.1e} "
+                "allowed)"
+            )
             raise ValueError(f"{path}: {differs(words)}")
     if probability is not None:  # a sigmoid is nowhere steeper than 1/4
-        (scores,) = source.row.layer(probability).bottoms
+        (scores,) = source.architecture.layer(probability).bottoms
         off = float(np.abs(got[probability] - want[probability].astype(np.float64)).max())
         if not off <= bounds[scores] * float(np.abs(want[scores]).max()) / 4 + PROBABILITY_ROUNDING:
             raise ValueError(f"{path}: {differs(f'ONNX Runtime computes {probability} {off:.1e} away from the model')}")
 
 
 def rounding(model: onnx.ModelProto) -> float:
-    """How far two correct float32 runs of a graph may differ, relative to the largest number of a blob.
+    """How far two correct float32 runs of a graph may differ, relative to the largest number of a
+    blob.
 
-    A running sum of n products is off by about u·√(n/6) of its size (u = 2⁻²⁴; see `segtwin.noise`). Roundings of different layers are
-    independent, so their squares add up; two runs differ by √2 more; and `noise.BOUND` is what is left to chance. fcn8s: 4e-5, 1e-5 at least; a
-    wrong crop, bias or kernel moves a blob by 1e-3 and more.
+    A running sum of n products is off by about u·√(n/6) of its size (u = 2⁻²⁴; see
+    `segtwin.noise`). Roundings of different layers are independent, so their squares add up; two
+    runs differ by √2 more; and `noise.BOUND` is what is left to chance. fcn8s: 4e-5, 1e-5 at least;
+    a wrong crop, bias or kernel moves a blob by 1e-3 and more.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     products = 0
@@ -267,10 +311,14 @@ def rounding(model: onnx.ModelProto) -> float:
 
 
 def own_rounding(source: Source, instead: Mapping[str, np.ndarray], data: np.ndarray) -> dict[str, float]:
-    """The same of every blob, measured: float32 runs of the oracle against its float64 run. Slow, so only for networks that magnify roundings."""
+    """The same of every blob, measured: float32 runs of the oracle against its float64 run. Slow,
+    so only for networks that magnify roundings."""
     weights = {**dict(source.model_weights()), **instead}
-    truth = oracle.run(source.row, weights, data)
-    floors, growths = noise.floors(source.row, weights, data, truth), noise.default_bounds(source.row, weights)
+    truth = oracle.run(source.architecture, weights, data)
+    floors, growths = (
+        noise.floors(source.architecture, weights, data, truth),
+        noise.default_bounds(source.architecture, weights),
+    )
     folded = 2 if source.folded else 1  # products of two roundings in place of one
     return {name: floors[name] * growths[name] * math.sqrt(2) * folded for name in truth}
 
@@ -291,8 +339,9 @@ def onnx_values(
         names: of its values; the input may be among them.
         instead: weights to compute with in place of the file's, name → array.
         model: the graph, if it was read already; changed in place.
-        plain: run the operators as they stand, without making others of them: slower, and without second copies of the weights. A graph of
-            float64, whose convolutions ONNX Runtime has not, is run in float32.
+        plain: run the operators as they stand, without making others of them: slower, and without
+            second copies of the weights. A graph of float64, whose convolutions ONNX Runtime has
+            not, is run in float32.
 
     Raises:
         ValueError: the graph has no such value.
@@ -324,14 +373,17 @@ def onnx_values(
             if instead and initializer.name in instead and not double:
                 initializer.CopyFrom(numpy_helper.from_array(instead[initializer.name], initializer.name))
         graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in present)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(file).resolve().parent))
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(Path(file).resolve().parent)
+        )
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {graph.input[0].name: data})
     return {graph.input[0].name: data, **dict(zip(wanted, values, strict=True))}
 
 
 def in_single(model: onnx.ModelProto, file: Path, instead: Mapping[str, np.ndarray]) -> None:
-    """A float64 graph made one of float32, its weights, those in the place of some among them, inside it."""
+    """A float64 graph made one of float32, its weights, those in the place of some among them,
+    inside it."""
     graph = model.graph
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.DOUBLE:

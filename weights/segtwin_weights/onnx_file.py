@@ -1,7 +1,8 @@
 """ONNX files: a graph without weights, and the weights put into it on the way to the disk.
 
-The exporters of both frameworks hand over a skeleton whose weights are inputs under their hub names. Caffe's layouts are ONNX's (Conv O×I×kh×kw,
-ConvTranspose I×O×kh×kw), so the arrays of the hub become its initializers as they are, one at a time: memory never holds a second copy.
+The exporters of both frameworks hand over a skeleton whose weights are inputs under their hub
+names. Caffe's layouts are ONNX's (Conv O×I×kh×kw, ConvTranspose I×O×kh×kw), so the arrays of the
+hub become its initializers as they are, one at a time: memory never holds a second copy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from segtwin import __version__
-from segtwin.architectures import Row
+from segtwin.architectures import Architecture
 from segtwin.files import whole_together
 
 from segtwin_weights.door import file_name
@@ -32,12 +33,18 @@ ALIGNMENT = 4096
 """A tensor in the data file begins on a page, so that runtimes can map it."""
 
 
-def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueInfoProto, shape: tuple[int, int, int] | None = None) -> dict[str, Any]:
-    """What an ONNX file says of itself: the row, and how an image has to be prepared; `data` is its input, of one size where `shape` says so."""
+def properties(
+    architecture: Architecture,
+    weights_metadata: Mapping[str, Any],
+    data: onnx.ValueInfoProto,
+    shape: tuple[int, int, int] | None = None,
+) -> dict[str, Any]:
+    """What an ONNX file says of itself: the architecture, and how an image has to be prepared;
+    `data` is its input, of one size where `shape` says so."""
     in_channels = data.type.tensor_type.shape.dim[1].dim_value
     n, height, width = shape or ("N", "H", "W")
     dtype = helper.tensor_dtype_to_np_dtype(data.type.tensor_type.elem_type)
-    preprocessing, known = preprocessing_of(weights_metadata, row, in_channels)
+    preprocessing, known = preprocessing_of(weights_metadata, architecture, in_channels)
     kept = {
         key: weights_metadata[key]
         for key in ("num_classes", "source", "sha256", "synthetic", "classes", "palette", "batchnorm")
@@ -45,18 +52,19 @@ def properties(row: Row, weights_metadata: Mapping[str, Any], data: onnx.ValueIn
     }
     return {
         "schema": SCHEMA,
-        "architecture": row.variant_of or row.name,
+        "architecture": architecture.variant_of or architecture.name,
         "version": __version__,
         "preprocessing": preprocessing.asdict(),
         **({} if known else {"preprocessing_assumed": True}),
         "input": f"{dtype} {n}×{in_channels}×{height}×{width}; {preprocessing.describe(in_channels)}",
-        "citation": row.citation,
+        "citation": architecture.citation,
         **kept,
     }
 
 
 OPSETS = {"torch": (18, 23), "keras": (18, 18)}
-"""Framework → the first and last version of the ONNX operators that its exporter writes; the first is the default."""
+"""Framework → the first and last version of the ONNX operators that its exporter writes; the first
+is the default."""
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
@@ -66,7 +74,9 @@ def check_name(path: str | os.PathLike[str]) -> None:
         ValueError: it holds bytes that are no UTF-8.
     """
     if file_name(path) != os.path.basename(os.fspath(path)):
-        raise ValueError(f"{path}: the name of an ONNX file is text, and this one holds bytes that are no UTF-8; give it another")
+        raise ValueError(
+            f"{path}: the name of an ONNX file is text, and this one holds bytes that are no UTF-8; give it another"
+        )
 
 
 def check_opset(path: str | os.PathLike[str], opset: int, framework: str) -> None:
@@ -82,17 +92,23 @@ def check_opset(path: str | os.PathLike[str], opset: int, framework: str) -> Non
 
 
 def check_written(path: str | os.PathLike[str], skeleton: onnx.ModelProto, opset: int) -> None:
-    """Refuse a graph whose operators are of another version than asked for: exporters fall back without an error.
+    """Refuse a graph whose operators are of another version than asked for: exporters fall back
+    without an error.
 
     Raises:
         ValueError: the graph has another opset.
     """
     found = [entry.version for entry in skeleton.opset_import if entry.domain in ("", "ai.onnx")]
     if found != [opset]:
-        raise ValueError(f"{path}: opset {opset} was asked for, and the exporter made opset {', '.join(map(str, found))}; nothing was written")
+        raise ValueError(
+            f"{path}: opset {opset} was asked for, and the exporter made opset {', '.join(map(str, found))}; "
+            "nothing was written"
+        )
 
 
-def fixed_shape(path: str | os.PathLike[str], row: Row, size: tuple[int, int] | None, batch: int | None) -> tuple[int, int, int] | None:
+def fixed_shape(
+    path: str | os.PathLike[str], architecture: Architecture, size: tuple[int, int] | None, batch: int | None
+) -> tuple[int, int, int] | None:
     """(N, H, W) of a graph of one size; None: they are free.
 
     Raises:
@@ -100,12 +116,17 @@ def fixed_shape(path: str | os.PathLike[str], row: Row, size: tuple[int, int] | 
     """
     if size is None:
         if batch is not None:
-            raise ValueError(f"{path}: batch {batch} fixes the number of images of a graph of one size; give the size too")
+            raise ValueError(
+                f"{path}: batch {batch} fixes the number of images of a graph of one size; give the size too"
+            )
         return None
     batch = 1 if batch is None else batch
     if len(size) != 2 or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in (batch, *size)):
-        raise ValueError(f"{path}: size is (rows, columns) and batch a number of images, whole numbers from 1 on, not {size!r} and {batch!r}")
-    row.check_size(*size)
+        raise ValueError(
+            f"{path}: size is (rows, columns) and batch a number of images, whole numbers from 1 on, not {size!r} "
+            f"and {batch!r}"
+        )
+    architecture.check_size(*size)
     return batch, *size
 
 
@@ -113,7 +134,7 @@ def write(
     skeleton: onnx.ModelProto,
     weights: Iterable[tuple[str, np.ndarray]],
     path: str | os.PathLike[str],
-    row: Row,
+    architecture: Architecture,
     metadata: Mapping[str, Any],
     external_data: bool | None = None,
     verify: Callable[[Path], None] | None = None,
@@ -125,34 +146,48 @@ def write(
         skeleton: its inputs are the data and every weight under its hub name; changed in place.
         weights: hub name → array, for every weight input of the skeleton; read once, in order.
         path: the .onnx file. External weights go to `path` + ".data".
-        row: what the graph computes.
-        metadata: of the weights; goes into metadata_props with the row's, values that are no strings as JSON.
-        external_data: weights in a file of their own (True), in the .onnx (False), or as their size asks (None: above 100 MB).
-        verify: called with the file as it was written, in a folder of its own; when it raises, nothing is left and what was there before stays.
+        architecture: what the graph computes.
+        metadata: of the weights; goes into metadata_props with the architecture's, values that are
+            no strings as JSON.
+        external_data: weights in a file of their own (True), in the .onnx (False), or as their size
+            asks (None: above 100 MB).
+        verify: called with the file as it was written, in a folder of its own; when it raises,
+            nothing is left and what was there before stays.
         shape: (N, H, W) of a skeleton of one size; else they are named, and free.
 
     Raises:
-        ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB; what `verify` raises.
+        ValueError: weights and inputs do not match; one file would be above protobuf's 2 GB; what
+            `verify` raises.
         OSError: a file cannot be written.
     """
     graph = skeleton.graph
     slots = list(graph.input)[1:]
     wanted = {slot.name: tuple(dim.dim_value for dim in slot.type.tensor_type.shape.dim) for slot in slots}
-    size = sum(math.prod(shape) * ITEM_SIZES[slot.type.tensor_type.elem_type] for slot, shape in zip(slots, wanted.values(), strict=True))
+    size = sum(
+        math.prod(shape) * ITEM_SIZES[slot.type.tensor_type.elem_type]
+        for slot, shape in zip(slots, wanted.values(), strict=True)
+    )
     if external_data is None:
         external_data = size > EXTERNAL_ABOVE
     if not external_data and size >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ValueError(f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on")
+        raise ValueError(
+            f"{path}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); leave external_data on"
+        )
     del graph.input[1:]
     free = ("", "", "", "") if shape else ("N", "", "H", "W")
     _name_axes(graph.input[0], free)
-    _name_axes(graph.output[0], free if shape or row.keeps_size else ("N", "", "output rows", "output columns"))
+    _name_axes(
+        graph.output[0], free if shape or architecture.keeps_size else ("N", "", "output rows", "output columns")
+    )
     for node in graph.node:
         node.name = node.output[0]
     del graph.value_info[:]
 
     path = Path(path)
-    with whole_together(path.with_name(path.name + ".data"), path) as (beside, draft):  # a graph never appears before its data
+    with whole_together(path.with_name(path.name + ".data"), path) as (
+        beside,
+        draft,
+    ):  # a graph never appears before its data
         with ExitStack() as stack:
             file = stack.enter_context(DataFile(beside)) if external_data else None
             for name, array in weights:
@@ -164,8 +199,10 @@ def write(
         if wanted:
             raise ValueError(f"{path}: no weights for {', '.join(wanted)}")
         del skeleton.metadata_props[:]
-        facts = {**properties(row, metadata, graph.input[0], shape), **stamp}
-        helper.set_model_props(skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
+        facts = {**properties(architecture, metadata, graph.input[0], shape), **stamp}
+        helper.set_model_props(
+            skeleton, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+        )
         skeleton.producer_name, skeleton.producer_version = "segtwin", __version__
         draft.write_bytes(skeleton.SerializeToString())
         skeleton.Clear()  # its weights are in the file now, once

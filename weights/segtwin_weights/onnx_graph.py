@@ -1,7 +1,8 @@
 """Which tensors of an ONNX graph are weights, under which name and in which layout.
 
-Exporters hand a weight to its layer through other nodes: tf2onnx transposes kernels, torch stores equal tensors once and names the others by an
-Identity, Paddle writes Constant nodes. `Graph` follows initializers and constants through nodes that only move numbers; whatever a layer gets in
+Exporters hand a weight to its layer through other nodes: tf2onnx transposes kernels, torch stores
+equal tensors once and names the others by an Identity, Paddle writes Constant nodes. `Graph`
+follows initializers and constants through nodes that only move numbers; whatever a layer gets in
 the end is the weight, under the name of the initializer that it began as.
 
 Source: `onnx.proto` of onnx 1.23, docs/Operators.md. Field numbers:
@@ -27,13 +28,15 @@ from segtwin_weights.hub import WeightsError, at_most
 from segtwin_weights.names import identify
 
 MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-"""Nodes that are followed. What they do to numbers is what numpy does, so a chain of them is an array."""
+"""Nodes that are followed. What they do to numbers is what numpy does, so a chain of them is an
+array."""
 CASTS = {1: np.float32, 10: np.float16, 11: np.float64}
 LAYERS = {"Conv": ("weight", "bias"), "ConvTranspose": ("weight", "bias"), "Gemm": ("weight", "bias"),
           "BatchNormalization": ("weight", "bias", "mean", "variance")}  # fmt: skip
 """Nodes that take weights in slots 1, 2, …; what they are."""
 SETTINGS = {
-    "Resize", "Upsample", "Pad", "Clip", "Slice", "Expand", "Tile", "Range", "OneHot", "TopK", "Pow", "ConstantOfShape", "NonMaxSuppression",
+    "Resize", "Upsample", "Pad", "Clip", "Slice", "Expand", "Tile", "Range", "OneHot", "TopK", "Pow",
+    "ConstantOfShape", "NonMaxSuppression",
     "RoiAlign", "MaxRoiPool", "Dropout", "Equal", "Greater", "Less", "QuantizeLinear",
 }  # fmt: skip
 """Nodes whose constants say how, and are no weights."""
@@ -45,9 +48,11 @@ SMALL = {"int8", "uint8", "int4", "uint4", "int2", "uint2", "float4", "float8"}
 QUANTISED = re.compile("Cast|Dequantize|Integer|QLinear|MatMulNBits|microsoft")
 """Kinds of nodes that take weights of few bits."""
 MOST_TIMES = 2
-"""Bytes of moved weights, in bytes of those that lie in the file: a Cast doubles them. So it is with copies that only lay them out anew."""
+"""Bytes of moved weights, in bytes of those that lie in the file: a Cast doubles them. So it is
+with copies that only lay them out anew."""
 MOST_NAMED = 8
-"""Bytes of weights by all of their names, in bytes of those that lie in the file: tensors that are equal are stored once, and a Cast doubles them."""
+"""Bytes of weights by all of their names, in bytes of those that lie in the file: tensors that are
+equal are stored once, and a Cast doubles them."""
 
 
 class Node(NamedTuple):
@@ -172,7 +177,9 @@ class Graph:
             moved = self._move(node, data.array)
             if moved is not None:
                 self.moved.update(node.inputs)
-                self.values[node.outputs[0]] = data._replace(array=moved, moves=data.moves if node.kind in data.moves else (*data.moves, node.kind))
+                self.values[node.outputs[0]] = data._replace(
+                    array=moved, moves=data.moves if node.kind in data.moves else (*data.moves, node.kind)
+                )
                 return
         for slot, name in enumerate(node.inputs):
             self.uses.setdefault(name, []).append(Use(node, slot))
@@ -188,17 +195,26 @@ class Graph:
                 self.values[name] = Value(name, *(tensor if key == "value" else sparse)(content))
             elif key in ("value_float", "value_floats", "value_int", "value_ints") and content is not None:
                 array = np.asarray(content, np.float32 if "float" in key else np.int64)
-                self.values[name] = Value(name, array.reshape(() if key in ("value_float", "value_int") else -1), str(array.dtype))
+                self.values[name] = Value(
+                    name, array.reshape(() if key in ("value_float", "value_int") else -1), str(array.dtype)
+                )
         if name in self.values and (array_or_none := self.values[name].array) is not None:
             self.stored += array_or_none.nbytes
 
     def _move(self, node: Node, array: np.ndarray) -> np.ndarray | None:
-        """What a node of `MOVES` makes of an array; None where that is not known before the graph runs."""
+        """What a node of `MOVES` makes of an array; None where that is not known before the graph
+        runs."""
         own = node.attributes
         second = self.values.get(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
-        if len(node.inputs) > 1 and node.inputs[1] and (second is None or second.array is None or second.array.dtype.kind != "i"):
+        if (
+            len(node.inputs) > 1
+            and node.inputs[1]
+            and (second is None or second.array is None or second.array.dtype.kind != "i")
+        ):
             return None
-        given = None if second is None or second.array is None else [int(value) for value in second.array.reshape(-1)[:64]]
+        given = (
+            None if second is None or second.array is None else [int(value) for value in second.array.reshape(-1)[:64]]
+        )
         try:
             if node.kind == "Identity":
                 return array
@@ -230,7 +246,9 @@ class Graph:
         except WeightsError:
             raise
         except (ValueError, IndexError, TypeError, OverflowError):
-            raise WeightsError(f"{self.path}: {node} does not fit its weight of shape {array.shape}; the file is damaged") from None
+            raise WeightsError(
+                f"{self.path}: {node} does not fit its weight of shape {array.shape}; the file is damaged"
+            ) from None
 
     def _reshaped(self, array: np.ndarray, shape: list[int]) -> np.ndarray:
         if not array.flags.c_contiguous:  # numpy may have to copy
@@ -244,7 +262,8 @@ class Graph:
             raise WeightsError(f"{self.path}: copies its weights over and over; it was made to fill memory")
 
     def taken(self, array: np.ndarray) -> None:
-        """An array gets a name among the weights; one that does not lie as it should is going to be copied."""
+        """An array gets a name among the weights; one that does not lie as it should is going to be
+        copied."""
         self.named += array.nbytes
         self.laid_out += 0 if array.flags.c_contiguous else array.nbytes
         if self.named > MOST_NAMED * self.stored + SLACK or self.laid_out > MOST_TIMES * self.stored + SLACK:
@@ -256,13 +275,18 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
 
     Args:
         graph: its nodes have been visited.
-        wanted: names of the network whose export by this project the file is; its tensors of these names lie in the hub's layout.
+        wanted: names of the network whose export by this project the file is; its tensors of these
+            names lie in the hub's layout.
 
     Raises:
         WeightsError: the weights are quantised, or of a type that numpy has not.
     """
     if wanted is not None:
-        stored = {name: value.array for name in wanted if (value := graph.values.get(name)) is not None and value.array is not None}
+        stored = {
+            name: value.array
+            for name in wanted
+            if (value := graph.values.get(name)) is not None and value.array is not None
+        }
         for one in stored.values():
             graph.taken(one)
         return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in stored.items()}
@@ -270,12 +294,21 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
     others: dict[str, np.ndarray] = {}
     initializers = set(graph.initializers)
     constants = set(graph.values) - initializers
-    names = [*graph.initializers, *(name for name in graph.values if name in constants)]  # the file's own before those that come of them
+    names = [
+        *graph.initializers,
+        *(name for name in graph.values if name in constants),
+    ]  # the file's own before those that come of them
     for name in names:
         value = graph.values[name]
-        uses = [use for use in graph.uses.get(name, []) if use.node.kind not in SETTINGS or (use.slot == 0 and use.node.kind != "Range")]
+        uses = [
+            use
+            for use in graph.uses.get(name, [])
+            if use.node.kind not in SETTINGS or (use.slot == 0 and use.node.kind != "Range")
+        ]
         dead = not graph.uses.get(name) and name not in graph.moved
-        if not uses and not (dead and (name in initializers or value.moves)):  # what only a subgraph takes is unused here
+        if not uses and not (
+            dead and (name in initializers or value.moves)
+        ):  # what only a subgraph takes is unused here
             continue
         _refuse_small(graph, name, value, uses)
         array = value.array
@@ -289,12 +322,17 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
         elif not _same(found[root], array) or not UNNAMED.fullmatch(name):
             others[name] = array
     everything = {**others, **found}
-    beside = {name for name in found if UNNAMED.fullmatch(name) and {use.node.kind for use in graph.uses.get(name, [])} & BROADCAST}
+    beside = {
+        name
+        for name in found
+        if UNNAMED.fullmatch(name) and {use.node.kind for use in graph.uses.get(name, [])} & BROADCAST
+    }
     choices = (everything, found, {name: array for name, array in everything.items() if name not in beside})
     blobs = next((choice for choice in choices if identify(choice)), everything)
     if blobs is choices[2]:
         warnings.warn(
-            f"{graph.path}: left aside: {at_most(beside)}, constants that the graph adds or multiplies with, and no weights of the network that is "
+            f"{graph.path}: left aside: {at_most(beside)}, constants that the graph adds or multiplies with, and "
+            "no weights of the network that is "
             "in it; they may be the preparation of its images",
             Converted,
             stacklevel=3,
@@ -308,17 +346,26 @@ def _same(one: np.ndarray, two: np.ndarray) -> bool:
 
 
 def _laid_out(graph: Graph, value: Value, array: np.ndarray, uses: list[Use]) -> np.ndarray:
-    """An array in the hub's layout for the layer that takes it: inner products are O×I, vectors have one axis."""
+    """An array in the hub's layout for the layer that takes it: inner products are O×I, vectors
+    have one axis."""
     if not uses:
         return array
     kinds = {use.node.kind for use in uses}
     inputs_first = [
-        use.slot == 1 and (use.node.kind == "MatMul" or (use.node.kind == "Gemm" and not use.node.attributes.get("transB"))) for use in uses
+        use.slot == 1
+        and (use.node.kind == "MatMul" or (use.node.kind == "Gemm" and not use.node.attributes.get("transB")))
+        for use in uses
     ]
     if array.ndim == 2 and all(inputs_first):
         return array.T
     stored = graph.values[value.root].array
-    if value.moves and kinds <= BROADCAST and stored is not None and stored.ndim == 1 and {*value.moves} <= {"Identity", *MOVES[3:]}:
+    if (
+        value.moves
+        and kinds <= BROADCAST
+        and stored is not None
+        and stored.ndim == 1
+        and {*value.moves} <= {"Identity", *MOVES[3:]}
+    ):
         return stored
     return array
 
@@ -328,11 +375,17 @@ def _refuse_small(graph: Graph, name: str, value: Value, uses: list[Use]) -> Non
     several = value.array is None or value.array.size > 1
     taken = not uses or any(QUANTISED.search(use.node.kind) or use.node.kind in LAYERS for use in uses)
     if value.type in SMALL and several and taken:
-        raise WeightsError(f"{graph.path}: is quantised: {name} is {value.type}; give the float model that it was made from, or run it as it is")
+        raise WeightsError(
+            f"{graph.path}: is quantised: {name} is {value.type}; give the float model that it was made from, or "
+            "run it as it is"
+        )
     layer = next((use.node for use in uses if use.node.kind in LAYERS and use.slot), None)
     whole = value.array is not None and value.array.dtype.kind in "iub" and layer is not None
     if whole or (value.array is None and value.type != "string"):
-        raise WeightsError(f"{graph.path}: {name} is {value.type}{f', in {layer}' if layer else ''}, which weights here are not; store it as float32")
+        raise WeightsError(
+            f"{graph.path}: {name} is {value.type}{f', in {layer}' if layer else ''}, which weights here are not; "
+            "store it as float32"
+        )
 
 
 def _say_computed(graph: Graph) -> None:
@@ -345,4 +398,6 @@ def _say_computed(graph: Graph) -> None:
                 computed.append(f"the {part} of {layer} is {by}")
     if computed:
         more = f", and {len(computed) - 1} more" if len(computed) > 1 else ""
-        warnings.warn(f"{graph.path}: {computed[0]}{more}; what goes into it is read as it is stored", Converted, stacklevel=4)
+        warnings.warn(
+            f"{graph.path}: {computed[0]}{more}; what goes into it is read as it is stored", Converted, stacklevel=4
+        )

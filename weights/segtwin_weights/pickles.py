@@ -1,14 +1,17 @@
 """Pickles, run by nobody.
 
-A pickle is a program for a stack machine, and any function it can name it can call. The machine here knows the opcodes that data need and no
-others, and `find_class` answers with the few constructors that a file of weights needs: inert stand-ins, which note what they were given and
-read arrays out of it later. Nothing a pickle names is imported.
+A pickle is a program for a stack machine, and any function it can name it can call. The machine
+here knows the opcodes that data need and no others, and `find_class` answers with the few
+constructors that a file of weights needs: inert stand-ins, which note what they were given and read
+arrays out of it later. Nothing a pickle names is imported.
 
-Python's own machine in C is not used for two reasons: it lets BUILD set attributes of whatever a file puts on its stack, our classes
-included, and it fills a table as long as the largest memo index that a file claims.
+Python's own machine in C is not used for two reasons: it lets BUILD set attributes of whatever a
+file puts on its stack, our classes included, and it fills a table as long as the largest memo index
+that a file claims.
 
-A few bytes of a pickle can ask for many: an empty set is one byte and takes 216, a string that was named once is encoded again and again. What the
-objects take is counted before they are made, in one `Budget` per file; the number of opcodes and the length of integers, names and keys are bounded.
+A few bytes of a pickle can ask for many: an empty set is one byte and takes 216, a string that was
+named once is encoded again and again. What the objects take is counted before they are made, in one
+`Budget` per file; the number of opcodes and the length of integers, names and keys are bounded.
 """
 
 from __future__ import annotations
@@ -34,17 +37,27 @@ MOST_DIMENSIONS = 32
 NUMERIC = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 ROOM = 6 << 20
-"""Bytes that may be held whatever the file's size: a small file is mostly names and tables, which take more room as objects."""
+"""Bytes that may be held whatever the file's size: a small file is mostly names and tables, which
+take more room as objects."""
 MOST_OPCODES = 4_000_000
-"""Of one pickle; as many as the items that are looked at in it (`checkpoints.MOST_ITEMS`), some seconds. A tensor is told by about 60."""
+"""Of one pickle; as many as the items that are looked at in it (`checkpoints.MOST_ITEMS`), some
+seconds. A tensor is told by about 60."""
 MOST_INTEGER = 64
-"""Bytes of an integer: sizes have 8, torch's magic number 10, the states of random generators 16 to 32."""
+"""Bytes of an integer: sizes have 8, torch's magic number 10, the states of random generators 16 to
+32."""
 MOST_LINE = 4096
-"""Characters of a line of protocol 0 that is no string: a number, a memo's index, a module or a class."""
+"""Characters of a line of protocol 0 that is no string: a number, a memo's index, a module or a
+class."""
 NO_NETWORK_HERE = {
-    ("torch._utils", "_rebuild_tensor_v3"): "a tensor of a type that numpy has not (float8, or an unsigned integer of more than 8 bits)",
+    (
+        "torch._utils",
+        "_rebuild_tensor_v3",
+    ): "a tensor of a type that numpy has not (float8, or an unsigned integer of more than 8 bits)",
     ("torch._utils", "_rebuild_qtensor"): "a quantised tensor",
-    **{("torch", f"{kind}Storage"): "a quantised tensor" for kind in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")},
+    **{
+        ("torch", f"{kind}Storage"): "a quantised tensor"
+        for kind in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
+    },
     ("torch._utils", "_rebuild_sparse_tensor"): "a sparse tensor",
     ("torch._utils", "_rebuild_nested_tensor"): "a nested tensor",
 }
@@ -52,7 +65,8 @@ NO_NETWORK_HERE = {
 MOST_NAME = 256
 """Characters of a module's or a class's name, of a storage's key or a type's code."""
 MOST_ARGUMENTS = 64
-"""Of a constructor, a reference, a shape; torch's own take eight, and a shape has at most 64 sizes in numpy."""
+"""Of a constructor, a reference, a shape; torch's own take eight, and a shape has at most 64 sizes
+in numpy."""
 
 
 class Budget(door.Budget):
@@ -63,9 +77,11 @@ class Budget(door.Budget):
 
 
 class Key:
-    """A key of a dict that is no string: an integer, a float or a short tuple, as counters and optimisers have.
+    """A key of a dict that is no string: an integer, a float or a short tuple, as counters and
+    optimisers have.
 
-    Python's own hash of these is no secret, so that a file could choose thousands of equal ones, each of which is compared with all others.
+    Python's own hash of these is no secret, so that a file could choose thousands of equal ones,
+    each of which is compared with all others.
     """
 
     __slots__ = ("hashed", "value")
@@ -91,13 +107,20 @@ SMALL_KEYS = 1 << 16
 def key(value: Any) -> Any:
     """A key as a dict may have it.
 
-    Strings and bytes; integers of 64 bits, which optimisers count parameters by (torch before 1.6 by their addresses); None, booleans, floats;
-    classes and numpy's numbers, which are known by themselves alone; flat tuples of eight of the first.
+    Strings and bytes; integers of 64 bits, which optimisers count parameters by (torch before 1.6
+    by their addresses); None, booleans, floats; classes and numpy's numbers, which are known by
+    themselves alone; flat tuples of eight of the first.
 
     Raises:
         ValueError: it is anything else.
     """
-    if type(value) is str or type(value) is bytes or value is None or type(value) is bool or isinstance(value, StandIn | StandInText):
+    if (
+        type(value) is str
+        or type(value) is bytes
+        or value is None
+        or type(value) is bool
+        or isinstance(value, StandIn | StandInText)
+    ):
         return value
     if type(value) is int:
         if 0 <= value < SMALL_KEYS:
@@ -168,13 +191,16 @@ def dimensions(shape: Any) -> tuple[int, ...]:
         raise ValueError(f"a shape of {len(shape)} dimensions")
     if not all(0 <= size < 1 << 48 for size in shape):
         raise ValueError("a shape with a negative size, or one beyond every memory")
-    if math.prod(size for size in shape if size) >= 1 << 56:  # numpy multiplies sizes and strides though one of them is zero
+    if (
+        math.prod(size for size in shape if size) >= 1 << 56
+    ):  # numpy multiplies sizes and strides though one of them is zero
         raise ValueError(f"the shape {tuple(shape)}, which is beyond every memory")
     return tuple(shape)
 
 
 class Array(StandIn):
-    """Stands in for `numpy.ndarray` and its two ways of being rebuilt: keeps shape, type and bytes, and makes an array of them on demand."""
+    """Stands in for `numpy.ndarray` and its two ways of being rebuilt: keeps shape, type and bytes,
+    and makes an array of them on demand."""
 
     __slots__ = ("data", "dtype", "fortran", "shape")
 
@@ -207,8 +233,14 @@ class Array(StandIn):
         return cls.frombuffer(data, dtype, ())
 
     def item(self) -> Any:
-        """The one object of a 0-dimensional array of objects, which np.save makes of a dict; of other arrays the array itself."""
-        if isinstance(self.dtype, Dtype) and self.dtype.code in ("O", "O8", "O4") and isinstance(self.data, list) and len(self.data) == 1:
+        """The one object of a 0-dimensional array of objects, which np.save makes of a dict; of
+        other arrays the array itself."""
+        if (
+            isinstance(self.dtype, Dtype)
+            and self.dtype.code in ("O", "O8", "O4")
+            and isinstance(self.data, list)
+            and len(self.data) == 1
+        ):
             return self.data[0]
         return self
 
@@ -228,14 +260,16 @@ class Array(StandIn):
 
 
 def encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """`_codecs.encode`, by which pickle protocols 0 to 2 write bytes: latin1 of a string and nothing else."""
+    """`_codecs.encode`, by which pickle protocols 0 to 2 write bytes: latin1 of a string and
+    nothing else."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise ValueError(f"_codecs.encode to {quoted(encoding)}")
     return text.encode("latin1")
 
 
 class Foreign(StandIn):
-    """Stands in for a class that no reader needs, and for every object of it: options, counters, dates, paths. It holds nothing and runs nothing."""
+    """Stands in for a class that no reader needs, and for every object of it: options, counters,
+    dates, paths. It holds nothing and runs nothing."""
 
     __slots__ = ("name",)
 
@@ -279,30 +313,54 @@ class Module(dict[Any, Any]):
 PROGRAM = "__torch__"
 """Where the classes of TorchScript programs are."""
 REFUSED_MODULES = frozenset({
-    "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "_posixsubprocess", "sys", "importlib", "imp", "runpy", "shutil", "socket", "_socket",
-    "ctypes", "_ctypes", "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "operator", "_operator", "pty", "code", "codeop", "commands",
-    "marshal", "multiprocessing", "asyncio", "webbrowser", "pdb", "bdb", "pip", "timeit", "profile", "cProfile", "trace", "io", "_io", "urllib",
-    "requests", "http", "ftplib", "smtplib", "tempfile", "zipimport", "pkgutil", "pydoc", "doctest", "ensurepip", "venv", "platform", "signal",
+    "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "_posixsubprocess", "sys", "importlib", "imp", "runpy",
+    "shutil", "socket", "_socket",
+    "ctypes", "_ctypes", "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "operator", "_operator", "pty",
+    "code", "codeop", "commands",
+    "marshal", "multiprocessing", "asyncio", "webbrowser", "pdb", "bdb", "pip", "timeit", "profile", "cProfile",
+    "trace", "io", "_io", "urllib",
+    "requests", "http", "ftplib", "smtplib", "tempfile", "zipimport", "pkgutil", "pydoc", "doctest", "ensurepip",
+    "venv", "platform", "signal",
     "threading", "inspect", "linecache",
 })  # fmt: skip
-"""What runs programs, opens files or reaches into the interpreter. No training leaves such a thing in a checkpoint, so the file is not trusted."""
+"""What runs programs, opens files or reaches into the interpreter. No training leaves such a thing
+in a checkpoint, so the file is not trusted."""
 REFUSED_BUILTINS = frozenset({
-    "eval", "exec", "execfile", "compile", "open", "file", "getattr", "setattr", "delattr", "hasattr", "__import__", "globals", "locals", "vars",
-    "dir", "input", "raw_input", "breakpoint", "apply", "reload", "map", "filter", "reduce", "memoryview", "help", "exit", "quit", "print",
+    "eval", "exec", "execfile", "compile", "open", "file", "getattr", "setattr", "delattr", "hasattr", "__import__",
+    "globals", "locals", "vars",
+    "dir", "input", "raw_input", "breakpoint", "apply", "reload", "map", "filter", "reduce", "memoryview", "help",
+    "exit", "quit", "print",
 })  # fmt: skip
-REFUSED = frozenset({("functools", "partial"), ("functools", "reduce"), ("types", "CodeType"), ("types", "FunctionType"), ("torch", "load")})
+REFUSED = frozenset(
+    {
+        ("functools", "partial"),
+        ("functools", "reduce"),
+        ("types", "CodeType"),
+        ("types", "FunctionType"),
+        ("torch", "load"),
+    }
+)
 
 
 def refused(module: str, name: str) -> bool:
-    """Whether a pickle that names this is not read at all: what could harm, and tensors of kinds that no network here is made of."""
+    """Whether a pickle that names this is not read at all: what could harm, and tensors of kinds
+    that no network here is made of."""
     package = module.split(".")[0]
-    if package in REFUSED_MODULES or (module, name) in REFUSED or (package in ("builtins", "__builtin__") and name.split(".")[0] in REFUSED_BUILTINS):
+    if (
+        package in REFUSED_MODULES
+        or (module, name) in REFUSED
+        or (package in ("builtins", "__builtin__") and name.split(".")[0] in REFUSED_BUILTINS)
+    ):
         return True
     return package == "torch" and (name.startswith("_rebuild") or name.endswith("Storage"))
 
 
 Constructors = Mapping[tuple[str, str], Any]
-NUMPY: dict[tuple[str, str], Any] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): encode}
+NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): encode,
+}
 for _module in ("numpy.core", "numpy._core"):  # the old and the new home of numpy's insides
     NUMPY |= {
         (f"{_module}.multiarray", "_reconstruct"): Array.reconstruct,
@@ -316,7 +374,8 @@ LARGE = 1 << 16
 
 
 class Bounded:
-    """A file, or bytes, that refuses to hand out more than it has, before memory for it is asked for; large pieces are views of the mapped file."""
+    """A file, or bytes, that refuses to hand out more than it has, before memory for it is asked
+    for; large pieces are views of the mapped file."""
 
     def __init__(self, file: BinaryIO | bytes) -> None:
         self.mapped: memoryview | None = None
@@ -361,7 +420,10 @@ OBJECT = 160
 COSTS = {
     **dict.fromkeys((pickle.EMPTY_LIST, pickle.LIST, pickle.EMPTY_TUPLE, pickle.TUPLE), 72 + PLACE),
     **dict.fromkeys((pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), 80 + PLACE),
-    **dict.fromkeys((pickle.EMPTY_DICT, pickle.DICT, pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST), OBJECT + PLACE),
+    **dict.fromkeys(
+        (pickle.EMPTY_DICT, pickle.DICT, pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST),
+        OBJECT + PLACE,
+    ),
     **dict.fromkeys((pickle.GLOBAL, pickle.STACK_GLOBAL), OBJECT + PLACE),
     **dict.fromkeys((pickle.BINPERSID, pickle.PERSID), 4 * OBJECT),
     **dict.fromkeys((pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE), MEMO),
@@ -371,7 +433,8 @@ COSTS = {
     **dict.fromkeys((pickle.LONG, pickle.LONG1, pickle.LONG4), 40 + MOST_INTEGER + PLACE),
     **dict.fromkeys((pickle.POP, pickle.POP_MARK, pickle.BUILD, pickle.SETITEM, pickle.STOP, pickle.PROTO), 0),
 }
-"""Bytes that an opcode takes beside the text, the bytes or the items that come with it; others take a place on the stack."""
+"""Bytes that an opcode takes beside the text, the bytes or the items that come with it; others take
+a place on the stack."""
 PRICES = [COSTS.get(bytes([code]), PLACE) for code in range(256)]
 
 
@@ -385,8 +448,10 @@ class Unpickler(PurePython):
         file: where the pickle begins, or the bytes of it.
         budget: of the file that it is in.
         constructors: (module, name) → stand-in.
-        persistent: what answers references to objects outside the pickle; without it they are refused.
-        foreign: objects of other classes become `Foreign`, where they are not `refused`; else none of them is read.
+        persistent: what answers references to objects outside the pickle; without it they are
+            refused.
+        foreign: objects of other classes become `Foreign`, where they are not `refused`; else none
+            of them is read.
     """
 
     def __init__(
@@ -425,7 +490,9 @@ class Unpickler(PurePython):
                 dispatch[code](self)
         except pickle._Stop as stop:  # type: ignore[attr-defined]
             return stop.value
-        raise WeightsError(f"{self.path}: has a pickle of more than {MOST_OPCODES:,} steps; save model.state_dict() alone")
+        raise WeightsError(
+            f"{self.path}: has a pickle of more than {MOST_OPCODES:,} steps; save model.state_dict() alone"
+        )
 
     def readline(self) -> bytes:
         """A line that is no string.
@@ -444,7 +511,8 @@ class Unpickler(PurePython):
         return int(size)
 
     def text(self, layout: str) -> None:
-        """A string in UTF-8; Python keeps it with 1, 2 or 4 bytes a character, as the widest one needs."""
+        """A string in UTF-8; Python keeps it with 1, 2 or 4 bytes a character, as the widest one
+        needs."""
         size = self.read_size(layout)
         if size < LARGE:
             string = str(self.read(size), "utf-8", "surrogatepass")
@@ -590,11 +658,17 @@ class Unpickler(PurePython):
             return self.constructors[module, name]
         except KeyError:
             if what := NO_NETWORK_HERE.get((module, name)):
-                raise WeightsError(f"{self.path}: holds {what}; save the network's state_dict alone, its tensors as float()") from None
+                raise WeightsError(
+                    f"{self.path}: holds {what}; save the network's state_dict alone, its tensors as float()"
+                ) from None
             if self.foreign and not refused(module, name):
                 named = f"{module}.{name}"
                 self.spend(4 * len(named) + OBJECT)
-                return Module if module.split(".")[0] == PROGRAM else Foreign(named if named.isprintable() and named.isascii() else shown(named, 80))
+                return (
+                    Module
+                    if module.split(".")[0] == PROGRAM
+                    else Foreign(named if named.isprintable() and named.isascii() else shown(named, 80))
+                )
             raise WeightsError(
                 f"{self.path}: asks for {shown(f'{module}.{name}', 80)}, which weights do not need (nothing was run); "
                 "do not trust this file, or save its state_dict where it holds a whole model"
@@ -614,7 +688,9 @@ class Unpickler(PurePython):
         elif isinstance(self.stack[-1], Module) and isinstance(state, dict):
             self.spend(ITEM * len(state))
             self.stack[-1].update(state)
-        elif not isinstance(self.stack[-1], dict):  # an OrderedDict's attributes, as a state_dict's _metadata, are no weights
+        elif not isinstance(
+            self.stack[-1], dict
+        ):  # an OrderedDict's attributes, as a state_dict's _metadata, are no weights
             raise ValueError(f"the state of a {type(self.stack[-1]).__name__}")
 
     def reduce(self) -> None:
@@ -627,8 +703,15 @@ class Unpickler(PurePython):
             raise ValueError(f"a call of a {type(constructor).__name__}")
         if not isinstance(arguments, tuple) or len(arguments) > MOST_ARGUMENTS:
             raise ValueError("a call with arguments that are no tuple, or too many")
-        # each makes at most one object of what its arguments hold: bytes of a string, a dict or a tuple of a list
-        self.spend(sum(ITEM * len(one) if isinstance(one, list | tuple | dict) else len(one) for one in arguments if isinstance(one, COPIED)))
+        # each makes at most one object of what its arguments hold: bytes of a string, a dict or a
+        # tuple of a list
+        self.spend(
+            sum(
+                ITEM * len(one) if isinstance(one, list | tuple | dict) else len(one)
+                for one in arguments
+                if isinstance(one, COPIED)
+            )
+        )
         self.stack[-1] = constructor(*arguments)
 
     def newobj(self) -> None:
@@ -668,7 +751,13 @@ class Unpickler(PurePython):
 
 SIZED = {
     "text": {pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q", pickle.SHORT_BINUNICODE: "<B"},
-    "binary": {pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q", pickle.SHORT_BINBYTES: "<B", pickle.BINSTRING: "<i", pickle.SHORT_BINSTRING: "<B"},
+    "binary": {
+        pickle.BINBYTES: "<I",
+        pickle.BINBYTES8: "<Q",
+        pickle.SHORT_BINBYTES: "<B",
+        pickle.BINSTRING: "<i",
+        pickle.SHORT_BINSTRING: "<B",
+    },
     "integer": {pickle.LONG1: "<B", pickle.LONG4: "<i"},
 }
 """What is read by a length that comes before it: opcode → the length's layout."""

@@ -1,26 +1,21 @@
-"""A row as Caffe would be told of it: deploy, train/val and solver prototxt, from the row's table of layers.
+"""A architecture as Caffe would be told of it: deploy, train/val and solver prototxt, from the
+architecture's table of layers.
 
-Source: the prototxt files that net.py of shelhamer/fcn.berkeleyvision.org at 1305c7378a9f0ab44b2c936f4d60e4687e3d8743 writes, and its
-solver.prototxt files. Departure: crop offsets are written into the deploy file as they are into theirs, but derived (`geometry.crop_offsets`).
+Source: the prototxt files that net.py of shelhamer/fcn.berkeleyvision.org at
+1305c7378a9f0ab44b2c936f4d60e4687e3d8743 writes, and its solver.prototxt files. Departure: crop
+offsets are written into the deploy file as they are into theirs, but derived
+(`geometry.crop_offsets`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from segtwin import Preprocessing
-from segtwin.architectures import Layer, Row
-
-Message = Sequence[tuple[str, object]]
-"""(field, value) pairs of a prototxt message; a value that is a list is a message of its own."""
-
-
-class Word(str):
-    """A value without quotes: an enum or a boolean."""
-
-    __slots__ = ()
+from segtwin.architectures import Architecture, Layer
+from segtwin.layer_kinds import KINDS, Message, Word
 
 
 class CaffeLayer(NamedTuple):
@@ -33,8 +28,6 @@ class CaffeLayer(NamedTuple):
     more: Message = ()
 
 
-KINDS = {"Convolution", "Deconvolution", "InnerProduct", "Pooling", "Crop", "Eltwise", "Concat", "Scale"}
-"""The layer types that can be said here."""
 DEPLOY_SIZES = {"vgg16": (224, 224), "unet-paper": (572, 572)}
 DEPLOY_SIZE = (500, 500)
 """Rows and columns in a deploy file; Caffe and OpenCV reshape to whatever comes."""
@@ -42,18 +35,31 @@ BASE_LR = {"fcn32s": 1e-10, "fcn16s": 1e-12, "fcn8s": 1e-14, "fcn8s-atonce": 1e-
 MAX_ITER = {"fcn8s-atonce": 300_000}
 
 
-def net(row: Row, classes: int, in_channels: int, widths: tuple[int, ...]) -> Iterator[CaffeLayer]:
-    """The layers of a row, with the in-place ReLU and Dropout layers behind those that have one."""
-    channels = row.channels(classes, widths, in_channels)
-    height, width = DEPLOY_SIZES.get(row.name, DEPLOY_SIZE)
-    yield CaffeLayer(row.input, "Input", (), (row.input,), [("input_param", [("shape", [("dim", d) for d in (1, in_channels, height, width)])])])
-    for layer in row.layers:
-        yield CaffeLayer(layer.name, layer.kind, layer.bottoms, (layer.name,), parameters(layer, row, channels[layer.name]))
+def net(architecture: Architecture, classes: int, in_channels: int, widths: tuple[int, ...]) -> Iterator[CaffeLayer]:
+    """The layers of a architecture, with the in-place ReLU and Dropout layers behind those that
+    have one."""
+    channels = architecture.channels(classes, widths, in_channels)
+    height, width = DEPLOY_SIZES.get(architecture.name, DEPLOY_SIZE)
+    yield CaffeLayer(
+        architecture.input,
+        "Input",
+        (),
+        (architecture.input,),
+        [("input_param", [("shape", [("dim", d) for d in (1, in_channels, height, width)])])],
+    )
+    for layer in architecture.layers:
+        yield CaffeLayer(
+            layer.name, layer.kind, layer.bottoms, (layer.name,), parameters(layer, architecture, channels[layer.name])
+        )
         if layer.relu:
             yield CaffeLayer(beside(layer.name, "relu"), "ReLU", (layer.name,), (layer.name,))
         if layer.dropout:
             yield CaffeLayer(
-                beside(layer.name, "drop"), "Dropout", (layer.name,), (layer.name,), [("dropout_param", [("dropout_ratio", layer.dropout)])]
+                beside(layer.name, "drop"),
+                "Dropout",
+                (layer.name,),
+                (layer.name,),
+                [("dropout_param", [("dropout_ratio", layer.dropout)])],
             )
 
 
@@ -62,36 +68,30 @@ def beside(name: str, kind: str) -> str:
     return re.sub(r"^(conv|fc)", kind, name) if re.match(r"conv|fc", name) else f"{kind}_{name}"
 
 
-def parameters(layer: Layer, row: Row, outputs: int) -> Message:
+def parameters(layer: Layer, architecture: Architecture, outputs: int) -> Message:
     """The `param` and `…_param` messages of a layer."""
     more: list[tuple[str, object]] = []
-    if layer.kind in ("Convolution", "Deconvolution", "InnerProduct", "Scale"):
+    kind = KINDS[layer.kind]
+    if kind.weight_shape(layer, 1, 1) is not None:
         for lr, decay in list(zip(layer.lr_mult, layer.decay_mult, strict=True))[: 1 + layer.bias]:
             # a fixed layer says lr_mult 0 alone, as in net.py
             more.append(("param", [("lr_mult", lr), ("decay_mult", decay)] if lr else [("lr_mult", 0)]))
-    if layer.kind in ("Convolution", "Deconvolution"):
-        more.append(("convolution_param", [
-            ("num_output", outputs), *([] if layer.bias else [("bias_term", Word("false"))]),
-            ("pad", layer.pad), ("kernel_size", layer.kernel), ("stride", layer.stride),
-        ]))  # fmt: skip
-    elif layer.kind == "InnerProduct":
-        more.append(("inner_product_param", [("num_output", outputs)]))
-    elif layer.kind == "Pooling":
-        more.append(("pooling_param", [("pool", Word("MAX")), ("kernel_size", layer.kernel), ("stride", layer.stride)]))
-    elif layer.kind == "Crop":
-        more.append(("crop_param", [("axis", 2), ("offset", row.offsets[layer.name])]))
-    elif layer.kind == "Eltwise":
-        more.append(("eltwise_param", [("operation", Word("SUM"))]))
-    elif layer.kind == "Concat":
-        more.append(("concat_param", [("axis", 1)]))
-    elif layer.kind == "Scale":
-        more.append(("scale_param", [("filler", [("type", "constant"), ("value", layer.fill)])]))
-    return more
+    return [*more, *kind.prototxt(layer, outputs, architecture.offsets.get(layer.name, 0))]
+
+
+def writable(architecture: Architecture) -> bool:
+    """Whether Caffe has every layer of a network, so that it can be said as a prototxt."""
+    return architecture.naming == "caffe" and all(KINDS[layer.kind].caffe for layer in architecture.layers)
 
 
 def layer_text(layer: CaffeLayer) -> str:
     """One `layer { … }`."""
-    head: Message = [("name", layer.name), ("type", layer.kind), *(("bottom", b) for b in layer.bottoms), *(("top", t) for t in layer.tops)]
+    head: Message = [
+        ("name", layer.name),
+        ("type", layer.kind),
+        *(("bottom", b) for b in layer.bottoms),
+        *(("top", t) for t in layer.tops),
+    ]
     return "layer {\n" + body([*head, *layer.more], "  ") + "}\n"
 
 
@@ -109,46 +109,63 @@ def body(message: Message, indent: str = "") -> str:
     return "".join(lines)
 
 
-def deploy(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], preprocessing: Preprocessing | None = None) -> str:
-    """The net for inference: an Input layer of one image, no loss. A comment says how inputs are made, where it is stated."""
-    said = (preprocessing or row.preprocessing).for_channels(in_channels).describe(in_channels)
+def deploy(
+    architecture: Architecture,
+    classes: int,
+    in_channels: int,
+    widths: tuple[int, ...],
+    preprocessing: Preprocessing | None = None,
+) -> str:
+    """The net for inference: an Input layer of one image, no loss. A comment says how inputs are
+    made, where it is stated."""
+    said = (preprocessing or architecture.preprocessing).for_channels(in_channels).describe(in_channels)
     said += "" if preprocessing else " (the network's default)"
-    header = f'# {row.name}: {row.source}\n# input: {said}\nname: "{row.name}"\n'
-    return header + "".join(map(layer_text, net(row, classes, in_channels, widths)))
+    header = f'# {architecture.name}: {architecture.source}\n# input: {said}\nname: "{architecture.name}"\n'
+    return header + "".join(map(layer_text, net(architecture, classes, in_channels, widths)))
 
 
-def train_val(row: Row, classes: int, in_channels: int, widths: tuple[int, ...]) -> str:
-    """The net for training and validation: net.py's Python data layers (voc_layers.py beside it), and the summed loss that ignores 255."""
-    mean = f"({', '.join(map(str, row.mean))})"
-    texts = [f'name: "{row.name}"\n']
+def train_val(architecture: Architecture, classes: int, in_channels: int, widths: tuple[int, ...]) -> str:
+    """The net for training and validation: net.py's Python data layers (voc_layers.py beside it),
+    and the summed loss that ignores 255."""
+    mean = f"({', '.join(map(str, architecture.mean))})"
+    texts = [f'name: "{architecture.name}"\n']
     for phase, layer, options in (
         ("TRAIN", "SBDDSegDataLayer", "'sbdd_dir': '../data/sbdd/dataset', 'seed': 1337, 'split': 'train'"),
         ("TEST", "VOCSegDataLayer", "'voc_dir': '../data/pascal/VOC2011', 'seed': 1337, 'split': 'seg11valid'"),
     ):
         param = [("module", "voc_layers"), ("layer", layer), ("param_str", f"{{{options}, 'mean': {mean}}}")]
         texts.append(layer_text(CaffeLayer(
-            row.input, "Python", (), (row.input, "label"), [("include", [("phase", Word(phase))]), ("python_param", param)],
+            architecture.input, "Python", (), (architecture.input, "label"),
+            [("include", [("phase", Word(phase))]), ("python_param", param)],
         )))  # fmt: skip
-    texts += [layer_text(layer) for layer in net(row, classes, in_channels, widths) if layer.kind != "Input"]
+    texts += [layer_text(layer) for layer in net(architecture, classes, in_channels, widths) if layer.kind != "Input"]
     loss = [("loss_param", [("ignore_label", 255), ("normalize", Word("false"))])]
-    texts.append(layer_text(CaffeLayer("loss", "SoftmaxWithLoss", (row.output, "label"), ("loss",), loss)))
+    texts.append(layer_text(CaffeLayer("loss", "SoftmaxWithLoss", (architecture.output, "label"), ("loss",), loss)))
     return "".join(texts)
 
 
-def solver(row: Row, stem: str) -> str:
+def solver(architecture: Architecture, stem: str) -> str:
     """solver.prototxt of the heavy nets: momentum 0.99, batch 1, a fixed rate."""
     return body([
-        ("net", f"{stem}.train_val.prototxt"), ("test_iter", 736), ("test_interval", 999999999), ("display", 20), ("average_loss", 20),
-        ("lr_policy", "fixed"), ("base_lr", BASE_LR[row.name]), ("momentum", 0.99), ("iter_size", 1),
-        ("max_iter", MAX_ITER.get(row.name, 100_000)), ("weight_decay", 0.0005), ("snapshot", 4000),
+        ("net", f"{stem}.train_val.prototxt"), ("test_iter", 736), ("test_interval", 999999999), ("display", 20),
+        ("average_loss", 20),
+        ("lr_policy", "fixed"), ("base_lr", BASE_LR[architecture.name]), ("momentum", 0.99), ("iter_size", 1),
+        ("max_iter", MAX_ITER.get(architecture.name, 100_000)), ("weight_decay", 0.0005), ("snapshot", 4000),
         ("snapshot_prefix", f"snapshot/{stem}"), ("test_initialization", Word("false")),
     ])  # fmt: skip
 
 
-def files(row: Row, classes: int, in_channels: int, widths: tuple[int, ...], stem: str, preprocessing: Preprocessing | None = None) -> dict[str, str]:
-    """Ending of the name → text, of every prototxt that goes with a row's .caffemodel."""
-    texts = {".deploy.prototxt": deploy(row, classes, in_channels, widths, preprocessing)}
-    if row.name in BASE_LR:
-        texts[".train_val.prototxt"] = train_val(row, classes, in_channels, widths)
-        texts[".solver.prototxt"] = solver(row, stem)
+def files(
+    architecture: Architecture,
+    classes: int,
+    in_channels: int,
+    widths: tuple[int, ...],
+    stem: str,
+    preprocessing: Preprocessing | None = None,
+) -> dict[str, str]:
+    """Ending of the name → text, of every prototxt that goes with a architecture's .caffemodel."""
+    texts = {".deploy.prototxt": deploy(architecture, classes, in_channels, widths, preprocessing)}
+    if architecture.name in BASE_LR:
+        texts[".train_val.prototxt"] = train_val(architecture, classes, in_channels, widths)
+        texts[".solver.prototxt"] = solver(architecture, stem)
     return texts

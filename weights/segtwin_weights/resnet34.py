@@ -1,4 +1,5 @@
-"""torchvision's ResNet-34 (`IMAGENET1K_V1`, its state_dict) as the encoder of resnet34-unet, whose layers have other names there.
+"""torchvision's ResNet-34 (`IMAGENET1K_V1`, its state_dict) as the encoder of resnet34-unet, whose
+layers have other names there.
 
 torchvision              resnet34-unet
 conv1, bn1               firstconv, firstbn
@@ -15,7 +16,7 @@ import numpy as np
 from segtwin_weights.hub import WeightsError
 
 TARGET = "resnet34-unet"
-"""The row that starts from a ResNet-34."""
+"""The architecture that starts from a ResNet-34."""
 MODULES = {"firstconv": "conv1", "firstbn": "bn1"} | {f"encoder{i}": f"layer{i}" for i in range(1, 5)}
 
 
@@ -38,7 +39,9 @@ def encoder(weights: Mapping[str, np.ndarray], target: Mapping[str, tuple[int, .
         if source not in weights:
             raise WeightsError(f"the weights are no ResNet-34 of torchvision: {source} is missing")
         if weights[source].shape != shape:
-            raise WeightsError(f"the weights are no ResNet-34 of torchvision: {source} is {weights[source].shape}, not {shape}")
+            raise WeightsError(
+                f"the weights are no ResNet-34 of torchvision: {source} is {weights[source].shape}, not {shape}"
+            )
         names[name] = source
     if foreign := [name for name in weights if name not in names.values() and not name.startswith("fc.")]:
         raise WeightsError(f"the weights are no ResNet-34 of torchvision: {foreign[0]} has no place in it")

@@ -1,7 +1,9 @@
-"""Where a vgg16.npy comes from: yours, the cache, a checked download, or, without a network, a synthetic one that says so.
+"""Where a vgg16.npy comes from: yours, the cache, a checked download, or, without a network, a
+synthetic one that says so.
 
-The file was once at ftp://mi.eng.cam.ac.uk/pub/mttt2/models/vgg16.npy, without a hash, and is gone. The same Oxford weights are served by
-keras.applications as HDF5, with a hash, in the same layouts; they are written as the vgg16.npy that they once were.
+The file was once at ftp://mi.eng.cam.ac.uk/pub/mttt2/models/vgg16.npy, without a hash, and is gone.
+The same Oxford weights are served by keras.applications as HDF5, with a hash, in the same layouts;
+they are written as the vgg16.npy that they once were.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from typing import Any
 import numpy as np
 import pooch
 import requests
-from segtwin import architectures
+from segtwin.architectures.vgg16 import VGG16
 from segtwin.files import replacing, whole
 
 from segtwin_weights import keras_file, vgg16_npy
 from segtwin_weights.catalogue import cache_folder, only_one
 from segtwin_weights.hub import WeightsError
 
-KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+)
 KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 """Of that file, as `keras.applications.vgg16` states it."""
 CONNECT_SECONDS, READ_SECONDS = 5, 60
@@ -32,7 +36,8 @@ SYNTHETIC_SEED = 16
 def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = False) -> Path:
     """The path of a vgg16.npy, fetched or made when there is none.
 
-    In this order: `VGG16_NPY`; vgg16.npy in the cache; the download; vgg16-SYNTHETIC.npy in the cache, made of random numbers.
+    In this order: `VGG16_NPY`; vgg16.npy in the cache; the download; vgg16-SYNTHETIC.npy in the
+    cache, made of random numbers.
 
     Args:
         say: told, line by line, what happens.
@@ -50,7 +55,9 @@ def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = F
     if cached.is_file():
         return cached
     with only_one(cached, say):
-        return cached if cached.is_file() else _make_vgg16(cached, say, progress)  # another process may have made it meanwhile
+        return (
+            cached if cached.is_file() else _make_vgg16(cached, say, progress)
+        )  # another process may have made it meanwhile
 
 
 def _make_vgg16(cached: Path, say: Callable[[str], None], progress: Any) -> Path:
@@ -58,8 +65,15 @@ def _make_vgg16(cached: Path, say: Callable[[str], None], progress: Any) -> Path
     try:
         return download_vgg16(cached, progress)
     except requests.RequestException as error:
-        reason = "no network" if isinstance(error, requests.ConnectionError | requests.Timeout) else " ".join(str(error).split())
-        say(f"The Oxford weights cannot be fetched ({reason}). To use real ones, set VGG16_NPY=/path/to/vgg16.npy or put the file at {cached}.")
+        reason = (
+            "no network"
+            if isinstance(error, requests.ConnectionError | requests.Timeout)
+            else " ".join(str(error).split())
+        )
+        say(
+            f"The Oxford weights cannot be fetched ({reason}). To use real ones, set VGG16_NPY=/path/to/vgg16.npy "
+            f"or put the file at {cached}."
+        )
         synthetic = cached.with_name(f"vgg16-{vgg16_npy.SYNTHETIC}.npy")
         if not synthetic.is_file():
             say(f"Making {synthetic}: random numbers in the schema of vgg16.npy.")
@@ -81,7 +95,9 @@ def download_vgg16(path: Path, progress: Any = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = KERAS_URL.rsplit("/", 1)[1]
     try:
-        fetched = pooch.retrieve(KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader)
+        fetched = pooch.retrieve(
+            KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader
+        )
     except ValueError as error:  # pooch's word for a hash that differs; it keeps no such file
         raise WeightsError(f"{KERAS_URL}: {' '.join(str(error).split())}") from None
     with replacing(True):
@@ -91,9 +107,11 @@ def download_vgg16(path: Path, progress: Any = False) -> Path:
 
 
 def write_synthetic(path: Path, widths: tuple[int, ...] | None = None) -> None:
-    """Random numbers in the schema and the size of vgg16.npy; its name has to say so, as every report then does.
+    """Random numbers in the schema and the size of vgg16.npy; its name has to say so, as every
+    report then does.
 
-    Kernels are uniform with He's variance, 2 / inputs, so that activations keep their size from layer to layer; biases are within ±0.1.
+    Kernels are uniform with He's variance, 2 / inputs, so that activations keep their size from
+    layer to layer; biases are within ±0.1.
 
     Raises:
         ValueError: the name does not say that it is synthetic.
@@ -103,7 +121,7 @@ def write_synthetic(path: Path, widths: tuple[int, ...] | None = None) -> None:
         raise ValueError(f"{path}: the name of a synthetic file has to contain {vgg16_npy.SYNTHETIC}")
     random = np.random.default_rng(SYNTHETIC_SEED)
     layers: dict[str, list[np.ndarray]] = {}
-    parameters = {parameter.name: parameter.shape for parameter in architectures.VGG16.parameters(widths=widths)}
+    parameters = {parameter.name: parameter.shape for parameter in VGG16.parameters(widths=widths)}
     for layer in vgg16_npy.LAYERS:
         shape = parameters[f"{layer.name}/weight"]
         schema = shape[2:] + shape[1::-1]  # O×I×h×w → h×w×I×O, O×I → I×O

@@ -1,4 +1,5 @@
-"""Net surgery: weights of one network as the start of another, as `solve.py` and `surgery.py` of fcn.berkeleyvision.org do it."""
+"""Net surgery: weights of one network as the start of another, as `solve.py` and `surgery.py` of
+fcn.berkeleyvision.org do it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from segtwin import Preprocessing, architectures, geometry
+from segtwin import Preprocessing, geometry
+from segtwin.architectures import Architecture, Draw, Parameter, get_architecture, list_architectures
+from segtwin.architectures.vgg16 import VGG16, VGG_MEAN
 
 from segtwin_weights import metadata, names, resnet34
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, check_keys
@@ -22,7 +25,8 @@ class Change(NamedTuple):
 
     blob: str
     what: str
-    """copied, turned (made for other inputs), reshaped, averaged, expanded, zero, constant, counter, drawn, bilinear or dropped."""
+    """copied, turned (made for other inputs), reshaped, averaged, expanded, zero, constant,
+    counter, drawn, bilinear or dropped."""
     source: str
     shape: tuple[int, ...]
 
@@ -35,34 +39,41 @@ def convert(
     seed: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Weights:
-    """Weights of one network as those that another starts its training from: an FCN from a VGG-16 classifier or from another FCN, resnet34-unet
-    from torchvision's ResNet-34.
+    """Weights of one network as those that another starts its training from: an FCN from a VGG-16
+    classifier or from another FCN, resnet34-unet from torchvision's ResNet-34.
 
-    Weights that hold the network already, as another project's checkpoint of it does, come out under the hub's names.
+    Weights that hold the network already, as another project's checkpoint of it does, come out
+    under the hub's names.
 
-    From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that they are; `score_fr` is the average of
-    neighbouring classes of fc8 (tensorflow-fcn; "zeros" starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does).
-    A VGG-16 that was trained on other inputs than the network's gets a conv1_1 for these (`names.turned`).
+    From a VGG-16: convolutions are copied; fc6 and fc7 become the 7×7 and 1×1 convolutions that
+    they are; `score_fr` is the average of neighbouring classes of fc8 (tensorflow-fcn; "zeros"
+    starts it at zero, as Caffe does; "random" as random_init_fc8 of fcn8-vgg does). A VGG-16 that
+    was trained on other inputs than the network's gets a conv1_1 for these (`names.turned`).
 
-    From an FCN, as the original trains 16s from 32s and 8s from 16s: layers of the same name are copied (`Net::CopyTrainedLayersFrom`). With more
-    classes than before, the old ones become the first of each score layer and the rest start at zero (`surgery.expand_score`).
+    From an FCN, as the original trains 16s from 32s and 8s from 16s: layers of the same name are
+    copied (`Net::CopyTrainedLayersFrom`). With more classes than before, the old ones become the
+    first of each score layer and the rest start at zero (`surgery.expand_score`).
 
-    Whatever is new starts as the row starts it: deconvolutions bilinear (`surgery.interp`), score layers at zero, in fcn8-vgg drawn. Arrays are
-    shared with `weights` where no number changes.
+    Whatever is new starts as the architecture starts it: deconvolutions bilinear
+    (`surgery.interp`), score layers at zero, in fcn8-vgg drawn. Arrays are shared with `weights`
+    where no number changes.
 
     Args:
         weights: of a VGG-16 or an FCN, with any widths, in Caffe's layouts.
-        to: name of the row to make.
-        num_classes: of the result; by default the row's own from a classifier, and as before from an FCN. Averaging needs fewer than fc8 has,
-            another FCN at most as many as the result.
+        to: name of the architecture to make.
+        num_classes: of the result; by default the architecture's own from a classifier, and as
+            before from an FCN. Averaging needs fewer than fc8 has, another FCN at most as many as
+            the result.
         score_init: "fc8-average", "zeros" or "random"; of a VGG-16's `score_fr` only.
         seed: of what is drawn: the score layers of fcn8-vgg, the decoder of resnet34-unet.
-        preprocessing: how the inputs of `weights` were made, where they do not state it; it overrules what they state.
+        preprocessing: how the inputs of `weights` were made, where they do not state it; it
+            overrules what they state.
 
     Raises:
-        WeightsError: the weights are neither a VGG-16's nor an FCN's, the number of classes cannot be made of them, a trained layer has another shape
-            than the network's, or the numbers of conv1_1 speak against what the names say of the inputs, and nothing is stated.
-        ValueError: there is no such row or `score_init`.
+        WeightsError: the weights are neither a VGG-16's nor an FCN's, the number of classes cannot
+            be made of them, a trained layer has another shape than the network's, or the numbers of
+            conv1_1 speak against what the names say of the inputs, and nothing is stated.
+        ValueError: there is no such architecture or `score_init`.
     """
     return convert_with_report(weights, to, num_classes, score_init, seed, preprocessing)[0]
 
@@ -75,81 +86,126 @@ def convert_with_report(
     seed: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[Weights, list[Change]]:
-    """`convert`, and what became of each blob: one `Change` a blob of the result, in its order, then the blobs that were dropped."""
-    row = architectures.get(to)
-    if row.name not in architectures.ROWS:
-        raise ValueError(f"nothing is converted to {row.name!r}; there are {', '.join([*vgg_rows(), resnet34.TARGET])}")
+    """`convert`, and what became of each blob: one `Change` a blob of the result, in its order,
+    then the blobs that were dropped."""
+    architecture = get_architecture(to)
+    if architecture.name not in list_architectures():
+        raise ValueError(
+            f"nothing is converted to {architecture.name!r}; there are {', '.join([*vgg_networks(), resnet34.TARGET])}"
+        )
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
     weights = flattened(names.hub_names(weights))
     if preprocessing is not None:
         weights = Weights(weights, metadata.state(weights, preprocessing))
-    held = names.held(weights, row)
-    trained = None if held is None else dimensions(held, row).num_classes
+    held = names.held(weights, architecture)
+    trained = None if held is None else dimensions(held, architecture).num_classes
     if held is not None:
-        names.check_inputs(held, row)
+        names.check_inputs(held, architecture)
     if held is not None and num_classes in (None, trained):
-        size = dimensions(held, row)
+        size = dimensions(held, architecture)
         kept = {key: value for key, value in held.metadata.items() if key not in metadata.OLD}
-        held.metadata = kept | metadata.describe(row, size.num_classes, size.widths, kept, metadata.stated(held))
-        changes = [Change(name, "copied" if name in weights else "counter", name if name in weights else "", held[name].shape) for name in held]
-        return held, changes + [Change(name, "dropped", name, blob.shape) for name, blob in weights.items() if name not in held]
-    if held is not None and row.naming == "torch":
-        raise WeightsError(f"num_classes is {num_classes}; the weights are those of a {row.name} that has {trained}")
-    if row.name not in (*vgg_rows(), resnet34.TARGET):
-        raise WeightsError(f"nothing is converted to {row.name!r}: it starts from random numbers (build it without weights)")
-    if row.name == resnet34.TARGET:
-        return resnet34_unet(weights, row.num_classes if num_classes is None else num_classes, seed)
-    if score_init == "random" and "random_init_fc8" not in row.variants:
-        raise ValueError(f"score_init is 'fc8-average' or 'zeros' for {row.name}, not 'random', which is the random_init_fc8 of fcn8-vgg")
-    source_row = source_of(weights)
-    from_classifier = source_row.name in architectures.CLASSIFIERS
+        held.metadata = kept | metadata.describe(
+            architecture, size.num_classes, size.widths, kept, metadata.stated(held)
+        )
+        changes = [
+            Change(name, "copied" if name in weights else "counter", name if name in weights else "", held[name].shape)
+            for name in held
+        ]
+        return held, changes + [
+            Change(name, "dropped", name, blob.shape) for name, blob in weights.items() if name not in held
+        ]
+    if held is not None and architecture.naming == "torch":
+        raise WeightsError(
+            f"num_classes is {num_classes}; the weights are those of a {architecture.name} that has {trained}"
+        )
+    if architecture.name not in (*vgg_networks(), resnet34.TARGET):
+        raise WeightsError(
+            f"nothing is converted to {architecture.name!r}: it starts from random numbers (build it without weights)"
+        )
+    if architecture.name == resnet34.TARGET:
+        return resnet34_unet(weights, architecture.num_classes if num_classes is None else num_classes, seed)
+    if score_init == "random" and "random_init_fc8" not in architecture.variants:
+        raise ValueError(
+            f"score_init is 'fc8-average' or 'zeros' for {architecture.name}, not 'random', which is the "
+            "random_init_fc8 of fcn8-vgg"
+        )
+    origin = source_of(weights)
+    from_classifier = origin.name not in list_architectures()
     where = weights.metadata.get("source", "the weights")
     if from_classifier and "conv5_3/weight" in weights and not {"fc6/weight", "fc7/weight"} & weights.keys():
         raise WeightsError(f"{where}: is a VGG-16 {WITHOUT_CLASSIFIER}")
-    originals, in_channels, widths = dimensions(weights, source_row)
-    classes = num_classes if num_classes is not None else row.num_classes if from_classifier else originals
+    originals, in_channels, widths = dimensions(weights, origin)
+    classes = num_classes if num_classes is not None else architecture.num_classes if from_classifier else originals
     if classes < 1:
         raise WeightsError(f"num_classes is {classes}; a network has at least 1 class")
     if from_classifier and score_init == "fc8-average" and not originals:
-        raise WeightsError(f"{where}: the VGG-16 has no fc8 to average for score_fr; start it at zero (--score-init zeros)")
+        raise WeightsError(
+            f"{where}: the VGG-16 has no fc8 to average for score_fr; start it at zero (--score-init zeros)"
+        )
     if from_classifier and score_init == "fc8-average" and classes >= originals:
-        raise WeightsError(f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score layer at zero)")
+        raise WeightsError(
+            f"num_classes is {classes}; averaging fc8 needs fewer than its {originals} classes (or start the score "
+            "layer at zero)"
+        )
     if not from_classifier and classes < originals:
-        raise WeightsError(f"num_classes is {classes}; the weights score {originals} classes, which can become more, not fewer")
-    if not from_classifier and (row.name == "fcn8-vgg") != (source_row.name == "fcn8-vgg"):
-        raise WeightsError(f"{row.name} does not start from {source_row.name}: they differ in padding and in the mean; convert a VGG-16")
+        raise WeightsError(
+            f"num_classes is {classes}; the weights score {originals} classes, which can become more, not fewer"
+        )
+    if not from_classifier and (architecture.name == "fcn8-vgg") != (origin.name == "fcn8-vgg"):
+        raise WeightsError(
+            f"{architecture.name} does not start from {origin.name}: they differ in padding and in the mean; "
+            "convert a VGG-16"
+        )
 
     known, given = metadata.stated(weights), weights
     if not from_classifier:
-        names.check_inputs(weights, source_row)
+        names.check_inputs(weights, origin)
     else:
         proven = names.vgg16_preprocessing(weights)[1]
-        inner = Preprocessing("BGR", row.mean if row.colour == "BGR" else architectures.VGG_MEAN)  # fcn8-vgg turns RGB round itself
+        inner = Preprocessing(
+            "BGR", architecture.mean if architecture.colour == "BGR" else VGG_MEAN
+        )  # fcn8-vgg turns RGB round itself
         given, weights = weights, names.turned(weights, inner)
-        known = row.preprocessing.for_channels(in_channels) if proven else None
+        known = architecture.preprocessing.for_channels(in_channels) if proven else None
     blobs: dict[str, np.ndarray] = {}
     changes = []
-    if in_channels != row.in_channels and not row.any_channels:
-        raise WeightsError(f"{row.name} takes {row.in_channels} channels, as its original does; conv1_1 of the weights takes {in_channels}")
+    if in_channels != architecture.in_channels and not architecture.any_channels:
+        raise WeightsError(
+            f"{architecture.name} takes {architecture.in_channels} channels, as its original does; conv1_1 of the "
+            f"weights takes {in_channels}"
+        )
     if score_init == "random" and from_classifier:
-        row = architectures.get(row.variants["random_init_fc8"])
-    for parameter in row.parameters(classes, widths, in_channels):
+        architecture = architecture.variants["random_init_fc8"]
+    for parameter in architecture.parameters(classes, widths, in_channels):
         name, shape = parameter.name, parameter.shape
         layer, kind = name.split("/")
         if from_classifier and layer == "score_fr" and score_init == "fc8-average":
-            blobs[name], what, source = average_classes(weights[f"fc8/{kind}"], classes).reshape(shape), "averaged", f"fc8/{kind}"
+            blobs[name], what, source = (
+                average_classes(weights[f"fc8/{kind}"], classes).reshape(shape),
+                "averaged",
+                f"fc8/{kind}",
+            )
         elif from_classifier and layer == "score_fr" and score_init == "zeros":
             blobs[name], what, source = np.zeros(shape, np.float32), "zero", ""
-        elif name in weights and (weights[name].shape == shape or (from_classifier and weights[name].size == math.prod(shape))):
+        elif name in weights and (
+            weights[name].shape == shape or (from_classifier and weights[name].size == math.prod(shape))
+        ):
             source = name
-            what = "turned" if weights[name] is not given[name] else "copied" if weights[name].shape == shape else "reshaped"
+            what = (
+                "turned"
+                if weights[name] is not given[name]
+                else "copied"
+                if weights[name].shape == shape
+                else "reshaped"
+            )
             blobs[name] = weights[name].reshape(shape)
         elif name in weights and layer.startswith("score"):
             blobs[name], what, source = expand_score(weights[name], shape), "expanded", name
         elif name in weights and parameter.lr_mult:
             raise WeightsError(
-                f"{name} is {weights[name].shape}, but {row.name} with these widths and classes has {shape}; a trained layer is not dropped"
+                f"{name} is {weights[name].shape}, but {architecture.name} with these widths and classes has "
+                f"{shape}; a trained layer is not dropped"
             )
         else:
             blobs[name], what, source = start(parameter, seed), started(parameter), ""
@@ -157,77 +213,93 @@ def convert_with_report(
     used = {change.source for change in changes}
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in used]
 
-    described = metadata.describe(row, classes, widths, weights.metadata | {"num_classes": originals}, known)
-    if row.classes and classes == len(row.classes):
-        described.setdefault("classes", list(row.classes))
+    described = metadata.describe(architecture, classes, widths, weights.metadata | {"num_classes": originals}, known)
+    if architecture.classes and classes == len(architecture.classes):
+        described.setdefault("classes", list(architecture.classes))
     return Weights(blobs, described), changes
 
 
 def expand_score(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A score layer for more classes: the old ones first, zeros after them (`surgery.expand_score`)."""
+    """A score layer for more classes: the old ones first, zeros after them
+    (`surgery.expand_score`)."""
     larger = np.zeros(shape, blob.dtype)
     larger[: len(blob)] = blob
     return larger
 
 
-def started(parameter: architectures.Parameter) -> str:
+def started(parameter: Parameter) -> str:
     """In a word, how a blob starts into which nothing is copied."""
     fill = parameter.fill
-    return fill if isinstance(fill, str) else "drawn" if isinstance(fill, architectures.Draw) else "constant" if fill else "zero"
+    return fill if isinstance(fill, str) else "drawn" if isinstance(fill, Draw) else "constant" if fill else "zero"
 
 
 def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple[Weights, list[Change]]:
     """torchvision's ResNet-34 as the encoder of resnet34-unet."""
-    parameters = architectures.get(resnet34.TARGET).parameters(num_classes)
+    parameters = get_architecture(resnet34.TARGET).parameters(num_classes)
     filled = resnet34.encoder(weights, {parameter.name: parameter.shape for parameter in parameters})
     blobs = {p.name: weights[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
-    changes = [Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape) for p in parameters]
+    changes = [
+        Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape)
+        for p in parameters
+    ]
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
-    row = architectures.get(resnet34.TARGET)
-    return Weights(blobs, metadata.describe(row, num_classes, origin=weights.metadata, preprocessing=metadata.stated(weights))), changes
+    architecture = get_architecture(resnet34.TARGET)
+    return Weights(
+        blobs,
+        metadata.describe(architecture, num_classes, origin=weights.metadata, preprocessing=metadata.stated(weights)),
+    ), changes
 
 
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
-    """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n … (i+1)·n − 1, n = O // classes; the rest is dropped.
+    """fc8 (O×I weights or O biases) for fewer classes: class i is the mean of originals i·n …
+    (i+1)·n − 1, n = O // classes; the rest is dropped.
 
-    Source: `_summary_reshape` and `_bias_reshape` of tensorflow-fcn. The mean is taken in float32, as numpy takes it there.
+    Source: `_summary_reshape` and `_bias_reshape` of tensorflow-fcn. The mean is taken in float32,
+    as numpy takes it there.
     """
     each = len(blob) // classes
-    inputs_first = np.ascontiguousarray(blob[: each * classes].T)  # numpy adds up runs in pairs, as it does there: the same bits
+    inputs_first = np.ascontiguousarray(
+        blob[: each * classes].T
+    )  # numpy adds up runs in pairs, as it does there: the same bits
     return np.ascontiguousarray(inputs_first.reshape(*inputs_first.shape[:-1], classes, each).mean(axis=-1).T)
 
 
-def vgg_rows() -> dict[str, architectures.Row]:
+def vgg_networks() -> dict[str, Architecture]:
     """The FCNs with Caffe's names, which start from a VGG-16 or from each other."""
-    return {name: row for name, row in architectures.ROWS.items() if row.naming == "caffe" and "fc7" in row.widths}
+    networks = map(get_architecture, list_architectures())
+    return {one.name: one for one in networks if one.naming == "caffe" and "fc7" in one.widths}
 
 
-def source_of(weights: Weights) -> architectures.Row:
-    """The row whose weights these are, told by their names: an FCN with Caffe's names, or else a VGG-16."""
-    rows = vgg_rows()
-    for row in rows.values():
-        if weights.keys() == {parameter.name for parameter in row.parameters()}:
-            return row
+def source_of(weights: Weights) -> Architecture:
+    """The architecture whose weights these are, told by their names: an FCN with Caffe's names, or
+    else a VGG-16."""
+    networks = vgg_networks()
+    for architecture in networks.values():
+        if weights.keys() == {parameter.name for parameter in architecture.parameters()}:
+            return architecture
     if "fc7/weight" in weights and not {"fc8/weight", "score_fr/weight"} & weights.keys():
         return HEADLESS_VGG16
-    return rows.get("" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), architectures.VGG16)
+    return networks.get("" if "fc8/weight" in weights else str(weights.metadata.get("architecture")), VGG16)
 
 
-HEADLESS_VGG16 = replace(architectures.VGG16, layers=architectures.VGG16.layers[:-1], output="fc7")
+HEADLESS_VGG16 = replace(VGG16, layers=VGG16.layers[:-1], output="fc7")
 """Without fc8, as files that were cut for fine-tuning hold it; classes are counted as 0."""
 
 
 def flattened(weights: Weights) -> Weights:
-    """A convolutional VGG-16, whose fc6 is O×I×7×7 and whose fc7 and fc8 are O×I×1×1, as the classifier that it was made of: O×(I·h·w), the same
-    numbers in the same order. The FCN authors started from such a file.
+    """A convolutional VGG-16, whose fc6 is O×I×7×7 and whose fc7 and fc8 are O×I×1×1, as the
+    classifier that it was made of: O×(I·h·w), the same numbers in the same order. The FCN authors
+    started from such a file.
     """
     if "score_fr/weight" in weights:
         return weights
-    if architectures.VGG16.name != weights.metadata.get("architecture", architectures.VGG16.name):
+    if VGG16.name != weights.metadata.get("architecture", VGG16.name):
         return weights
     layers = ("fc6", "fc7", "fc8")
     flat = {
-        name: weights[name].reshape(len(weights[name]), -1) for layer in layers if (name := f"{layer}/weight") in weights and weights[name].ndim == 4
+        name: weights[name].reshape(len(weights[name]), -1)
+        for layer in layers
+        if (name := f"{layer}/weight") in weights and weights[name].ndim == 4
     }
     return Weights({**weights, **flat}, weights.metadata) if flat else weights
 
@@ -240,55 +312,66 @@ class Dimensions(NamedTuple):
     widths: tuple[int, ...]
 
 
-def counted(weights: Mapping[str, np.ndarray], row: architectures.Row) -> dict[str | int, int]:
-    """Entry of the row's widths, or "classes" → how many outputs its layers have in these weights."""
+def counted(weights: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str | int, int]:
+    """Entry of the architecture's widths, or "classes" → how many outputs its layers have in these
+    weights."""
     found: dict[str | int, int] = {}
-    for layer in row.layers:
-        blob = weights.get(row.parameter_name(layer, "weight"))
+    for layer in architecture.layers:
+        blob = weights.get(architecture.parameter_name(layer, "weight"))
         if layer.width and blob is not None and np.ndim(blob) >= 2:
             found.setdefault(layer.width, np.shape(blob)[1 if layer.kind.startswith("Deconvolution") else 0])
     return found
 
 
-def found_dimensions(weights: Mapping[str, np.ndarray], row: architectures.Row) -> dict[str, Any]:
+def found_dimensions(weights: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, Any]:
     """Those of `Dimensions` that weights tell, whether or not they fit the network otherwise."""
-    found = counted(weights, row)
+    found = counted(weights, architecture)
     told: dict[str, Any] = {}
     if "classes" in found:
         told["num_classes"] = found["classes"]
-    first = weights.get(row.parameter_name(next(layer for layer in row.layers if layer.width), "weight"))
+    first = weights.get(
+        architecture.parameter_name(next(layer for layer in architecture.layers if layer.width), "weight")
+    )
     if first is not None and np.ndim(first) >= 2:
         told["in_channels"] = np.shape(first)[1]
-    if found.keys() >= set(row.widths):
-        told["widths"] = tuple(found[name] for name in row.widths)
+    if found.keys() >= set(architecture.widths):
+        told["widths"] = tuple(found[name] for name in architecture.widths)
     return told
 
 
-def dimensions(weights: Weights, row: str | architectures.Row) -> Dimensions:
+def dimensions(weights: Weights, architecture: str | Architecture) -> Dimensions:
     """Classes, channels and widths of a network, read off its weights.
 
     Raises:
-        WeightsError: the weights are another network's, or contradict each other; the first culprit is named.
+        WeightsError: the weights are another network's, or contradict each other; the first culprit
+            is named.
     """
-    row = architectures.get(row)
-    found = counted(weights, row)
-    first = row.parameter_name(next(layer for layer in row.layers if layer.width), "weight")
-    if row is HEADLESS_VGG16:
+    architecture = get_architecture(architecture)
+    found = counted(weights, architecture)
+    first = architecture.parameter_name(next(layer for layer in architecture.layers if layer.width), "weight")
+    if architecture is HEADLESS_VGG16:
         found["classes"] = 0
-    if missing := {*row.widths, "classes"} - found.keys():
-        lacking = row.parameter_name(next(layer for layer in row.layers if layer.width in missing), "weight")
-        raise WeightsError(f"{weights!r} are not the weights of {row.name}: {lacking} is missing")
-    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in row.widths))
-    expected = {parameter.name: parameter.shape for parameter in row.parameters(result.num_classes or None, result.widths, result.in_channels)}
+    if missing := {*architecture.widths, "classes"} - found.keys():
+        lacking = architecture.parameter_name(
+            next(layer for layer in architecture.layers if layer.width in missing), "weight"
+        )
+        raise WeightsError(f"{weights!r} are not the weights of {architecture.name}: {lacking} is missing")
+    result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in architecture.widths))
+    expected = {
+        parameter.name: parameter.shape
+        for parameter in architecture.parameters(result.num_classes or None, result.widths, result.in_channels)
+    }
     try:
-        check_keys({name: blob.shape for name, blob in weights.items()}, expected, row.name)
+        check_keys({name: blob.shape for name, blob in weights.items()}, expected, architecture.name)
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{weights.metadata['source']}: {error.args[0]}" if "source" in weights.metadata else error.args[0]) from None
+        raise WeightsError(
+            f"{weights.metadata['source']}: {error.args[0]}" if "source" in weights.metadata else error.args[0]
+        ) from None
     return result
 
 
 def initialize(
-    row: str | architectures.Row,
+    architecture: str | Architecture,
     num_classes: int | None = None,
     in_channels: int | None = None,
     widths: tuple[int, ...] | None = None,
@@ -296,32 +379,35 @@ def initialize(
 ) -> Weights:
     """What a network holds before anything is loaded into it: what its original starts with.
 
-    net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear deconvolutions: they are meant to be started
-    from a VGG-16, by `convert`. So is fcn8-vgg, whose original cannot start without a vgg16.npy: here its VGG-16 starts at zero, its other
-    layers as there. vggfcn* start as torch starts them, their `vgg16` without torchvision's download. The U-Nets start at random: that of the
-    paper as its section 3 asks, the others as torch's and torchvision's layers do.
+    net.py names no filler, so the Caffe nets start at zero (Caffe's default) but for the bilinear
+    deconvolutions: they are meant to be started from a VGG-16, by `convert`. So is fcn8-vgg, whose
+    original cannot start without a vgg16.npy: here its VGG-16 starts at zero, its other layers as
+    there. vggfcn* start as torch starts them, their `vgg16` without torchvision's download. The
+    U-Nets start at random: that of the paper as its section 3 asks, the others as torch's and
+    torchvision's layers do.
 
     Args:
-        row: a network.
+        architecture: a network.
         num_classes, in_channels, widths: as `build` takes them.
-        seed: of what is drawn. Every blob has a stream of its own (numpy's PCG64 of the seed and the blob's name), so both twins start alike and
-            a new layer changes no other; None draws other numbers every time.
+        seed: of what is drawn. Every blob has a stream of its own (numpy's PCG64 of the seed and
+            the blob's name), so both twins start alike and a new layer changes no other; None draws
+            other numbers every time.
     """
-    row = architectures.get(row)
-    parameters = row.parameters(num_classes, widths, in_channels)
-    blobs: dict[str, np.ndarray] = {p.name: start(p, seed) for p in parameters if p.name not in row.aliases}
-    blobs = {p.name: blobs[row.aliases.get(p.name, p.name)].reshape(p.shape) for p in parameters}
-    return Weights(blobs, metadata.describe(row))
+    architecture = get_architecture(architecture)
+    parameters = architecture.parameters(num_classes, widths, in_channels)
+    blobs: dict[str, np.ndarray] = {p.name: start(p, seed) for p in parameters if p.name not in architecture.aliases}
+    blobs = {p.name: blobs[architecture.aliases.get(p.name, p.name)].reshape(p.shape) for p in parameters}
+    return Weights(blobs, metadata.describe(architecture))
 
 
-def start(parameter: architectures.Parameter, seed: int | None) -> np.ndarray:
+def start(parameter: Parameter, seed: int | None) -> np.ndarray:
     """One blob as `Parameter.fill` says: float32, counters int64."""
     shape, fill = parameter.shape, parameter.fill
     if fill == "bilinear":
         return geometry.bilinear_deconvolution(shape[0], shape[-1])
     if fill == "counter":
         return np.zeros(shape, np.int64)
-    if not isinstance(fill, architectures.Draw):
+    if not isinstance(fill, Draw):
         return np.full(shape, fill, np.float32)
     stream = np.random.default_rng(None if seed is None else [seed, zlib.crc32(parameter.name.encode())])
     if fill.kind == "uniform":

@@ -1,11 +1,14 @@
-"""The tables that TensorFlow keeps a checkpoint's contents in (`NAME.index`, or the one file of the old kind), checked before TensorFlow opens them:
-it ends the process on a shape or a slice that cannot be.
+"""The tables that TensorFlow keeps a checkpoint's contents in (`NAME.index`, or the one file of the
+old kind), checked before TensorFlow opens them: it ends the process on a shape or a slice that
+cannot be.
 
-A table is LevelDB's: blocks of sorted (key, value), each with a byte for its compression and a CRC-32C; the last 48 bytes say where the block of
-blocks lies. The key "" has the header (BundleHeaderProto, or SavedTensorSlices with its meta), the others an entry each:
+A table is LevelDB's: blocks of sorted (key, value), each with a byte for its compression and a
+CRC-32C; the last 48 bytes say where the block of blocks lies. The key "" has the header
+(BundleHeaderProto, or SavedTensorSlices with its meta), the others an entry each:
 
     BundleEntryProto     dtype 1, shape 2, shard_id 3, offset 4, size 5, crc32c 6, slices 7
-    SavedTensorSlices    meta 1 {tensor 1 {name 1, shape 2, type 3, slice 4}}, data 2 {name 1, slice 2, data 3 {dtype 1, tensor_shape 2, …}}
+    SavedTensorSlices    meta 1 {tensor 1 {name 1, shape 2, type 3, slice 4}}, data 2 {name 1, slice 2,
+                         data 3 {dtype 1, tensor_shape 2, …}}
     TensorShapeProto     dim 2 {size 1}, unknown_rank 3
     TensorSliceProto     extent 1 {start 1, length 2}
 """
@@ -62,7 +65,9 @@ def _saved(reader: wire.Reader, message: memoryview) -> int:
     slices = 0
     for part, inner in _messages(reader, message):
         if part == 1:
-            slices += sum(_tensor(reader, tensor, shape=2, piece=4) for number, tensor in _messages(reader, inner) if number == 1)
+            slices += sum(
+                _tensor(reader, tensor, shape=2, piece=4) for number, tensor in _messages(reader, inner) if number == 1
+            )
         elif part == 2:
             for number, value in _messages(reader, inner):
                 if number == 2:
@@ -87,7 +92,10 @@ def _tensor(reader: wire.Reader, message: memoryview, shape: int, piece: int) ->
             raise wire.Malformed(f"a slice of {len(one)} dimensions of a tensor of {len(sizes)}")
         for (start, length), size in zip(one, sizes, strict=True):
             if (start, length) != (0, None) and (length is None or start + length > size):
-                raise wire.Malformed(f"a slice from {start:,} of {length if length is not None else 'any number of'} where there are {size:,}")
+                raise wire.Malformed(
+                    f"a slice from {start:,} of {length if length is not None else 'any number of'} where there "
+                    f"are {size:,}"
+                )
     if len(set(pieces)) < len(pieces):
         raise wire.Malformed("a slice twice")
     return len(pieces)
@@ -110,7 +118,11 @@ def _shape(reader: wire.Reader, message: memoryview) -> list[int]:
         if number == 3 and value:
             raise wire.Malformed("a tensor of unknown rank")
         if number == 2 and isinstance(value, memoryview):
-            sizes.append(sum(wire.signed(size) for place, _, size in reader.fields(value) if place == 1 and isinstance(size, int)))
+            sizes.append(
+                sum(
+                    wire.signed(size) for place, _, size in reader.fields(value) if place == 1 and isinstance(size, int)
+                )
+            )
     return sizes
 
 
@@ -129,10 +141,12 @@ def _extents(reader: wire.Reader, message: memoryview) -> Extents:
 
 
 def _messages(reader: wire.Reader, message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    return ((number, value) for number, kind, value in reader.fields(message) if kind == 2 and isinstance(value, memoryview))
+    return (
+        (number, value) for number, kind, value in reader.fields(message) if kind == 2 and isinstance(value, memoryview)
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 def _pairs(data: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryview]]:

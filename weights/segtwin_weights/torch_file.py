@@ -1,10 +1,13 @@
-"""torch's .pth and .pt: state_dicts, read without torch and without running what is in them, and written so that `torch.load` reads them.
+"""torch's .pth and .pt: state_dicts, read without torch and without running what is in them, and
+written so that `torch.load` reads them.
 
-Since torch 1.6 a file is a zip archive: `NAME/data.pkl`, a pickle whose tensors refer to storages by key, and `NAME/data/KEY`, the bytes of
-each storage. Before that it is a run of pickles (a magic number, a version, the machine's byte order, the object, the keys) and then the
-storages. Source: `torch/serialization.py` and `torch/_utils.py` of torch 2.15.0.
+Since torch 1.6 a file is a zip archive: `NAME/data.pkl`, a pickle whose tensors refer to storages
+by key, and `NAME/data/KEY`, the bytes of each storage. Before that it is a run of pickles (a magic
+number, a version, the machine's byte order, the object, the keys) and then the storages. Source:
+`torch/serialization.py` and `torch/_utils.py` of torch 2.15.0.
 
-Keys stay as they are (`conv1_1.weight`), but for what training scripts put around a state_dict (`checkpoints`).
+Keys stay as they are (`conv1_1.weight`), but for what training scripts put around a state_dict
+(`checkpoints`).
 """
 
 from __future__ import annotations
@@ -36,16 +39,19 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 DTYPES = {
     "HalfStorage": "f2", "FloatStorage": "f4", "DoubleStorage": "f8", "BFloat16Storage": "bf16", "BoolStorage": "b1",
-    "CharStorage": "i1", "ByteStorage": "u1", "ShortStorage": "i2", "IntStorage": "i4", "LongStorage": "i8", "UntypedStorage": "u1",
+    "CharStorage": "i1", "ByteStorage": "u1", "ShortStorage": "i2", "IntStorage": "i4", "LongStorage": "i8",
+    "UntypedStorage": "u1",
 }  # fmt: skip
 METADATA = "segtwin.json"
-"""A record of the archive that torch leaves alone: the hub's metadata, so that mean and colour travel with the weights."""
+"""A record of the archive that torch leaves alone: the hub's metadata, so that mean and colour
+travel with the weights."""
 MOST_METADATA = 1 << 18
 """Bytes of that record: a thousand classes and their colours take 50 thousand."""
 JSON_TIMES = 24
 """Bytes that a byte of JSON becomes at most: an empty list is three and takes 64."""
 MOST_TIMES = 3
-"""A file of weights names every number of its storages once, or twice where modules share one (VGGFCN). More was made to exhaust a reader."""
+"""A file of weights names every number of its storages once, or twice where modules share one
+(VGGFCN). More was made to exhaust a reader."""
 
 
 class Storage(pickles.StandIn):
@@ -82,11 +88,17 @@ class Tensor(pickles.StandIn):
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if math.prod(shape) and last >= storage.numel:
             raise ValueError(f"a tensor reaches number {last} of a storage of {storage.numel}")
-        if len(rest) > 2 and rest[2]:  # requires_grad, backward_hooks, metadata: the bits conj and neg, which say that the numbers are others
+        if (
+            len(rest) > 2 and rest[2]
+        ):  # requires_grad, backward_hooks, metadata: the bits conj and neg, which say that the numbers are others
             if not isinstance(rest[2], dict):
                 raise ValueError("a tensor whose metadata are no dict")
             bits = [quoted(name) for name, value in rest[2].items() if value]
-            self.odd = f"has torch's bit {bits[0]}, so that its numbers are not those of the file; save tensor.clone()" if bits else ""
+            self.odd = (
+                f"has torch's bit {bits[0]}, so that its numbers are not those of the file; save tensor.clone()"
+                if bits
+                else ""
+            )
 
     @classmethod
     def of_kind(cls, odd: str) -> Tensor:
@@ -105,7 +117,8 @@ class Tensor(pickles.StandIn):
 
     @property
     def copied(self) -> int:
-        """Bytes that `array` takes beside the storage's: of numbers that do not lie in order, and of bfloat16, which becomes float32."""
+        """Bytes that `array` takes beside the storage's: of numbers that do not lie in order, and
+        of bfloat16, which becomes float32."""
         expected = 1
         for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if size != 1 and step != expected:
@@ -147,7 +160,8 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _typed(function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:
-    """`torch._tensor._rebuild_from_type_v2(function, type, arguments, state)`: a tensor with attributes."""
+    """`torch._tensor._rebuild_from_type_v2(function, type, arguments, state)`: a tensor with
+    attributes."""
     if function is not Tensor and function is not _parameter:
         raise ValueError("a tensor of a kind that weights do not need")
     if not isinstance(arguments, tuple | list) or len(arguments) > pickles.MOST_ARGUMENTS:
@@ -156,7 +170,8 @@ def _typed(function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:
 
 
 def _of_kind(odd: str) -> Callable[..., Tensor]:
-    """What rebuilds tensors of a kind that no network here is made of; one beside the network does not hide it."""
+    """What rebuilds tensors of a kind that no network here is made of; one beside the network does
+    not hide it."""
 
     def rebuild(*_: Any) -> Tensor:
         return Tensor.of_kind(odd)
@@ -231,10 +246,12 @@ CONSTRUCTORS: dict[tuple[str, str], Any] = {
 
 @reader
 def read(path: str | os.PathLike[str]) -> Weights:
-    """Read the state_dict of a torch file; keys and numbers stay as they are, bfloat16 becomes float32.
+    """Read the state_dict of a torch file; keys and numbers stay as they are, bfloat16 becomes
+    float32.
 
     Raises:
-        WeightsError: the file is damaged or hostile, asks for anything to be called, holds a whole module or no tensors, or holds NaN.
+        WeightsError: the file is damaged or hostile, asks for anything to be called, holds a whole
+            module or no tensors, or holds NaN.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file, damage(path), _loaded(path, file) as (loaded, load_storages, metadata, budget):
@@ -247,7 +264,10 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 raise WeightsError(f"{path}: {name} is complex; weights are real numbers")
         total = sum(tensor.nbytes for tensors in found for tensor in tensors.values())
         if total > MOST_TIMES * budget.size:
-            raise WeightsError(f"{path}: names {total:,} bytes of numbers in a file of {budget.size:,}; it is damaged or was made to fill memory")
+            raise WeightsError(
+                f"{path}: names {total:,} bytes of numbers in a file of {budget.size:,}; it is damaged or was made "
+                "to fill memory"
+            )
         tensors = found[0]
         storages = {tensor.storage.key: tensor.storage for one in found for tensor in one.values()}
         budget.spend(sum(storage.numel * storage.item.itemsize for storage in storages.values()))
@@ -259,28 +279,41 @@ def read(path: str | os.PathLike[str]) -> Weights:
         beside = checkpoints.of_classes(loaded)
         if any(not _same_numbers(blobs, other) for other in found[1:]):
             raise WeightsError(
-                f"{path}: holds a network more than once, with other numbers: {checkpoints.places(loaded, Tensor)}; save the one to use alone"
+                f"{path}: holds a network more than once, with other numbers: "
+                f"{checkpoints.places(loaded, Tensor)}; save the one to use alone"
             )
-    if (weight := blobs.get("classifier.0.weight")) is not None and "features.28.weight" in blobs and np.isnan(weight[:1]).all():
+    if (
+        (weight := blobs.get("classifier.0.weight")) is not None
+        and "features.28.weight" in blobs
+        and np.isnan(weight[:1]).all()
+    ):
         raise WeightsError(f"{path}: these {FEATURES_ONLY}")
     for name, blob in blobs.items():
         check_finite(path, name, blob)
         if blob.dtype == np.float64 and blob.size and max(blob.max(), -blob.min()) > np.finfo(np.float32).max:
-            raise WeightsError(f"{path}: {name} holds numbers beyond float32 (±3.4e38), which would become infinite; the file is damaged")
+            raise WeightsError(
+                f"{path}: {name} holds numbers beyond float32 (±3.4e38), which would become infinite; the file is "
+                "damaged"
+            )
     if halves := [name for name, tensor in tensors.items() if tensor.storage.dtype == "bf16"]:
         warnings.warn(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", Converted, stacklevel=2)
-    return Weights(blobs, {**_fitting(path, blobs, beside), **metadata, "source": file_name(path), "sha256": sha256(path)})
+    return Weights(
+        blobs, {**_fitting(path, blobs, beside), **metadata, "source": file_name(path), "sha256": sha256(path)}
+    )
 
 
-def _fitting(path: str | os.PathLike[str], blobs: Mapping[str, np.ndarray], beside: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The names and colours of classes that stand beside a network, where they are as many as its classes."""
+def _fitting(
+    path: str | os.PathLike[str], blobs: Mapping[str, np.ndarray], beside: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """The names and colours of classes that stand beside a network, where they are as many as its
+    classes."""
     if not beside:
         return {}
     from segtwin_weights import surgery
 
     weights = hub_names(Weights(blobs))
-    row = identify(weights)
-    count = surgery.found_dimensions(weights, row).get("num_classes", 0) if row is not None else 0
+    architecture = identify(weights)
+    count = surgery.found_dimensions(weights, architecture).get("num_classes", 0) if architecture is not None else 0
     if not count:
         return {}
     classes, palette = len(beside.get("classes", ())), len(beside.get("palette", ()))
@@ -314,21 +347,32 @@ def _views(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
 
 def _same_numbers(blobs: Mapping[str, np.ndarray], other: Mapping[str, Tensor]) -> bool:
     return blobs.keys() == other.keys() and all(
-        blob.dtype == (array := other[name].array()).dtype and np.array_equal(blob, array, equal_nan=blob.dtype.kind == "f")
+        blob.dtype == (array := other[name].array()).dtype
+        and np.array_equal(blob, array, equal_nan=blob.dtype.kind == "f")
         for name, blob in blobs.items()
     )
 
 
 def _storage(pid: Any, storages: dict[str, Storage]) -> Storage | pickles.Foreign:
     """The storage that a pickle's persistent id names: ("storage", type, key, location, count, …)."""
-    if isinstance(pid, tuple) and len(pid) > 1 and pid[0] in ("module", b"module") and isinstance(pid[1], pickles.Foreign):
+    if (
+        isinstance(pid, tuple)
+        and len(pid) > 1
+        and pid[0] in ("module", b"module")
+        and isinstance(pid[1], pickles.Foreign)
+    ):
         return pid[1]  # a class with its source, of a whole model as torch before 1.6 saved it
     if not isinstance(pid, tuple) or not 5 <= len(pid) <= 6:
         raise ValueError("a reference that is no storage")
     kind, storage_type, key, _, numel, *view = pid
     if not isinstance(storage_type, StorageType) or type(numel) is not int or not 0 <= numel < 1 << 48:
         raise ValueError("a reference that is no storage")
-    if kind not in ("storage", b"storage") or storage_type not in STORAGE_TYPES or not isinstance(key, str | bytes) or len(key) > pickles.MOST_NAME:
+    if (
+        kind not in ("storage", b"storage")
+        or storage_type not in STORAGE_TYPES
+        or not isinstance(key, str | bytes)
+        or len(key) > pickles.MOST_NAME
+    ):
         raise ValueError("a reference that is no storage")
     if view and view[0] is not None:
         raise ValueError("a view of a storage, as torch 0.1 wrote it; save it again")
@@ -339,16 +383,25 @@ def _storage(pid: Any, storages: dict[str, Storage]) -> Storage | pickles.Foreig
     return storage
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ the zip format
+# ----------------------------------------------------------------------------------- the zip format
 
 
 def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) -> Loaded:
-    program = any(name.endswith("/constants.pkl") for name in archive.namelist())  # TorchScript: its code, which is compressed, is not looked at
+    program = any(
+        name.endswith("/constants.pkl") for name in archive.namelist()
+    )  # TorchScript: its code, which is compressed, is not looked at
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
-        code = program and not entry.filename.endswith(("/data.pkl", f"/{METADATA}", "/byteorder")) and entry.filename.split("/")[1:2] != ["data"]
+        code = (
+            program
+            and not entry.filename.endswith(("/data.pkl", f"/{METADATA}", "/byteorder"))
+            and entry.filename.split("/")[1:2] != ["data"]
+        )
         if not code and (entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & zipped.ENCRYPTED):
-            raise WeightsError(f"{path}: {quoted(entry.filename)} is compressed or encrypted, as torch writes none; do not trust this file")
+            raise WeightsError(
+                f"{path}: {quoted(entry.filename)} is compressed or encrypted, as torch writes none; do not trust "
+                "this file"
+            )
         entries[entry.filename] = entry
     pickled = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickled) != 1:
@@ -372,21 +425,25 @@ def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) 
     storages: dict[str, Storage] = {}
     budget.spend(entries[pickled[0]].file_size)
     program_of = archive.read(pickled[0])
-    loaded = pickles.Unpickler(program_of, budget, CONSTRUCTORS, lambda pid: _storage(pid, storages), foreign=True).load()
+    loaded = pickles.Unpickler(
+        program_of, budget, CONSTRUCTORS, lambda pid: _storage(pid, storages), foreign=True
+    ).load()
 
     def load(keys: set[str]) -> None:
         for key in keys:
             storage, entry = storages[key], entries.get(f"{folder}data/{key}")
             dtype = storage.item.newbyteorder("<" if order == b"little" else ">")
             if entry is None or entry.file_size != storage.numel * dtype.itemsize:
-                raise WeightsError(f"{path}: storage {quoted(key)} is missing or has not {storage.numel} numbers; the file is damaged")
+                raise WeightsError(
+                    f"{path}: storage {quoted(key)} is missing or has not {storage.numel} numbers; the file is damaged"
+                )
             with archive.open(entry) as stream:
                 storage.data = zipped.fill(stream, storage.numel, dtype)
 
     return loaded, load, metadata if isinstance(metadata, dict) else {}, budget
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the legacy format
+# -------------------------------------------------------------------------------- the legacy format
 
 
 def _legacy_object(path: object, file: BinaryIO) -> Loaded:
@@ -407,7 +464,11 @@ def _legacy_object(path: object, file: BinaryIO) -> Loaded:
     little = system.get("little_endian", system.get(b"little_endian", True))
     loaded = unpickle(lambda pid: _storage(pid, storages))
     keys = unpickle()
-    if not isinstance(keys, list) or len(keys) != len(storages) or not all(isinstance(one, str | bytes) for one in keys):
+    if (
+        not isinstance(keys, list)
+        or len(keys) != len(storages)
+        or not all(isinstance(one, str | bytes) for one in keys)
+    ):
         raise ValueError("the storages are not those that the tensors name")
     keys = [one if isinstance(one, str) else one.decode("latin1") for one in keys]
     if set(keys) != storages.keys():
@@ -428,15 +489,17 @@ def _legacy_object(path: object, file: BinaryIO) -> Loaded:
     return loaded, load, {}, budget
 
 
-# -------------------------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
-STORAGES = {"f2": "HalfStorage", "f4": "FloatStorage", "f8": "DoubleStorage", "i1": "CharStorage", "u1": "ByteStorage", "b1": "BoolStorage",
+STORAGES = {"f2": "HalfStorage", "f4": "FloatStorage", "f8": "DoubleStorage", "i1": "CharStorage",
+    "u1": "ByteStorage", "b1": "BoolStorage",
             "i2": "ShortStorage", "i4": "IntStorage", "i8": "LongStorage"}  # fmt: skip
 
 
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
-    """Write a state_dict that `torch.load(path, weights_only=True)` reads; a Caffe net's keys are `conv1_1.weight`.
+    """Write a state_dict that `torch.load(path, weights_only=True)` reads; a Caffe net's keys are
+    `conv1_1.weight`.
 
     Raises:
         WeightsError: an array's type has no storage in torch.
@@ -464,16 +527,24 @@ def _record(archive: zipfile.ZipFile, name: str) -> Iterator[Any]:
 
 
 def _state_dict_pickle(state: Mapping[str, np.ndarray]) -> bytes:
-    """OrderedDict of `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`, in pickle protocol 2."""
+    """OrderedDict of `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`, in
+    pickle protocol 2."""
     mark, to_tuple, call = pickle.MARK, pickle.TUPLE, pickle.REDUCE
     empty = b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + call
     out = [pickle.PROTO, b"\x02", empty, mark]
     for key, (name, blob) in enumerate(state.items()):
         strides = np.empty(blob.shape, "i1").strides  # in numbers, of the array in order
-        reference = [_string("storage"), f"ctorch\n{STORAGES[blob.dtype.str[1:]]}\n".encode(), _string(str(key)), _string("cpu"), _integer(blob.size)]
+        reference = [
+            _string("storage"),
+            f"ctorch\n{STORAGES[blob.dtype.str[1:]]}\n".encode(),
+            _string(str(key)),
+            _string("cpu"),
+            _integer(blob.size),
+        ]
         arguments = [
             mark, *reference, to_tuple, pickle.BINPERSID,
-            _integer(0), mark, *map(_integer, blob.shape), to_tuple, mark, *map(_integer, strides), to_tuple, pickle.NEWFALSE, empty,
+            _integer(0), mark, *map(_integer, blob.shape), to_tuple, mark, *map(_integer, strides), to_tuple,
+            pickle.NEWFALSE, empty,
         ]  # fmt: skip
         out += [_string(name), b"ctorch._utils\n_rebuild_tensor_v2\n", mark, *arguments, to_tuple, call]
     return b"".join([*out, pickle.SETITEMS, pickle.STOP])
@@ -491,7 +562,8 @@ def _integer(value: int) -> bytes:
 
 
 def add_metadata(path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
-    """Put the hub's metadata into a file that `torch.save` wrote, where `write` puts them; torch reads past them."""
+    """Put the hub's metadata into a file that `torch.save` wrote, where `write` puts them; torch
+    reads past them."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         folder = archive.namelist()[0].split("/")[0]
         archive.writestr(f"{folder}/{METADATA}", json.dumps(dict(metadata), ensure_ascii=False))

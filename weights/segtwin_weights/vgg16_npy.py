@@ -1,15 +1,18 @@
-"""`vgg16.npy`, as tensorflow-vgg and tensorflow-fcn use it: an .npy file whose one object is the pickled dict {layer: [weights, biases]}.
+"""`vgg16.npy`, as tensorflow-vgg and tensorflow-fcn use it: an .npy file whose one object is the
+pickled dict {layer: [weights, biases]}.
 
     conv1_1 … conv5_3   3×3×I×O  HWIO, channels of the input in BGR order
     fc6                 25088×4096, rows over pool5 in H·W·C order
     fc7, fc8            4096×4096, 4096×1000
-                        as convolutions, they are 7×7×512×4096, 1×1×4096×4096 and 1×1×4096×1000: the same numbers in the same order
+                        as convolutions, they are 7×7×512×4096, 1×1×4096×4096 and 1×1×4096×1000: the
+                        same numbers in the same order
     biases              O
 
-The hub keeps Caffe's order, so convolutions become O×I×3×3 and fc6's columns C·H·W. A wrong order of fc6 fails silently, since the shapes
-agree.
+The hub keeps Caffe's order, so convolutions become O×I×3×3 and fc6's columns C·H·W. A wrong order
+of fc6 fails silently, since the shapes agree.
 
-Files were pickled by Python 2 or 3 and by many versions of numpy. A pickle is a program; this reader runs none (`pickles`).
+Files were pickled by Python 2 or 3 and by many versions of numpy. A pickle is a program; this
+reader runs none (`pickles`).
 """
 
 from __future__ import annotations
@@ -23,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from segtwin import Converted, Preprocessing, architectures
+from segtwin import Converted, Preprocessing
+from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16, VGG_MEAN
 from segtwin.files import whole
 
 from segtwin_weights import pickles, zipped
 from segtwin_weights.door import file_name, quoted, reader, shown
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
-LAYERS = [layer for layer in architectures.VGG16.layers if layer.width]
+LAYERS = [layer for layer in VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
 
 
@@ -39,10 +43,12 @@ def read(path: str | os.PathLike[str]) -> Weights:
     """Read a vgg16.npy of any widths.
 
     Returns:
-        `Weights` of the row vgg16 in Caffe's layouts, float32; without fc8 where the file was cut before it.
+        `Weights` of the architecture vgg16 in Caffe's layouts, float32; without fc8 where the file
+        was cut before it.
 
     Raises:
-        WeightsError: the file is damaged, asks for anything to be called, lacks a layer or has another, contradicts itself, or holds NaN.
+        WeightsError: the file is damaged, asks for anything to be called, lacks a layer or has
+            another, contradicts itself, or holds NaN.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -54,7 +60,10 @@ def read(path: str | os.PathLike[str]) -> Weights:
     digest = sha256(path)
     for layer in [layer for layer in LAYERS if layer.name in layers]:
         pair = layers.pop(layer.name)  # popped: the source of each layer is let go before the next is converted
-        weight, bias = (_float32(path, f"{layer.name} {kind}", array) for kind, array in zip(("weights", "biases"), pair, strict=True))
+        weight, bias = (
+            _float32(path, f"{layer.name} {kind}", array)
+            for kind, array in zip(("weights", "biases"), pair, strict=True)
+        )
         del pair
         check_finite(path, f"{layer.name} weights", weight)
         check_finite(path, f"{layer.name} biases", bias)
@@ -62,15 +71,15 @@ def read(path: str | os.PathLike[str]) -> Weights:
             weight = weight.reshape(-1, weight.shape[-1])
         blobs[f"{layer.name}/weight"] = to_caffe(layer.name, weight)
         blobs[f"{layer.name}/bias"] = bias
-    row = architectures.VGG16
+    architecture = VGG16
     metadata: dict[str, Any] = {
-        "architecture": row.name,
+        "architecture": architecture.name,
         **({"num_classes": len(blobs["fc8/bias"])} if "fc8/bias" in blobs else {}),
         "source": file_name(path),
         "sha256": digest,
     }
     if npz:
-        metadata |= {"schema": 2, "preprocessing": Preprocessing("RGB", architectures.VGG_MEAN[::-1]).asdict()}
+        metadata |= {"schema": 2, "preprocessing": Preprocessing("RGB", VGG_MEAN[::-1]).asdict()}
     if SYNTHETIC in Path(path).name:
         metadata["synthetic"] = True
     return Weights(blobs, metadata)
@@ -81,7 +90,8 @@ SYNTHETIC = "SYNTHETIC"
 
 
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
-    """Write the weights of a VGG-16 as a vgg16.npy that numpy and the original tensorflow-fcn code load.
+    """Write the weights of a VGG-16 as a vgg16.npy that numpy and the original tensorflow-fcn code
+    load.
 
     Raises:
         WeightsError: they are not a VGG-16's.
@@ -89,8 +99,14 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     """
     wanted = {f"{layer.name}/{kind}" for layer in LAYERS for kind in ("weight", "bias")}
     if weights.keys() != wanted:
-        raise WeightsError(f"{path}: a vgg16.npy holds a VGG-16 classifier; {at_most(wanted ^ weights.keys())} is missing or has no place in it")
-    layers = {layer.name: [from_caffe(layer.name, weights[f"{layer.name}/weight"]), weights[f"{layer.name}/bias"]] for layer in LAYERS}
+        raise WeightsError(
+            f"{path}: a vgg16.npy holds a VGG-16 classifier; {at_most(wanted ^ weights.keys())} is missing or has "
+            "no place in it"
+        )
+    layers = {
+        layer.name: [from_caffe(layer.name, weights[f"{layer.name}/weight"]), weights[f"{layer.name}/bias"]]
+        for layer in LAYERS
+    }
     with whole(path) as draft, open(draft, "wb") as file:
         np.save(file, np.array(layers, dtype=object), allow_pickle=True)
 
@@ -99,25 +115,29 @@ def to_caffe(name: str, weight: np.ndarray) -> np.ndarray:
     """One layer's weights from vgg16.npy's layout to Caffe's, contiguous."""
     if weight.ndim == 4:
         return np.ascontiguousarray(weight.transpose(3, 2, 0, 1))  # HWIO → OIHW
-    return _outputs_first(weight, architectures.CLASSIFIER_PIXELS if name == "fc6" else 1)
+    return _outputs_first(weight, CLASSIFIER_PIXELS if name == "fc6" else 1)
 
 
 def from_caffe(name: str, weight: np.ndarray) -> np.ndarray:
     """The way back of `to_caffe`."""
     if weight.ndim == 4:
         return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-    outputs, pixels = len(weight), architectures.CLASSIFIER_PIXELS if name == "fc6" else 1
+    outputs, pixels = len(weight), CLASSIFIER_PIXELS if name == "fc6" else 1
     return np.ascontiguousarray(weight.reshape(outputs, -1, pixels).transpose(2, 1, 0)).reshape(-1, outputs)
 
 
 WORTH_A_THREAD = 16 << 20
-"""Bytes that one thread moves in some milliseconds. Where memory is short, Python waits for ever for a thread that cannot begin."""
+"""Bytes that one thread moves in some milliseconds. Where memory is short, Python waits for ever
+for a thread that cannot begin."""
 
 
-def _outputs_first(weight: np.ndarray, pixels: int, channels_at_once: int = 16, outputs_at_once: int = 64) -> np.ndarray:
+def _outputs_first(
+    weight: np.ndarray, pixels: int, channels_at_once: int = 16, outputs_at_once: int = 64
+) -> np.ndarray:
     """An inner product from (H·W·C)×O to O×(C·H·W), with H·W = `pixels`.
 
-    fc6 is 411 MB that change places: the move goes block by block, so that both of its ends stay in the processor's cache, and two at a time.
+    fc6 is 411 MB that change places: the move goes block by block, so that both of its ends stay in
+    the processor's cache, and two at a time.
     """
     outputs = weight.shape[1]
     source = weight.reshape(pixels, -1, outputs)
@@ -157,24 +177,26 @@ def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
         raise WeightsError(f"{path}: lacks {at_most(missing)} of VGG-16's 16 layers; it is another network or was cut")
     if extra := layers.keys() - names:
         raise WeightsError(f"{path}: holds {at_most(extra)}, which VGG-16 has not; it is another network")
-    width = architectures.VGG16.in_channels
+    width = VGG16.in_channels
     for layer in [layer for layer in LAYERS if layer.name in layers]:
         weight, bias = layers[layer.name]
         outputs = weight.shape[-1] if weight.ndim else 0
         if layer.kind == "Convolution":
             expected: tuple[int, ...] = (layer.kernel, layer.kernel, width, outputs)
         else:
-            pixels = architectures.CLASSIFIER_PIXELS if layer.name == "fc6" else 1
+            pixels = CLASSIFIER_PIXELS if layer.name == "fc6" else 1
             side = math.isqrt(pixels)
             expected = (side, side, width, outputs) if weight.ndim == 4 else (width * pixels, outputs)
         if not outputs or weight.shape != expected:
-            raise WeightsError(f"{path}: {layer.name} weights are {weight.shape}, but {expected} follows from the layer before")
+            raise WeightsError(
+                f"{path}: {layer.name} weights are {weight.shape}, but {expected} follows from the layer before"
+            )
         if bias.shape != (outputs,):
             raise WeightsError(f"{path}: {layer.name} biases are {bias.shape}, its weights have {outputs} outputs")
         width = outputs
 
 
-# ---------------------------------------------------------------------------------------------------------------- the pickle, run by nobody
+# ------------------------------------------------------------------------ the pickle, run by nobody
 
 
 Layers = dict[str, list[np.ndarray]]
@@ -200,25 +222,32 @@ def _unpickle(path: str | os.PathLike[str]) -> tuple[Layers, pickles.Budget]:
 
 
 def _npz(path: str | os.PathLike[str]) -> tuple[Layers, pickles.Budget]:
-    """{layer: [weights, biases]} of Davi Frossard's vgg16_weights.npz: arrays conv1_1_W, conv1_1_b, … in vgg16.npy's layouts, for RGB."""
+    """{layer: [weights, biases]} of Davi Frossard's vgg16_weights.npz: arrays conv1_1_W, conv1_1_b,
+    … in vgg16.npy's layouts, for RGB."""
     layers: Layers = {}
     with damage(path), zipped.opened(path) as (archive, budget):
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         size = sum(entry.file_size for entry in entries.values())
         if size > MOST_TIMES * budget.size:
-            raise WeightsError(f"{path}: declares {size:,} bytes, more than weights are compressed to; it was made to fill memory")
+            raise WeightsError(
+                f"{path}: declares {size:,} bytes, more than weights are compressed to; it was made to fill memory"
+            )
         wanted = {f"{layer.name}_{part}" for layer in LAYERS for part in "Wb"}
         if extra := entries.keys() - wanted:
             raise WeightsError(f"{path}: holds {quoted(min(extra))}, which VGG-16 has not; it is another network")
         for name in sorted(entries):  # W before b
             layers.setdefault(name[:-2], []).append(_member(path, archive, entries[name], budget))
     if any(len(pair) != 2 for pair in layers.values()):
-        raise WeightsError(f"{path}: {at_most({name for name, pair in layers.items() if len(pair) != 2})} has not two arrays, _W and _b")
+        raise WeightsError(
+            f"{path}: {at_most({name for name, pair in layers.items() if len(pair) != 2})} has not two arrays, _W "
+            "and _b"
+        )
     return layers, budget
 
 
 MOST_TIMES = 2
-"""Float32 of a training is compressed to nine tenths; a file of half its numbers' size was not trained."""
+"""Float32 of a training is compressed to nine tenths; a file of half its numbers' size was not
+trained."""
 
 
 def _member(path: object, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: pickles.Budget) -> np.ndarray:
@@ -234,7 +263,10 @@ def _member(path: object, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budg
             raise WeightsError(f"{path}: {name} is of type {quoted(str(dtype))}, no numbers")
         count = math.prod(pickles.dimensions(shape))
         if count * dtype.itemsize != entry.file_size - stream.tell():
-            raise WeightsError(f"{path}: {name} has the shape {shape} and {entry.file_size - stream.tell():,} bytes; the file is damaged")
+            raise WeightsError(
+                f"{path}: {name} has the shape {shape} and {entry.file_size - stream.tell():,} bytes; the file is "
+                "damaged"
+            )
         budget.spend(count * dtype.itemsize)
         return zipped.fill(stream, count, dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -255,12 +287,16 @@ def _pair(path: object, name: Any, value: Any) -> list[np.ndarray]:
     if isinstance(value, dict) and len(value) == 2:  # Faster-RCNN_TF's {"weights", "biases"}
         named = {_text(path, key): array for key, array in value.items()}
         value = next(([named[w], named[b]] for w, b in PAIRS if named.keys() == {w, b}), value)
-    if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)):
+    if not (
+        isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, pickles.Array) for one in value)
+    ):
         raise WeightsError(f"{path}: {shown(name, 80)} is not a list [weights, biases] of two arrays")
     arrays = []
     for one, kind in zip(value, ("weights", "biases"), strict=True):
         try:
             arrays.append(one.array())
         except Exception as error:
-            raise WeightsError(f"{path}: {shown(name, 80)} {kind} cannot be rebuilt ({line(error)}); the file is damaged") from None
+            raise WeightsError(
+                f"{path}: {shown(name, 80)} {kind} cannot be rebuilt ({line(error)}); the file is damaged"
+            ) from None
     return arrays

@@ -1,7 +1,8 @@
-"""The wire format of Protocol Buffers, as far as files of weights need it: read where it lies, without a schema and without a copy.
+"""The wire format of Protocol Buffers, as far as files of weights need it: read where it lies,
+without a schema and without a copy.
 
-A message is a run of fields: a varint (number · 8 + wire type), then a varint (0), 8 bytes (1), a length and so many bytes (2), or 4 bytes (5).
-https://protobuf.dev/programming-guides/encoding/
+A message is a run of fields: a varint (number · 8 + wire type), then a varint (0), 8 bytes (1), a
+length and so many bytes (2), or 4 bytes (5). https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 from segtwin_weights.hub import WeightsError
 
 MOST_FIELDS = 300_000
-"""A network of weights has thousands of fields beside its numbers; a file with so many was made to keep a reader busy."""
+"""A network of weights has thousands of fields beside its numbers; a file with so many was made to
+keep a reader busy."""
 
 
 class Field(NamedTuple):
-    """One field. `value` is the integer, or the bytes of a length-delimited field or of a run of 4- or 8-byte ones."""
+    """One field. `value` is the integer, or the bytes of a length-delimited field or of a run of 4-
+    or 8-byte ones."""
 
     number: int
     wire: int
@@ -49,10 +52,12 @@ class Reader:
             raise Malformed(f"more than {MOST_FIELDS:,} fields")
 
     def fields(self, data: memoryview) -> Iterator[Field]:
-        """The fields of one message, in order. Fixed-size fields of one number in a row come as one field with all of their bytes.
+        """The fields of one message, in order. Fixed-size fields of one number in a architecture
+        come as one field with all of their bytes.
 
         Raises:
-            Malformed: a length goes beyond the end, a varint has more than 10 bytes, a wire type does not exist, there are too many fields.
+            Malformed: a length goes beyond the end, a varint has more than 10 bytes, a wire type
+                does not exist, there are too many fields.
         """
         at = 0
         while at < len(data):
@@ -118,9 +123,11 @@ BLOCK = 1 << 16
 
 
 def fixed_run(data: memoryview, start: int, key: int, size: int) -> tuple[memoryview, int]:
-    """The values of a run of unpacked fixed-size fields with equal keys (`key` bytes each), joined, and where the run ends.
+    """The values of a run of unpacked fixed-size fields with equal keys (`key` bytes each), joined,
+    and where the run ends.
 
-    Caffe's oldest files hold each number of a blob as a field of its own; there are 138 million in a VGG-16, so numpy looks at them.
+    Caffe's oldest files hold each number of a blob as a field of its own; there are 138 million in
+    a VGG-16, so numpy looks at them.
     """
     record = key + size
     if start + record > len(data):
@@ -150,7 +157,8 @@ def signed(value: int) -> int:
 
 @contextmanager
 def mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
-    """The bytes of a file, mapped into memory for the length of the block: what is not looked at is not loaded.
+    """The bytes of a file, mapped into memory for the length of the block: what is not looked at is
+    not loaded.
 
     Raises:
         OSError: it cannot be read.
@@ -163,7 +171,7 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
     yield memoryview(mapping)  # unmapped when the last slice of it is gone: an error's traceback may hold one
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def key(number: int, wire: int) -> bytes:

@@ -1,7 +1,9 @@
-"""Zip archives of weights (.pth, .npz, .keras), whose directory is checked before anything is done on its word.
+"""Zip archives of weights (.pth, .npz, .keras), whose directory is checked before anything is done
+on its word.
 
-The directory of a zip archive says where each member lies, how long it is there, and how long it becomes. All of that may be untrue: members may
-lie in each other or outside the file, promise exabytes, or be a million that hold nothing.
+The directory of a zip archive says where each member lies, how long it is there, and how long it
+becomes. All of that may be untrue: members may lie in each other or outside the file, promise
+exabytes, or be a million that hold nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def opened(path: str | os.PathLike[str], file: BinaryIO | None = None) -> Iterat
         file: the archive.
 
     Raises:
-        WeightsError: the directory is not true, or has more entries than the file may ask memory for.
+        WeightsError: the directory is not true, or has more entries than the file may ask memory
+            for.
         zipfile.BadZipFile, ValueError, …: it is none.
     """
     if file is None:
@@ -59,7 +62,10 @@ def _directory(file: BinaryIO, size: int, budget: Budget) -> int:
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if not end:
         raise zipfile.BadZipFile("no directory at the end of the archive")
-    length, at = end[5], end[9] - end[5] - (76 if end[0] == b"PK\6\6" else 0)  # a 64-bit end has 76 bytes more before it
+    length, at = (
+        end[5],
+        end[9] - end[5] - (76 if end[0] == b"PK\6\6" else 0),
+    )  # a 64-bit end has 76 bytes more before it
     if not 0 <= length <= size or at < 0:
         raise zipfile.BadZipFile("a directory that is longer than the archive")
     budget.spend(2 * length)
@@ -68,7 +74,8 @@ def _directory(file: BinaryIO, size: int, budget: Budget) -> int:
 
 
 def _check(path: object, entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Members lie in the file, beside each other, under names of their own, and are as long as their kind of compression lets them be."""
+    """Members lie in the file, beside each other, under names of their own, and are as long as
+    their kind of compression lets them be."""
     at, before = 0, ""
     names: set[str] = set()
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
@@ -78,19 +85,25 @@ def _check(path: object, entries: list[zipfile.ZipInfo], size: int) -> None:
         names.add(entry.filename)
         end = entry.header_offset + LOCAL.size + len(entry.orig_filename) + entry.compress_size
         if end > size:
-            raise WeightsError(f"{path}: {name} goes on beyond the file's end; it is cut short, or made to mislead; fetch it again")
+            raise WeightsError(
+                f"{path}: {name} goes on beyond the file's end; it is cut short, or made to mislead; fetch it again"
+            )
         if entry.header_offset < at:
             raise WeightsError(f"{path}: {before} and {name} lie in each other; do not trust this file")
         stored = entry.compress_type == zipfile.ZIP_STORED
-        if entry.file_size > entry.compress_size * (1 if stored else MOST_INFLATED) or (stored and entry.file_size != entry.compress_size):
+        if entry.file_size > entry.compress_size * (1 if stored else MOST_INFLATED) or (
+            stored and entry.file_size != entry.compress_size
+        ):
             raise WeightsError(
-                f"{path}: {name} claims {entry.file_size:,} bytes, which its {entry.compress_size:,} cannot hold; do not trust this file"
+                f"{path}: {name} claims {entry.file_size:,} bytes, which its {entry.compress_size:,} cannot hold; "
+                "do not trust this file"
             )
         at, before = end, name
 
 
 def place(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """(first byte, bytes) of a member that is neither compressed nor encrypted, and may be read without the archive.
+    """(first byte, bytes) of a member that is neither compressed nor encrypted, and may be read
+    without the archive.
 
     Raises:
         WeightsError: it is, or other bytes than a member's head lie there.
@@ -104,7 +117,9 @@ def place(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
     signature, name_length, extra_length = LOCAL.unpack(head) if len(head) == LOCAL.size else (b"", 0, 0)
     at = entry.header_offset + LOCAL.size + name_length + extra_length
     if signature != b"PK\x03\x04" or at + entry.file_size > archive.fp.seek(0, os.SEEK_END):
-        raise WeightsError(f"{name} is said to have {entry.file_size:,} bytes, which are not there; the file is cut short or damaged")
+        raise WeightsError(
+            f"{name} is said to have {entry.file_size:,} bytes, which are not there; the file is cut short or damaged"
+        )
     return at, entry.file_size
 
 

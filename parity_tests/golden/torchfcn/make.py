@@ -1,10 +1,12 @@
-"""What torchfcn 1.9.7 (wkentaro/pytorch-fcn) computes with the weights of the Caffe goldens, and what its checkpoints call them.
+"""What torchfcn 1.9.7 (wkentaro/pytorch-fcn) computes with the weights of the Caffe goldens, and
+what its checkpoints call them.
 
     pip install --no-deps --target PEER torchfcn==1.9.7
     PYTHONPATH=PEER python parity_tests/golden/torchfcn/make.py
 
-Its models are run as published, in float32 on the CPU, narrowed to the widths of the tiny Caffe goldens: `nn.Conv2d` of its modules makes
-layers of those widths, and nothing else changes. `fcn`, which it imports for downloads, is not needed. Made with torch 2.15.0.
+Its models are run as published, in float32 on the CPU, narrowed to the widths of the tiny Caffe
+goldens: `nn.Conv2d` of its modules makes layers of those widths, and nothing else changes. `fcn`,
+which it imports for downloads, is not needed. Made with torch 2.15.0.
 """
 
 import json

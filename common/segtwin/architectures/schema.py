@@ -1,0 +1,381 @@
+"""What an architecture is made of: layers, parameters and everything that a user of the weights
+needs to know.
+
+An architecture is a contract, not an interpreter. The models in `segtwin_torch` and `segtwin_keras`
+are written by hand, one layer a line; the tests compare both with the table of layers, and the
+tables with files that real Caffe wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from segtwin import geometry
+from segtwin.layer_kinds import KINDS, output_size
+from segtwin.preprocessing import Preprocessing
+
+
+class Draw(NamedTuple):
+    """A start at random, every number drawn by itself."""
+
+    kind: str
+    """"normal" (mean 0), "truncated normal" (of mean 0, drawn again beyond two standard deviations)
+    or "uniform" (−size … size)."""
+    size: float
+    """The standard deviation, or the bound of "uniform"."""
+
+
+class Parameter(NamedTuple):
+    """One blob of weights, as Caffe would hold it."""
+
+    name: str
+    """`conv1_1/weight` or `conv1_1/bias`."""
+    shape: tuple[int, ...]
+    """O×I×kh×kw of a convolution, I×O×kh×kw of a deconvolution, O×I of an inner product, O of a
+    bias."""
+    lr_mult: float
+    decay_mult: float
+    fill: str | float | Draw
+    """How it starts when nothing is copied into it: a constant, a draw, "bilinear", or "counter"
+    (an int64 zero)."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; its top blob has its name. `relu` and `dropout` stand for the in-place layers that
+    follow, so the blob is what they leave."""
+
+    name: str
+    kind: str
+    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct, Scale,
+    Concat, Sigmoid. And what Caffe has not or has otherwise: BatchNorm (torch's, with weight and
+    bias), BGR (RGB turned round, minus the mean), DeconvolutionSame (cut to the size of its second
+    bottom as TensorFlow's SAME cuts), ArgMax, PadTo (zeros below and to the right, up to the size
+    of its second bottom), Resize (bilinear with aligned corners, to the size of its second bottom),
+    SpaceToBatch and BatchToSpace (blocks of 2×2)."""
+    bottoms: tuple[str, ...]
+    width: str | int | None = None
+    """Which entry of the architecture's widths counts the outputs ("c1" … "fc7"), or "classes", or
+    their number."""
+    kernel: int = 1
+    stride: int = 1
+    pad: int = 0
+    relu: bool = False
+    dropout: float = 0.0
+    bias: bool = True
+    lr_mult: tuple[float, float] = (1, 2)
+    """Of the weight and of the bias."""
+    decay_mult: tuple[float, float] = (1, 0)
+    fill: str | float | Draw = 0.0
+    """Of the weights: a constant, a draw, "bilinear", "he" (σ = √(2/N), N the incoming values of
+    one output), "he-truncated" (the same, of a 1×1 convolution, drawn again beyond 2σ), "fan-out"
+    (torchvision's ResNets: σ = √(2/N), N the values that one input goes out to) or "torch" (evenly
+    within ±1/√N, N = O·kh·kw of a deconvolution and I·kh·kw of a convolution)."""
+    sizes: str = "ceil"
+    """How a Pooling counts its windows: "ceil" (Caffe), "floor" (torch), or "same" (TensorFlow:
+    ⌈size / stride⌉, hanging over the far edge)."""
+    output_pad: int = 0
+    """Of a deconvolution: rows and columns more at the bottom and right, as torch's output_padding."""
+    dilation: int = 1
+    """Of a convolution: pixels from one element of the kernel to the next."""
+    groups: int = 1
+    """Of a convolution: into how many groups the channels are split."""
+    pad_after: int | None = None
+    """Of a convolution: padding at the bottom and right, where it differs from `pad` at the top and
+    left."""
+    module: str = ""
+    """What holds its weights, when that has another name than its blob: a module of the state_dict."""
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """Padding before and after each axis."""
+        return self.pad, self.pad if self.pad_after is None else self.pad_after
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The bottoms that the values come from: without the one that only lends its size."""
+        return self.bottoms[:1] if KINDS[self.kind].resizes_to_second else self.bottoms
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network: its layers and everything a user of its weights has to know."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    output: str
+    """The blob that is the answer; the ONNX output of the same name."""
+    num_classes: int
+    colour: str
+    """Order of the input's channels, "BGR" or "RGB"."""
+    mean: tuple[float, ...]
+    """Subtracted from the values (0..255 divided by `divisor`), in the order of `colour`."""
+    citation: str
+    source: str
+    """The definition this architecture was read from, with its commit."""
+    input: str = "data"
+    in_channels: int = 3
+    widths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, when the published weights have them."""
+    published: str = ""
+    """What the publication reports of it."""
+    dropout: float | None = 0.5
+    """The rate in training; None: the network has no dropout."""
+    options: tuple[str, ...] = ()
+    """Names of the architecture options of `build`."""
+    naming: str = "caffe"
+    """How the hub names its weights: "caffe" (`conv1_1/weight`) or "torch" (the state_dict's keys,
+    `conv1.conv.0.weight`)."""
+    state: Callable[[int, int, Mapping[str, int]], tuple[Parameter, ...]] | None = None
+    """For networks without a table of layers: (num_classes, in_channels, widths) → every parameter,
+    in the order of the state_dict."""
+    blob_names: tuple[str, ...] = ()
+    """For networks with layers whose tops have no name in the original: every blob that has, the
+    input first."""
+    divisor: float = 1.0
+    """The 0..255 values are divided by it before the mean is subtracted."""
+    std: tuple[float, ...] = ()
+    """Each channel is divided by its own, after the mean, in the order of `colour`; empty: by none."""
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Weight → the later one whose storage it shares: a load leaves the later one's numbers in
+    both."""
+    idle: tuple[str, ...] = ()
+    """Weights that the original carries along and computes nothing with."""
+    size_least: int = 1
+    """The smallest rows or columns of an input."""
+    size_step: int = 1
+    """The next legal size is so many pixels larger."""
+    size_rule: Callable[[int, int], None] | None = None
+    """Where that does not say it: (height, width) → ValueError for sizes that the original cannot
+    take, with one that it can."""
+    any_channels: bool = True
+    """Whether it takes images of any number of channels, not only the original's."""
+    variants: Mapping[str, Architecture] = field(default_factory=lambda: MappingProxyType({}))
+    """Option of `build` → the architecture that it selects."""
+    variant_of: str = ""
+    """Name of the network that such an option was given to."""
+    unused: tuple[str, ...] = ()
+    """Parameters of the base network that this variant does not use."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image is prepared where the weights do not say."""
+        return Preprocessing(self.colour, self.mean, self.std or (1.0,), 1 / self.divisor)
+
+    @cached_property
+    def offsets(self) -> Mapping[str, int]:
+        """Crop layer → its offset, derived."""
+        return geometry.crop_offsets(self.layers)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"{self.name} has no layer {name!r}")
+
+    @cached_property
+    def blobs(self) -> tuple[str, ...]:
+        """Every blob of a forward pass, in order: the input, then the top of each layer."""
+        return self.blob_names or (self.input, *(layer.name for layer in self.layers))
+
+    @cached_property
+    def exported(self) -> tuple[str, ...]:
+        """The blobs that an ONNX file holds: those that the output is computed from, the output the
+        last."""
+        needed = {self.output}
+        for layer in reversed(self.layers):
+            if layer.name in needed:
+                needed.update(layer.bottoms)
+        return tuple(name for name in self.blobs if name in needed)
+
+    def variant(self, options: Mapping[str, Any]) -> Architecture:
+        """The architecture that `build` makes with these options.
+
+        Raises:
+            ValueError: there is no such option, or two of them exclude each other.
+        """
+        if unknown := options.keys() - set(self.options):
+            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}")
+        chosen = [self.variants[option] for option, value in options.items() if value and option in self.variants]
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{self.name}: {' and '.join(option for option, value in options.items() if value)} exclude each other"
+            )
+        return chosen[0] if chosen else self
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the output has the rows and columns of the input."""
+        last = self.layer(self.output)
+        return last.kind == "Sigmoid" or (KINDS[last.kind].resizes_to_second and last.bottoms[1] == self.input)
+
+    def legal_size(self, size: int) -> int:
+        """The smallest legal number of rows or columns that is not below `size`."""
+        return self.size_least + max(0, -((size - self.size_least) // -self.size_step)) * self.size_step
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images whose rows or columns do not fit.
+
+        Raises:
+            ValueError: the message says which sizes do and names one that is near.
+        """
+        if self.size_rule is not None:
+            self.size_rule(height, width)
+        if (height, width) == (above := (self.legal_size(height), self.legal_size(width))):
+            return
+        below = tuple(max(self.size_least, self.legal_size(size - self.size_step + 1)) for size in (height, width))
+        nearest = " or ".join(dict.fromkeys(f"{rows}×{columns}" for rows, columns in (below, above)))
+        rule = (
+            f"{self.size_least} + {self.size_step}·k"
+            if self.size_least % self.size_step
+            else f"multiples of {self.size_step}"
+        )
+        raise ValueError(
+            f"{self.name}: {height}×{width} pixels do not fit; rows and columns are {rule}, the nearest {nearest}"
+        )
+
+    @cached_property
+    def example_size(self) -> tuple[int, int]:
+        """Rows and columns to trace the network with: odd ones, at which no rounding is an
+        accident, where it takes them.
+
+        Neither is 0 or 1, which would be taken for constants, and the two differ, so that they are
+        not taken for one.
+        """
+        size = self.legal_size(self.size_least + 66), self.legal_size(self.size_least + 98)
+        try:
+            self.check_size(*size)
+        except ValueError:
+            return 96, 160
+        return size
+
+    def parameter_name(self, layer: Layer | str, kind: str) -> str:
+        """`conv1_1/weight` in Caffe's networks, `conv1.conv.0.weight` in those that come from
+        torch; of a layer, or of what holds its weights."""
+        module = layer if isinstance(layer, str) else layer.module or layer.name
+        return f"{module}{'/' if self.naming == 'caffe' else '.'}{kind}"
+
+    def resolve_widths(self, widths: Iterable[int] | None = None) -> dict[str, int]:
+        """The architecture's own widths, or these in their place: (c1, c2, c3, c4, c5, fc6, fc7)
+        for the VGG nets, (c1, …, c5) from the finest level down for the U-Nets, none for
+        resnet34-unet.
+
+        Raises:
+            ValueError: a wrong number of widths, or one below 1.
+        """
+        if widths is None:
+            return dict(self.widths)
+        values = [int(width) for width in widths]
+        if len(values) != len(self.widths) or min(values, default=1) < 1:
+            raise ValueError(
+                f"{self.name}: widths are {len(self.widths)} positive numbers ({', '.join(self.widths)}), not "
+                f"{tuple(values)}"
+            )
+        return dict(zip(self.widths, values, strict=True))
+
+    def channels(
+        self, num_classes: int | None = None, widths: Iterable[int] | None = None, in_channels: int | None = None
+    ) -> dict[str, int]:
+        """Blob name → its channels."""
+        count = {**self.resolve_widths(widths), "classes": self.num_classes if num_classes is None else num_classes}
+        if count["classes"] < 1:
+            raise ValueError(f"{self.name}: num_classes is at least 1, not {num_classes}")
+        channels = {self.input: self.in_channels if in_channels is None else in_channels}
+        for layer in self.layers:
+            if isinstance(layer.width, int):
+                channels[layer.name] = layer.width
+            elif layer.width:
+                channels[layer.name] = count[layer.width]
+            else:
+                channels[layer.name] = KINDS[layer.kind].channels([channels[bottom] for bottom in layer.bottoms])
+        return channels
+
+    def shapes(
+        self,
+        height: int,
+        width: int,
+        num_classes: int | None = None,
+        widths: Iterable[int] | None = None,
+        every_layer: bool = False,
+    ) -> dict[str, tuple[int, int, int]]:
+        """Blob name → (channels, rows, columns) for an input of height × width pixels; with
+        `every_layer`, of unnamed tops too.
+
+        Raises:
+            ValueError: the input is too small for a layer, which is named, or does not fit the
+                network.
+        """
+        self.check_size(height, width)
+        channels = self.channels(num_classes, widths)
+        sizes = {self.input: (height, width)}
+        for layer in self.layers:
+            if KINDS[layer.kind].resizes_to_second:
+                sizes[layer.name] = sizes[layer.bottoms[1]]
+            else:
+                rows, columns = sizes[layer.bottoms[0]]
+                sizes[layer.name] = output_size(layer, rows), output_size(layer, columns)
+        return {name: (channels[name], *sizes[name]) for name in (sizes if every_layer else self.blobs)}
+
+    def parameters(
+        self, num_classes: int | None = None, widths: Iterable[int] | None = None, in_channels: int | None = None
+    ) -> tuple[Parameter, ...]:
+        """Every blob of weights, weight before bias, in the order of the prototxt."""
+        widths = None if widths is None else tuple(widths)
+        if self.state is not None:
+            count = self.num_classes if num_classes is None else num_classes
+            return self.state(
+                count, self.in_channels if in_channels is None else in_channels, self.resolve_widths(widths)
+            )
+        channels = self.channels(num_classes, widths, in_channels)
+        parameters = []
+        for layer in self.layers:
+            inputs, outputs = channels[layer.bottoms[0]], channels[layer.name]
+            shape = KINDS[layer.kind].weight_shape(layer, inputs, outputs)
+            if shape is None:
+                continue
+            (lr, bias_lr), (decay, bias_decay) = layer.lr_mult, layer.decay_mult
+            weight_fill, bias_fill = fills(layer, shape)
+            parameters.append(Parameter(self.parameter_name(layer, "weight"), shape, lr, decay, weight_fill))
+            if layer.bias:
+                parameters.append(
+                    Parameter(self.parameter_name(layer, "bias"), (outputs,), bias_lr, bias_decay, bias_fill)
+                )
+            for name, fill in KINDS[layer.kind].statistics:
+                parameters.append(
+                    Parameter(self.parameter_name(layer, name), () if fill == "counter" else shape, 0, 0, fill)
+                )
+        return tuple(parameters)
+
+
+def fills(layer: Layer, shape: tuple[int, ...]) -> tuple[str | float | Draw, float | Draw]:
+    """How the weights (of this shape, in the hub's layout) and the biases of a layer start; what
+    the words mean stands at `Layer.fill`."""
+    window = math.prod(shape[2:])
+    if layer.fill == "he":
+        return Draw("normal", math.sqrt(2 / KINDS[layer.kind].fan_in(layer, shape))), 0.0
+    if layer.fill == "he-truncated":
+        return Draw("truncated normal", math.sqrt(2 / shape[1])), 0.0
+    if layer.fill == "fan-out":
+        return Draw("normal", math.sqrt(2 / (shape[0] * window))), 0.0
+    if (
+        layer.fill == "torch"
+    ):  # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
+        bound = Draw("uniform", 1 / math.sqrt(shape[1] * window))
+        return bound, bound
+    return layer.fill, 0.0
+
+
+BATCHNORM_EPS, BATCHNORM_MOMENTUM = 1e-5, 0.1
+"""torch's defaults: added to the variance; the share of a new batch in the running statistics
+(Keras' momentum is that of the old ones: 0.9)."""
