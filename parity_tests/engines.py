@@ -22,7 +22,7 @@ def made(framework: str, architecture: str, weights: Weights, dtype: str = "floa
     """A model of these weights, in their widths and for their classes; a variant of a architecture
     is made by its option."""
     base = get_architecture(get_architecture(architecture).variant_of or architecture)
-    options = {option: True for option, variant in base.variants.items() if variant == architecture}
+    options = {option: True for option, variant in base.variants.items() if variant.name == architecture != base.name}
     return TWINS[framework].build(
         base.name, **dimensions(weights, base)._asdict(), weights=weights, dtype=dtype, **options
     )

@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_row_is_refused_and_changes_nothing(fcn32s: Weig
         ):
             twin.load_weights(model, fcn32s)
         assert twin.read_weights(model).fingerprint() == before
-        with pytest.raises(ValueError, match="fcn8-vgg has no option dilated"):
+        with pytest.raises(TypeError, match=r"has no argument 'dilated'; did you mean use_dilated\?"):
             twin.build("fcn8-vgg", widths=TINY, dilated=True)
         with pytest.raises(ValueError, match="exclude each other"):
             twin.build("fcn8-vgg", widths=TINY, use_dilated=True, random_init_fc8=True)

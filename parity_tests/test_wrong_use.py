@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import segtwin_weights
 import torch
+from segtwin import ArchitectureError
 
 TINY = (2, 2, 3, 3, 4, 5, 5)
 
@@ -49,7 +50,10 @@ BUILDERS = [
     ({"seed": 1.5}, TypeError, "seed is a whole number"),
     ({"dtype": "float16"}, ValueError, "dtype is 'float32' or 'float64'"),
     ({"dtype": np.float32}, ValueError, "dtype is 'float32' or 'float64'"),
-    ({"colour": "rgb"}, ValueError, "fcn8s has no option colour"),
+    ({"colour": "rgb"}, TypeError, "build() has no argument 'colour'"),
+    ({"num_clases": 3}, TypeError, "build() has no argument 'num_clases'; did you mean num_classes?"),
+    ({"pad": "reflect"}, ArchitectureError, "fcn8s has no option pad"),
+    ({"logits": "yes"}, TypeError, "logits is True or False, not 'yes' (str)"),
 ]
 
 
@@ -65,7 +69,14 @@ def test_builders_say_what_they_take(options: dict, kind: type, words: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("fcn9s", ValueError), ("", ValueError), (5, TypeError), (None, TypeError), ([], TypeError), ({}, TypeError)],
+    [
+        ("fcn9s", ArchitectureError),
+        ("", ArchitectureError),
+        (5, TypeError),
+        (None, TypeError),
+        ([], TypeError),
+        ({}, TypeError),
+    ],
 )
 def test_unknown_networks(name: object, kind: type) -> None:
     said = [complaint(twin.build, name) for twin in engines.TWINS.values()]

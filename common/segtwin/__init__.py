@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segtwin import palette, tiles
     from segtwin.architectures import Architecture, Layer, Parameter, get_architecture, list_architectures
-    from segtwin.images import Converted, ImageError, preprocess_label, read_image
+    from segtwin.errors import ArchitectureError, ImageError, SegtwinError, WeightsError
+    from segtwin.images import Converted, preprocess_label, read_image
     from segtwin.preprocessing import Preprocessing, preprocess
     from segtwin.tiles import overlap_tile
 
@@ -18,11 +19,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Architecture",
+    "ArchitectureError",
     "Converted",
     "ImageError",
     "Layer",
     "Parameter",
     "Preprocessing",
+    "SegtwinError",
+    "WeightsError",
     "__version__",
     "get_architecture",
     "list_architectures",
@@ -34,25 +38,25 @@ __all__ = [
     "tiles",
 ]
 
-_WHERE = {
-    "Layer": "architectures", "Parameter": "architectures", "Architecture": "architectures",
-    "get_architecture": "architectures", "list_architectures": "architectures",
-    "Converted": "images", "ImageError": "images", "preprocess_label": "images", "read_image": "images",
-    "Preprocessing": "preprocessing", "preprocess": "preprocessing",
-    "overlap_tile": "tiles",
-    "architectures": "", "explanation": "", "files": "", "geometry": "", "images": "", "layer_kinds": "",
-    "noise": "", "oracle": "", "palette": "", "preprocessing": "", "tiles": "",
-}  # fmt: skip
-"""Name → the submodule that defines it; "": it is a submodule itself."""
+_DEFINED_IN = {
+    "architectures": ("Architecture", "Layer", "Parameter", "get_architecture", "list_architectures"),
+    "errors": ("ArchitectureError", "ImageError", "SegtwinError", "WeightsError"),
+    "images": ("Converted", "preprocess_label", "read_image"),
+    "preprocessing": ("Preprocessing", "preprocess"),
+    "tiles": ("overlap_tile",),
+}
+"""Submodule → the names of it that are the package's own."""
+_SUBMODULES = {*_DEFINED_IN, "explanation", "files", "geometry", "layer_kinds", "noise", "oracle", "palette"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _WHERE[name]
-    value = getattr(import_module(f"segtwin.{module}"), name) if module else import_module(f"segtwin.{name}")
-    globals()[name] = value
-    return value
+    if name in _SUBMODULES:
+        return import_module(f"segtwin.{name}")
+    for module, names in _DEFINED_IN.items():
+        if name in names:
+            globals()[name] = value = getattr(import_module(f"segtwin.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

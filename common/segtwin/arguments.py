@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segtwin.errors import ArchitectureError, nearest
+
 if TYPE_CHECKING:
     from segtwin.architectures import Architecture
 
@@ -49,12 +51,12 @@ def network_name(name: Any, known: Collection[str]) -> str:
 
     Raises:
         TypeError: it is no text.
-        ValueError: there is no such network.
+        ArchitectureError: there is no such network.
     """
     if not isinstance(name, str):
         raise TypeError(f"the network is a name, one of {', '.join(known)}, not {shown(name)}")
     if name not in known:
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(known)}")
+        raise ArchitectureError(f"there is no network {name!r}; there are {', '.join(known)}{nearest(name, known)}")
     return name
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from segtwin import memory, tiff
+from segtwin.errors import ImageError
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
@@ -67,11 +68,6 @@ TO_GREY = "colours became grey, 0.299 R + 0.587 G + 0.114 B"
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
 """Pillow's name of the order of two bytes → the order under which it takes the other one. It keeps
 one byte of each value of a colour image."""
-
-
-class ImageError(ValueError):
-    """A file that is no image, or not one that can be used here; the message is one line and names
-    the file."""
 
 
 class Converted(UserWarning):
@@ -710,21 +706,19 @@ def preprocess_label(path: str | os.PathLike[str], binary: bool = False) -> np.n
     for page in pages(path):
         image = page.raw
         mode = image.mode if isinstance(image, Image.Image) else ""
-        if mode == "1":
-            labels.append(np.array(turned(np.asarray(image).astype(np.uint8), image.getexif().get(ORIENTATION, 1))))  # type: ignore[union-attr]
+        if isinstance(image, Image.Image) and mode == "1":
+            labels.append(np.array(turned(np.asarray(image).astype(np.uint8), image.getexif().get(ORIENTATION, 1))))
             continue
-        if mode not in ("P", "L") and not (
-            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2
-        ):
-            what = f"{mode} colours" if mode else f"{image.dtype} values"  # type: ignore[union-attr]
+        if isinstance(image, np.ndarray):
+            usable, what = image.dtype == np.uint8 and image.ndim == 2, f"{image.dtype} values"
+        else:
+            usable, what = mode in ("P", "L"), f"{mode} colours"
+        if not usable:
             raise ImageError(
                 f"{page.name}: a label is a palette or grey PNG whose values are classes; this one holds {what}"
             )
-        if getattr(image, "format", None) in LOSSY:
-            words = (  # type: ignore[union-attr]
-                f"is a {image.format}, which changes the values at every edge: classes that nobody drew; save labels "
-                "as PNG"
-            )
+        if (kind := getattr(image, "format", None)) in LOSSY:
+            words = f"is a {kind}, which changes the values at every edge: classes that nobody drew; save labels as PNG"
             warnings.warn(f"{page.name}: {words}", Converted, stacklevel=2)
         if page.white_is_zero:
             raise ImageError(

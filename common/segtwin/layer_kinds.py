@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from segtwin.errors import ArchitectureError
+
 if TYPE_CHECKING:
     from segtwin.architectures.schema import Layer
 
@@ -400,11 +402,11 @@ def output_size(layer: Layer, size: int) -> int:
     """Pixels of a layer's top along one axis, for a bottom of `size` pixels.
 
     Raises:
-        ValueError: nothing is left of the axis.
+        ArchitectureError: nothing is left of the axis.
     """
     out = KINDS[layer.kind].output_size(layer, size)
     if out < 1:
-        raise ValueError(
+        raise ArchitectureError(
             f"{layer.name}: an axis of {size} pixels is too small for kernel {layer.kernel}, stride "
             f"{layer.stride}, pad {layer.pad}"
         )

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,13 +21,14 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
-from segtwin.architectures import Architecture, get_architecture
+from segtwin.architectures import Architecture
 from segtwin.files import whole, written_by_a_library
-from segtwin_weights import batchnorm, onnx_check, onnx_file, torch_file
+from segtwin_weights import onnx_export, onnx_file, torch_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call
 
+from segtwin_torch.network import Network, unwrap
 from segtwin_torch.weights import blob_names, in_eval_mode, table, used_weights
 
 OPSET = onnx_file.OPSETS["torch"][0]
@@ -71,28 +71,19 @@ def export_onnx(
             the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
-    architecture = get_architecture(str(model.name))
-    if getattr(model, "pad", None):
-        raise ValueError(
-            f"{path}: the ONNX graph of {architecture.name} takes sizes that fit; build the model without pad"
-        )
-    onnx_file.check_name(path)
-    onnx_file.check_opset(path, opset, "torch")
-    shape = onnx_file.fixed_shape(path, architecture, size, batch)
-
-    def weights() -> Iterable[tuple[str, np.ndarray]]:
-        return ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(model).items())
-
-    graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
-    onnx_file.check_written(path, graph, opset)
-    channels = next(iter(used_weights(model).values())).shape[1]
-    blobs = [name for name in blob_names(model) if name in architecture.exported]
-    source = onnx_check.Source(architecture, opset, blobs, channels, weights, partial(run, model), shape)
-    if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights()), architecture)
-        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
-    check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)
+    network = unwrap(model)
+    source = onnx_export.Exportable(
+        framework="torch",
+        architecture=network.architecture,
+        metadata=network.metadata,
+        blobs=blob_names(network),
+        in_channels=network.in_channels,
+        pad=network.pad,
+        skeleton=partial(skeleton, network),
+        weights=lambda: ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(network).items()),
+        run=partial(run, network),
+    )
+    onnx_export.export(source, path, opset, external_data, size, batch, fold_batchnorm, verify)
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -102,13 +93,14 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    network = unwrap(model)
     with whole(path) as draft, written_by_a_library(path):
-        torch.save(model.state_dict(), draft)
-        torch_file.add_metadata(draft, getattr(model, "metadata", {}))
+        torch.save(network.state_dict(), draft)
+        torch_file.add_metadata(draft, network.metadata)
 
 
 def run(
-    model: nn.Module, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
+    model: Network, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Some blobs of an inference pass on the CPU by torch's default kernels, with other weights in
     the place of some.
@@ -133,7 +125,7 @@ def run(
 class EveryBlob(nn.Module):
     """A model as a function of its weights, whose outputs are these of its blobs."""
 
-    def __init__(self, model: nn.Module, blobs: list[str]) -> None:
+    def __init__(self, model: Network, blobs: list[str]) -> None:
         super().__init__()
         self.model, self.blobs = model, blobs
 
@@ -144,10 +136,10 @@ class EveryBlob(nn.Module):
         return tuple(notebook[name] for name in self.blobs)
 
 
-def skeleton(model: nn.Module, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
+def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names
     of the blobs; of any N, H and W, or of one."""
-    architecture = get_architecture(str(model.name))
+    architecture = model.architecture
     blobs = [name for name in blob_names(model)[1:] if name in architecture.exported]
     slots = used_weights(model)
     keys = dict(zip(table(model), model.state_dict(), strict=True))

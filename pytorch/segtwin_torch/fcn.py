@@ -13,21 +13,11 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-
 import torch
-from segtwin.architectures import get_architecture
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-
-class Forget(dict[str, Tensor]):
-    """The default notebook of blobs: keeps nothing, so that inference frees each blob as it goes."""
-
-    def __setitem__(self, name: str, blob: Tensor) -> None: ...
-
-
-Notebook = MutableMapping[str, Tensor]
+from segtwin_torch.network import Forget, Network, Notebook, register
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, pad: int = 1) -> nn.Conv2d:
@@ -59,13 +49,6 @@ def three_channels(name: str, in_channels: int) -> None:
         raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
 
 
-def check_size(name: str, image: Tensor) -> None:
-    """Refuse an image that the original cannot take. While a network is exported its sizes are
-    symbols, and not asked."""
-    if not torch.compiler.is_exporting():
-        get_architecture(name).check_size(*image.shape[2:])
-
-
 class Scale(nn.Module):
     """Every channel times its own number, which is not trained."""
 
@@ -78,7 +61,7 @@ class Scale(nn.Module):
         return x * self.weight[:, None, None]
 
 
-class Features(nn.Module):
+class Features(Network):
     """What the FCNs share: VGG-16, its classifier turned into convolutions. `pad` is that of
     conv1_1, `pad6` that of fc6."""
 
@@ -129,6 +112,7 @@ class Features(nn.Module):
         return pool3, pool4, fc7
 
 
+@register("fcn32s")
 class FCN32s(Features):
     """voc-fcn32s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from
     1×1 up."""
@@ -153,6 +137,7 @@ class FCN32s(Features):
         return x
 
 
+@register("fcn16s")
 class FCN16s(Features):
     """voc-fcn16s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from
     1×1 up."""
@@ -184,6 +169,7 @@ class FCN16s(Features):
         return x
 
 
+@register("fcn8s")
 class FCN8s(Features):
     """voc-fcn8s. Input N×3×H×W, BGR minus the mean; output `score` N×classes×H×W; any size from 1×1
     up."""
@@ -222,6 +208,7 @@ class FCN8s(Features):
         return x
 
 
+@register("fcn8s-atonce")
 class FCN8sAtOnce(Features):
     """voc-fcn8s-atonce: one stage, skips scaled down. Input N×3×H×W, BGR minus the mean; output
     `score` N×classes×H×W; any size from 1×1 up."""

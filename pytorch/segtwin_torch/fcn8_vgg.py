@@ -17,7 +17,8 @@ from segtwin.architectures.vgg16 import VGG_MEAN
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
-from segtwin_torch.fcn import Features, Forget, Notebook, check_size, conv, pool, three_channels
+from segtwin_torch.fcn import Features, conv, pool, three_channels
+from segtwin_torch.network import Forget, Notebook, register, unwrap
 from segtwin_torch.weights import table
 
 WEIGHT_DECAY = 5e-4
@@ -54,6 +55,7 @@ def predict(x: Tensor) -> Tensor:
     return x.argmax(dim=1, keepdim=True)
 
 
+@register("fcn8-vgg")
 class FCN8VGG(Features):
     """fcn8-vgg. Input N×3×H×W, RGB 0..255; output `upscore32` N×classes×H×W; any size from 1×1 up."""
 
@@ -108,6 +110,7 @@ def batch_to_space(x: Tensor) -> Tensor:
     return torch.pixel_shuffle(phases, 2)
 
 
+@register("fcn8-vgg-dilated")
 class DilatedFCN8VGG(Features):
     """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7
     run in 16 interleaved phases.
@@ -124,7 +127,7 @@ class DilatedFCN8VGG(Features):
         """`fc7`. With a dict as the notebook `n`, every blob on the way is left in it under the
         original's name."""
         n = Forget() if n is None else n
-        check_size("fcn8-vgg-dilated", image)
+        self.check_size(image)
         n["image"] = image
         x = n["bgr"] = bgr_minus_mean(image)
 
@@ -174,10 +177,11 @@ def regularization_terms(model: nn.Module) -> dict[str, dict[str, Tensor]]:
         names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate. Biases have none.
     """
     terms: dict[str, dict[str, Tensor]] = {"regularization_losses": {}, "fc_wlosses": {}}
-    slots = dict(model.named_parameters())
-    for name in table(model):
+    network = unwrap(model)
+    slots = dict(network.named_parameters())
+    drawn = [layer.name for layer in network.architecture.layers if layer.name.startswith("score") and layer.fill]
+    for name in table(network):
         layer, kind = name.split("/")
-        drawn = ("score_pool4", "score_pool3", *(["score_fr"] if model.row_options.get("random_init_fc8") else []))  # type: ignore[union-attr, operator]
         collection = "regularization_losses" if layer.startswith("conv") or layer in drawn else "fc_wlosses"
         if kind == "weight":
             weight = slots[f"{layer}.weight"]

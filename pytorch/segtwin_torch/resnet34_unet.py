@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from segtwin_torch.fcn import Forget, Notebook
+from segtwin_torch.network import Forget, Network, Notebook, register
 from segtwin_torch.unet import answer, conv, deconv, fit
 
 
@@ -68,7 +68,8 @@ class DecoderBlock(nn.Module):
         return relu(self.norm3(self.conv3(x)))
 
 
-class ResNet34UNet(nn.Module):
+@register("resnet34-unet")
+class ResNet34UNet(Network):
     """Input `image` N×3×H×W, H and W multiples of 32; output `probability` (or `logits`)
     N×classes×H×W."""
 
@@ -97,7 +98,7 @@ class ResNet34UNet(nn.Module):
         """`probability` or `logits` of an image; with a notebook `n`, every blob in it."""
         n = Forget() if n is None else n
         n["image"] = image
-        x = fit(image, "resnet34-unet", self.pad)
+        x = fit(image, self, self.pad)
 
         x = n["firstrelu"] = relu(self.firstbn(self.firstconv(x)))  # N×64×H/2×W/2
         x = n["firstmaxpool"] = self.firstmaxpool(x)

@@ -2,7 +2,7 @@
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 (MICCAI 2015, arXiv:1505.04597), section 2 and figure 1; layers have the names of the authors' Caffe
-release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet- small` the
+release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-small` the
 one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); their
 parameters have the names of its state_dict. Blobs have the names of the variables of its forward
 passes. Its twin is `segtwin_keras/unet.py`.
@@ -17,13 +17,12 @@ that do not fit with an error of torch.cat; here they are refused with the sizes
 from __future__ import annotations
 
 import torch
-from segtwin.architectures import get_architecture
+from segtwin.errors import ArchitectureError
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from segtwin_torch.fcn import Forget, Notebook, check_size, crop
-
-PADS = (None, "reflect")
+from segtwin_torch.fcn import crop
+from segtwin_torch.network import Forget, Network, Notebook, register
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, pad: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -48,17 +47,19 @@ def central_crop(x: Tensor, offset: int) -> Tensor:
     return x[:, :, offset:-offset, offset:-offset]
 
 
-def fit(image: Tensor, name: str, pad: str | None) -> Tensor:
-    """The image as the network of that name can take it: as it is, or mirrored to a legal size.
+def fit(image: Tensor, network: Network, pad: str | None) -> Tensor:
+    """The image as a network takes it: as it is, or mirrored to a legal size.
 
     Raises:
-        ValueError: its size does not fit and it is not to be padded.
+        ArchitectureError: its size does not fit and it is not to be padded; a trace with padding.
     """
     if pad is None:
-        check_size(name, image)
+        network.check_size(image)
         return image
-    architecture = get_architecture(name)
-    rows, columns = (mirrored(size, architecture.legal_size(size)).to(image.device) for size in image.shape[2:])
+    if torch.jit.is_tracing():
+        raise ArchitectureError(f"{network.architecture.name} with pad cannot be traced: a trace would keep one size")
+    legal = network.architecture.legal_size
+    rows, columns = (mirrored(size, legal(size)).to(image.device) for size in image.shape[2:])
     return image[:, :, rows][:, :, :, columns]
 
 
@@ -70,7 +71,8 @@ def mirrored(size: int, legal: int) -> Tensor:
     return torch.where(i < size, i, there_and_back - i)
 
 
-class UNetPaper(nn.Module):
+@register("unet-paper")
+class UNetPaper(Network):
     """The network of figure 1. Input `data` N×1×(16k+60)×(16l+60), k, l ≥ 8; output
     `conv_u0d-score` N×classes, 184 rows and columns less."""
 
@@ -98,7 +100,7 @@ class UNetPaper(nn.Module):
         """`conv_u0d-score` of an image; with a notebook `n`, every blob in it."""
         n = Forget() if n is None else n
         n["data"] = data
-        data = fit(data, "unet-paper", pad=None)
+        data = fit(data, self, pad=None)
 
         x = n["conv_d0a-b"] = relu(self.conv_d0a_b(data))
         d0c = n["conv_d0b-c"] = relu(self.conv_d0b_c(x))  # N×64×(H−4)×(W−4)
@@ -160,7 +162,8 @@ class DoubleConv(nn.Module):
         return self.conv(x)
 
 
-class UNet(nn.Module):
+@register("unet")
+class UNet(Network):
     """UNET-ZOO's U-Net. Input `image` N×3×H×W, H and W multiples of 16; output `probability` (or
     `logits`) N×classes×H×W."""
 
@@ -186,7 +189,7 @@ class UNet(nn.Module):
         """`probability` or `logits` of an image; with a notebook `n`, every blob in it."""
         n = Forget() if n is None else n
         n["image"] = image
-        x = fit(image, "unet", self.pad)
+        x = fit(image, self, self.pad)
 
         c1 = n["c1"] = self.conv1(x)  # N×32×H×W
         x = n["p1"] = self.pool1(c1)
@@ -248,7 +251,8 @@ class Deconv2dBN(nn.Module):
         return relu(self.bn1(self.conv1(x)))
 
 
-class UNetSmall(nn.Module):
+@register("unet-small")
+class UNetSmall(Network):
     """The small U-Net. Input `image` N×1×H×W, H and W multiples of 16; output `probability` (or
     `logits`) N×classes×H×W."""
 
@@ -271,7 +275,7 @@ class UNetSmall(nn.Module):
         """`probability` or `logits` of an image; with a notebook `n`, every blob in it."""
         n = Forget() if n is None else n
         n["image"] = image
-        x = fit(image, "unet-small", self.pad)
+        x = fit(image, self, self.pad)
 
         conv1 = n["conv1"] = self.layer1_conv(x)  # N×8×H×W
         x = n["pool1"] = max_pool2d(conv1, 2)

@@ -19,7 +19,8 @@ from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
-from segtwin_torch.fcn import Forget, Notebook, check_size, conv, crop, three_channels
+from segtwin_torch.fcn import conv, crop, three_channels
+from segtwin_torch.network import Forget, Network, Notebook, register
 
 
 def pool(x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     return interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
 
 
-class VGGFCN(nn.Module):
+class VGGFCN(Network):
     """What the three share: torchvision's vgg16 as a whole, its classifier once more as
     convolutions."""
 
@@ -117,6 +118,7 @@ class VGGFCN(nn.Module):
         return x
 
 
+@register("vggfcn32")
 class VGGFCN32(VGGFCN):
     """vggfcn32. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
     N×classes×H×W."""
@@ -124,7 +126,7 @@ class VGGFCN32(VGGFCN):
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
         """`scores`. With a dict as the notebook `n`, every blob on the way is left in it."""
         n = Forget() if n is None else n
-        check_size("vggfcn32", image)
+        self.check_size(image)
         n["image"] = image
         _, _, pool5 = self.features(image, n)
         x = self.classify(pool5, n)
@@ -133,6 +135,7 @@ class VGGFCN32(VGGFCN):
         return x
 
 
+@register("vggfcn16")
 class VGGFCN16(VGGFCN):
     """vggfcn16. Input N×3×H×W as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output
     `scores` N×classes×H×W."""
@@ -146,7 +149,7 @@ class VGGFCN16(VGGFCN):
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
         """`scores`. With a dict as the notebook `n`, every blob on the way is left in it."""
         n = Forget() if n is None else n
-        check_size("vggfcn16", image)
+        self.check_size(image)
         n["image"] = image
         _, pool4, pool5 = self.features(image, n)
         x = self.classify(pool5, n)
@@ -159,6 +162,7 @@ class VGGFCN16(VGGFCN):
         return x
 
 
+@register("vggfcn8")
 class VGGFCN8(VGGFCN):
     """vggfcn8. Input N×3×H×W as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
     N×classes×H×W."""
@@ -174,7 +178,7 @@ class VGGFCN8(VGGFCN):
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
         """`scores`. With a dict as the notebook `n`, every blob on the way is left in it."""
         n = Forget() if n is None else n
-        check_size("vggfcn8", image)
+        self.check_size(image)
         n["image"] = image
         pool3, pool4, pool5 = self.features(image, n)
         x = self.classify(pool5, n)

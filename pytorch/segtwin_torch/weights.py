@@ -10,23 +10,25 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from typing import TypeVar
 
 import numpy as np
-import segtwin_weights
 import torch
-from segtwin.architectures import get_architecture
-from segtwin_weights import Weights
-from segtwin_weights.fitting import check_values
+from segtwin_weights import Weights, building
 from torch import nn
+
+from segtwin_torch.network import Network, unwrap
+
+M = TypeVar("M", bound=nn.Module)
 
 ONE_AT_A_TIME = threading.RLock()
 """torch's switch of kernels and a model's weights are for all threads: who changes them, or needs
 them to stay, holds this."""
 
 
-def table(model: nn.Module) -> dict[str, torch.Tensor]:
+def table(model: Network) -> dict[str, torch.Tensor]:
     """Hub name → the model's own tensor."""
-    architecture = get_architecture(str(model.name))
+    architecture = model.architecture
     if architecture.naming != "caffe":
         return model.state_dict()
     layers = {layer.name.replace("-", "_"): layer.name for layer in architecture.layers}
@@ -34,16 +36,16 @@ def table(model: nn.Module) -> dict[str, torch.Tensor]:
     return {f"{layers[module]}/{kind}": tensor for module, kind, tensor in parts}
 
 
-def blob_names(model: nn.Module) -> tuple[str, ...]:
+def blob_names(model: Network) -> tuple[str, ...]:
     """The architecture's blobs that the model computes: with `logits`, all but the probability."""
-    names = get_architecture(str(model.name)).blobs
-    return names[:-1] if getattr(model, "logits", False) else names
+    names = model.architecture.blobs
+    return names[:-1] if model.logits else names
 
 
-def used_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def used_weights(model: Network) -> dict[str, torch.Tensor]:
     """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without
     what the original carries along unused."""
-    idle = get_architecture(str(model.name)).idle
+    idle = model.architecture.idle
     return {name: tensor for name, tensor in table(model).items() if name not in idle and tensor.is_floating_point()}
 
 
@@ -55,44 +57,40 @@ def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) ->
         weights: of exactly this network, or a file that `segtwin_weights.read` understands.
 
     Raises:
-        KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named.
-        WeightsError: NaN, infinities, negative variances, or no numbers; the first is named.
+        TypeError: the model is no network of `build`.
+        WeightNamesError: names are missing or left over; the first of each and the count are named.
+        WeightsError: a shape differs; NaN, infinities, negative variances, or no numbers; the first
+            is named.
         WeightsError, OSError: the file cannot be read.
     """
-    weights = segtwin_weights.weights_for(weights, get_architecture(str(model.name)))
-    slots = table(model)
-    architecture = get_architecture(str(model.name))
-    spare = architecture.unused
-    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
-    segtwin_weights.check_keys(have, {name: tuple(slot.shape) for name, slot in slots.items()}, str(model.name))
-    check_values(
-        weights, ((name, str(slot.dtype).removeprefix("torch.")) for name, slot in slots.items()), str(model.name)
-    )
-    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(
-        weights, architecture, getattr(model, "in_channels", None)
-    )
+    network = unwrap(model)
+    slots = table(network)
+    wanted = {name: (tuple(slot.shape), dtype_name(slot)) for name, slot in slots.items()}
+    weights, preprocessing = building.fitted(network.architecture, weights, network.in_channels, wanted)
     with ONE_AT_A_TIME, torch.no_grad():
         for name, slot in slots.items():
-            if name not in architecture.aliases:  # the later key of a shared storage wins
-                dtype = str(slot.dtype).removeprefix("torch.")
-                slot.copy_(torch.from_numpy(np.require(weights[name], dtype, ["C", "W"])))
-        model.metadata, model.preprocessing = dict(weights.metadata), preprocessing  # type: ignore[assignment]
+            if name not in network.architecture.aliases:  # the later key of a shared storage wins
+                slot.copy_(torch.from_numpy(np.require(weights[name], dtype_name(slot), ["C", "W"])))
+        network.metadata, network.preprocessing = dict(weights.metadata), preprocessing
 
 
 def read_weights(model: nn.Module) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit;
     copies, so that later training leaves them alone."""
-    slots, aliases = table(model), get_architecture(str(model.name)).aliases
+    network = unwrap(model)
+    slots, aliases = table(network), network.architecture.aliases
     with ONE_AT_A_TIME:
         own = {name: slot.detach().cpu().numpy().copy() for name, slot in slots.items() if name not in aliases}
-    blobs = {
-        name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()
-    }  # shared here as there
-    return Weights(blobs, dict(getattr(model, "metadata", {})))
+    blobs = {name: own[aliases.get(name, name)].reshape(slot.shape) for name, slot in slots.items()}  # shared as there
+    return Weights(blobs, dict(network.metadata))
 
 
-def in_eval_mode(module: nn.Module) -> nn.Module:
+def dtype_name(tensor: torch.Tensor) -> str:
+    """ "float32" of torch.float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def in_eval_mode(module: M) -> M:
     """The same module with the same parameters, buffers and hooks, in eval mode; the one that was
     given stays in its mode."""
     twin = copy.copy(module)

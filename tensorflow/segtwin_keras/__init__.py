@@ -4,7 +4,6 @@ networks."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,20 +21,19 @@ except ModuleNotFoundError as error:
 import numpy as np
 import segtwin_weights
 from segtwin import __version__
-from segtwin.architectures import Architecture, get_architecture
-from segtwin.arguments import check_build, check_memory, checked_images, network_name
-from segtwin_weights import Weights, initialize
+from segtwin.architectures import list_architectures
+from segtwin.arguments import checked_images
+from segtwin.errors import known_arguments
+from segtwin_weights import Weights, building
 
 from segtwin_keras.export import export_onnx, save_checkpoint
-from segtwin_keras.fcn import fcn8s, fcn8s_atonce, fcn16s, fcn32s
-from segtwin_keras.fcn8_vgg import dilated_fcn8_vgg, fcn8_vgg, regularization_terms
+from segtwin_keras.fcn8_vgg import regularization_terms
 from segtwin_keras.layers import caffe_arithmetic
-from segtwin_keras.resnet34_unet import resnet34_unet
-from segtwin_keras.unet import PADS, unet, unet_paper, unet_small
-from segtwin_keras.vggfcn import vggfcn8, vggfcn16, vggfcn32
+from segtwin_keras.network import Network, checked_network, make
 from segtwin_keras.weights import ONE_AT_A_TIME, blob_names, blob_tensors, load_weights, read_weights
 
 __all__ = [
+    "Network",
     "__version__",
     "blobs",
     "build",
@@ -54,30 +52,12 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {
-    "fcn32s": fcn32s,
-    "fcn16s": fcn16s,
-    "fcn8s": fcn8s,
-    "fcn8s-atonce": fcn8s_atonce,
-    "fcn8-vgg": fcn8_vgg,
-    "vggfcn32": vggfcn32,
-    "vggfcn16": vggfcn16,
-    "vggfcn8": vggfcn8,
-    "unet-paper": unet_paper,
-    "unet": unet,
-    "unet-small": unet_small,
-    "resnet34-unet": resnet34_unet,
-}
-
-VARIANTS: dict[str, Callable[..., keras.Model]] = {"fcn8-vgg-dilated": dilated_fcn8_vgg}
-"""What a architecture option makes of a network (`Architecture.variants`)."""
-
-
 def list_networks() -> list[str]:
-    """The networks that `build` makes."""
-    return list(NETWORKS)
+    """Names of the networks that `build` makes."""
+    return list_architectures()
 
 
+@known_arguments
 def build(
     name: str,
     *,
@@ -87,10 +67,12 @@ def build(
     weights: Weights | str | os.PathLike[str] | None = None,
     logits: bool = False,
     dropout: float | None = None,
-    dtype: str = "float32",
+    dtype: building.DTypeName = "float32",
     seed: int | None = None,
-    **row_options: Any,
-) -> keras.Model:
+    pad: building.Pad | None = None,
+    use_dilated: bool = False,
+    random_init_fc8: bool = False,
+) -> Network:
     """Make a network.
 
     Args:
@@ -112,66 +94,42 @@ def build(
         dtype: "float32" or "float64", of all weights and blobs.
         seed: of what starts at random: nothing in the Caffe nets, the skips' score layers in
             fcn8-vgg, everything in vggfcn* and the U-Nets (None: another start each time).
-        **row_options: pad="reflect" for the U-Nets from torch: images whose sizes do not fit are
-            mirrored at the bottom and right, and the output cut. fcn8-vgg has `random_init_fc8`
-            (score_fr starts at random, not from fc8) and `use_dilated` (fc6 and fc7 at the
-            resolution of pool3; the output is `fc7`).
+        pad: "reflect", for the U-Nets from torch: images whose sizes do not fit are mirrored at the
+            bottom and right, and the output is cut.
+        use_dilated: of fcn8-vgg: fc6 and fc7 at the resolution of pool3; the output is `fc7`.
+        random_init_fc8: of fcn8-vgg: score_fr starts at random, not from fc8.
 
     Returns:
-        A functional model. It takes N×H×W×C and returns the architecture's output, N×H×W×classes; H
-        and W are free.
+        A functional model. It takes N×H×W×C and returns the network's output, N×H×W×classes; H and W
+        are free.
 
     Raises:
-        TypeError: an argument is of another type.
-        ValueError: there is no such network, width, dtype or option; an argument is out of bounds,
-            or contradicts the weights.
-        KeyError, ValueError, WeightsError, OSError: of `load_weights`.
+        TypeError: an argument is unknown, or of another type.
+        ArchitectureError: there is no such network, or it does not have such an option.
+        ValueError: an argument is out of bounds, or contradicts the weights.
+        WeightsError, OSError: of `load_weights`.
     """
-    base = checked(name, dtype, row_options)
-    architecture = base.variant(row_options)
-    num_classes, in_channels, widths = check_build(architecture, num_classes, in_channels, widths, dropout, seed)
-    start = None if weights is None else segtwin_weights.weights_for(weights, architecture)
-    size = (
-        (num_classes, in_channels, widths)
-        if start is None
-        else segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    plan = building.plan(
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        widths=widths,
+        weights=weights,
+        logits=logits,
+        dropout=dropout,
+        dtype=dtype,
+        seed=seed,
+        pad=pad,
+        use_dilated=use_dilated,
+        random_init_fc8=random_init_fc8,
     )
-    num_classes, in_channels, widths = size
-    check_memory(architecture, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
-    options = training_and_output(architecture, dropout, logits) | {
-        option: value for option, value in row_options.items() if option not in base.variants
-    }
-    with every_layer_in(dtype):
-        model = (NETWORKS | VARIANTS)[architecture.name](
-            num_classes=architecture.num_classes if num_classes is None else num_classes,
-            in_channels=architecture.in_channels if in_channels is None else in_channels,
-            widths=tuple(architecture.resolve_widths(widths).values()),
-            **options,
-        )
-    model.row_options = row_options
-    model.in_channels = architecture.in_channels if in_channels is None else in_channels
-    load_weights(model, initialize(architecture, num_classes, in_channels, widths, seed) if start is None else start)
-    return model
+    network = make(plan.architecture, plan.arguments, dtype)
+    load_weights(network, plan.weights)
+    return network
 
 
-class every_layer_in:
-    """Layers made inside compute and keep their weights in `dtype`. A policy set later would change
-    nothing."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-
-    def __enter__(self) -> None:
-        self.before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.dtype)
-
-    def __exit__(self, *_: object) -> None:
-        keras.config.set_dtype_policy(self.before)
-
-
-def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
-    """The network that a file of weights holds, with the file's classes, channels, widths and
-    preprocessing.
+def load(path: str | os.PathLike[str], **overrides: Any) -> Network:
+    """The network that a file of weights holds, with the file's classes, channels, widths and preprocessing.
 
     Args:
         path: a file that `segtwin_weights.read` understands.
@@ -179,29 +137,10 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> keras.Model:
 
     Raises:
         WeightsError: the file holds no network that is built here.
-        ValueError, KeyError, OSError: of `build`.
+        TypeError, ValueError, OSError: of `build`.
     """
     weights = segtwin_weights.names.hub_names(segtwin_weights.read(path))
     return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
-
-
-def checked(name: str, dtype: str, row_options: dict[str, Any]) -> Architecture:
-    """The architecture of a network that `build` can make with these options."""
-    network_name(name, NETWORKS)
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-    if row_options.get("pad") not in PADS:
-        raise ValueError(f"pad is None or 'reflect', not {row_options['pad']!r}")
-    return get_architecture(name)
-
-
-def training_and_output(architecture: Architecture, dropout: float | None, logits: bool) -> dict[str, Any]:
-    """The arguments that not every network has: a dropout rate, and whether the sigmoid is left
-    off."""
-    if architecture.dropout is None and dropout:
-        raise ValueError(f"{architecture.name} has no dropout")
-    rate = {} if architecture.dropout is None else {"dropout": architecture.dropout if dropout is None else dropout}
-    return rate | ({"logits": logits} if architecture.output == "probability" else {})
 
 
 def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str, np.ndarray]:
@@ -218,9 +157,10 @@ def blobs(model: keras.Model, data: np.ndarray, caffe: bool = True) -> dict[str,
     Raises:
         TypeError, ValueError: the data are no such images; their size does not fit the network.
     """
-    data = checked_images(data, model.input.shape[-1], model.input.dtype)
+    network = checked_network(model)
+    data = checked_images(data, network.in_channels, network.input.dtype)
     with ONE_AT_A_TIME, caffe_arithmetic() if caffe else nullcontext():
-        notebook = keras.Model(model.input, blob_tensors(model))
-        x = keras.ops.convert_to_tensor(np.transpose(data, (0, 2, 3, 1)), model.input.dtype)
+        notebook = keras.Model(network.input, blob_tensors(network))
+        x = keras.ops.convert_to_tensor(np.transpose(data, (0, 2, 3, 1)), network.input.dtype)
         values = notebook(x, training=False)
-    return {name: np.array(values[name].numpy().transpose(0, 3, 1, 2), order="C") for name in blob_names(model)}
+    return {name: np.array(values[name].numpy().transpose(0, 3, 1, 2), order="C") for name in blob_names(network)}

@@ -9,21 +9,19 @@ take more than 24 GB.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import keras
 import numpy as np
 import onnx
 import onnx_ir as ir
-from segtwin.architectures import get_architecture
 from segtwin.files import check_room, whole, written_by_a_library
-from segtwin_weights import batchnorm, keras_file, onnx_check, onnx_file
+from segtwin_weights import keras_file, onnx_export, onnx_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph
-from segtwin_keras.unet import Fit
+from segtwin_keras.network import Network, checked_network
 from segtwin_keras.weights import blob_names, blob_tensors, hub_array, table, used_weights
 
 OPSET = onnx_file.OPSETS["keras"][0]
@@ -71,33 +69,25 @@ def export_onnx(
             the model. Nothing is left of it then.
         OSError: a file cannot be written.
     """
-    architecture = get_architecture(model.name)
-    if any(getattr(layer, "pad", None) for layer in model.layers if isinstance(layer, Fit)):
+    network = checked_network(model)
+    double = network.input.dtype == "float64"
+    if double and {layer.kind for layer in network.architecture.layers} & NOT_IN_DOUBLE:
         raise ValueError(
-            f"{path}: the ONNX graph of {architecture.name} takes sizes that fit; build the model without pad"
+            f"{path}: {network.architecture.name} cannot be exported in float64 from Keras; build it in float32, or "
+            "export it with segtwin_torch"
         )
-    onnx_file.check_name(path)
-    onnx_file.check_opset(path, opset, "keras")
-    shape = onnx_file.fixed_shape(path, architecture, size, batch)
-    if model.input.dtype == "float64" and {layer.kind for layer in architecture.layers} & NOT_IN_DOUBLE:
-        raise ValueError(
-            f"{path}: {architecture.name} cannot be exported in float64 from Keras; build it in float32, or export "
-            "it with segtwin_torch"
-        )
-
-    def weights() -> Iterable[tuple[str, np.ndarray]]:
-        return ((name, hub_array(*slot)) for name, slot in used_weights(model).items())
-
-    graph, metadata = skeleton(model, opset, shape), dict(getattr(model, "metadata", {}))
-    onnx_file.check_written(path, graph, opset)
-    channels = model.input.shape[-1]
-    blobs = [name for name in blob_names(model) if name in architecture.exported]
-    source = onnx_check.Source(architecture, opset, blobs, channels, weights, partial(run, model), shape)
-    if fold_batchnorm:
-        graph, folded = batchnorm.fold(graph, dict(weights()), architecture)
-        source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
-    check = partial(onnx_check.verify, path=path, source=source) if verify else None
-    onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)
+    source = onnx_export.Exportable(
+        framework="keras",
+        architecture=network.architecture,
+        metadata=network.metadata,
+        blobs=blob_names(network),
+        in_channels=network.in_channels,
+        pad=network.pad,
+        skeleton=partial(skeleton, network),
+        weights=lambda: ((name, hub_array(*slot)) for name, slot in used_weights(network).items()),
+        run=partial(run, network),
+    )
+    onnx_export.export(source, path, opset, external_data, size, batch, fold_batchnorm, verify)
 
 
 def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -112,7 +102,7 @@ def save_checkpoint(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 
 def run(
-    model: keras.Model, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
+    model: Network, data: np.ndarray, instead: Mapping[str, np.ndarray], blobs: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Some blobs of an inference pass on the CPU by TensorFlow's default kernels, with other
     weights in the place of some.
@@ -134,10 +124,10 @@ def run(
     }
 
 
-def skeleton(model: keras.Model, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
+def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
     """The graph of a model, its weights as inputs under their hub names, its values under the names
     of the blobs; of any N, H and W, or of one."""
-    architecture = get_architecture(model.name)
+    architecture = model.architecture
     blobs = [name for name in blob_names(model)[1:] if name in architecture.exported]
     tensors, dtype = blob_tensors(model), model.input.dtype
     every_blob = keras.Model(model.input, [tensors[name] for name in blobs])

@@ -17,9 +17,9 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
-from segtwin.architectures import get_architecture
 
 from segtwin_keras.layers import Conv2D, Conv2DTranspose
+from segtwin_keras.network import Network, register
 
 
 def conv(
@@ -74,41 +74,6 @@ def three_channels(name: str, in_channels: int) -> None:
     """Refuse another number: the original names them R, G and B."""
     if in_channels != 3:
         raise ValueError(f"{name} takes images of 3 channels (R, G, B), not {in_channels}")
-
-
-def explained(error: ValueError) -> ValueError:
-    """The error itself, marked so that Keras does not wrap its one line into a page of its own."""
-    error._keras_call_info_injected = True  # type: ignore[attr-defined]
-    return error
-
-
-@keras.saving.register_keras_serializable("segtwin")
-class CheckSize(layers.Layer):
-    """Refuses an image that the original cannot take. While a graph is traced its sizes are
-    symbols, and not asked."""
-
-    def __init__(self, architecture: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.architecture = architecture
-
-    def call(self, image: KerasTensor) -> KerasTensor:
-        """`image` itself."""
-        rows, columns = image.shape[1:3]
-        if rows is not None and columns is not None:
-            try:
-                get_architecture(self.architecture).check_size(rows, columns)
-            except ValueError as error:
-                raise explained(error) from None
-        return image
-
-    def get_config(self) -> dict[str, Any]:
-        """For `model.save`."""
-        return {**super().get_config(), "architecture": self.architecture}
-
-
-def check_size(name: str, image: KerasTensor) -> KerasTensor:
-    """A `CheckSize` layer."""
-    return CheckSize(name, name="check_size")(image)
 
 
 @keras.saving.register_keras_serializable("segtwin")
@@ -167,7 +132,8 @@ def features(
     return pool3, pool4, fc7
 
 
-def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn32s")
+def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """voc-fcn32s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from
     1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
@@ -177,10 +143,11 @@ def fcn32s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout:
     x = upscore(x, "upscore", kernel=64, stride=32)
 
     x = crop(x, "score", like=data, offset=19)  # N×H×W×classes
-    return keras.Model(data, x, name="fcn32s")
+    return Network(data, x, name="fcn32s")
 
 
-def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn16s")
+def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """voc-fcn16s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from
     1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
@@ -195,10 +162,11 @@ def fcn16s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout:
     x = upscore(x, "upscore16", kernel=32, stride=16)
 
     x = crop(x, "score", like=data, offset=27)  # N×H×W×classes
-    return keras.Model(data, x, name="fcn16s")
+    return Network(data, x, name="fcn16s")
 
 
-def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn8s")
+def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """voc-fcn8s. Input N×H×W×3, BGR minus the mean; output `score` N×H×W×classes; any size from 1×1
     up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
@@ -218,10 +186,11 @@ def fcn8s(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: 
     x = upscore(x, "upscore8", kernel=16, stride=8)
 
     x = crop(x, "score", like=data, offset=31)  # N×H×W×classes
-    return keras.Model(data, x, name="fcn8s")
+    return Network(data, x, name="fcn8s")
 
 
-def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn8s-atonce")
+def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """voc-fcn8s-atonce: one stage, skips scaled down. Input N×H×W×3, BGR minus the mean; output
     `score` N×H×W×classes; any size from 1×1 up."""
     data = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="data")
@@ -243,4 +212,4 @@ def fcn8s_atonce(num_classes: int, in_channels: int, widths: tuple[int, ...], dr
     x = upscore(x, "upscore8", kernel=16, stride=8)
 
     x = crop(x, "score", like=data, offset=31)  # N×H×W×classes
-    return keras.Model(data, x, name="fcn8s-atonce")
+    return Network(data, x, name="fcn8s-atonce")

@@ -19,8 +19,9 @@ from keras import KerasTensor, layers, ops
 from segtwin.architectures.vgg16 import VGG_MEAN
 
 import tensorflow as tf
-from segtwin_keras.fcn import check_size, conv, features, pool, three_channels
+from segtwin_keras.fcn import conv, features, pool, three_channels
 from segtwin_keras.layers import Conv2DTranspose
+from segtwin_keras.network import Network, check_size, checked_network, register
 from segtwin_keras.weights import table
 
 WEIGHT_DECAY = 5e-4
@@ -90,7 +91,8 @@ def predict(x: KerasTensor, name: str) -> KerasTensor:
     return Predict(name=name)(x)
 
 
-def fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn8-vgg")
+def fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """fcn8-vgg. Input N×H×W×3, RGB 0..255; output `upscore32` N×H×W×classes; any size from 1×1 up."""
     three_channels("fcn8-vgg", in_channels)
     image = keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name="image")
@@ -110,7 +112,7 @@ def fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropou
     x = upscore(x, "upscore32", like=bgr, kernel=16, stride=8)  # N×H×W×classes
 
     pred_up = predict(x, "pred_up")
-    return with_aside(keras.Model(image, x, name="fcn8-vgg"), pred=pred, pred_up=pred_up)
+    return with_aside(Network(image, x, name="fcn8-vgg"), pred=pred, pred_up=pred_up)
 
 
 def dense_pool(x: KerasTensor, name: str) -> KerasTensor:
@@ -154,7 +156,8 @@ def batch_to_space(x: KerasTensor, name: str) -> KerasTensor:
     return BatchToSpace(name=name)(x)
 
 
-def dilated_fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("fcn8-vgg-dilated")
+def dilated_fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """fcn8-vgg with use_dilated: pool4 and pool5 keep the resolution of pool3, on which fc6 and fc7
     run in 16 interleaved phases.
 
@@ -196,7 +199,7 @@ def dilated_fcn8_vgg(num_classes: int, in_channels: int, widths: tuple[int, ...]
     x = batch_to_space(x, "fc6_4")
     x = batch_to_space(x, "fc6_1")
     x = layers.Dropout(dropout, name="drop7")(conv(x, c7, "fc7", kernel=1, pad=0))  # N×h×w×4096
-    return with_aside(keras.Model(image, x, name="fcn8-vgg-dilated"), pool5=pool5)
+    return with_aside(Network(image, x, name="fcn8-vgg-dilated"), pool5=pool5)
 
 
 def regularization_terms(model: keras.Model) -> dict[str, dict[str, Any]]:
@@ -212,16 +215,17 @@ def regularization_terms(model: keras.Model) -> dict[str, dict[str, Any]]:
         names (`conv1_1/weight_loss`) → 5e-4 · Σw²/2, a number to differentiate. Biases have none.
     """
     terms: dict[str, dict[str, Any]] = {"regularization_losses": {}, "fc_wlosses": {}}
-    for name, (weight, _) in table(model).items():
+    network = checked_network(model)
+    drawn = [layer.name for layer in network.architecture.layers if layer.name.startswith("score") and layer.fill]
+    for name, (weight, _) in table(network).items():
         layer, kind = name.split("/")
-        drawn = ("score_pool4", "score_pool3", *(["score_fr"] if model.row_options.get("random_init_fc8") else []))
         collection = "regularization_losses" if layer.startswith("conv") or layer in drawn else "fc_wlosses"
         if kind == "weight":
             terms[collection][f"{layer}/weight_loss"] = WEIGHT_DECAY * ops.sum(ops.square(weight)) / 2
     return terms
 
 
-def with_aside(model: keras.Model, **blobs: KerasTensor) -> keras.Model:
+def with_aside(model: Network, **blobs: KerasTensor) -> Network:
     """The model, with blobs to be asked for that its output does not come from."""
     model.aside = blobs
     return model

@@ -14,9 +14,9 @@ and `logits` are treated as in `unet.py`.
 
 from __future__ import annotations
 
-import keras
 from keras import KerasTensor, layers
 
+from segtwin_keras.network import Network, register
 from segtwin_keras.unet import BatchNorm, Fit, PaddedMaxPool, answer, conv, deconv, image_input
 
 
@@ -55,9 +55,10 @@ def decoder_block(x: KerasTensor, filters: int, name: str) -> KerasTensor:
     return BatchNorm("relu", name=f"{name}.norm3")(conv(x, filters, f"{name}.conv3", kernel=1, pad=0))
 
 
+@register("resnet34-unet")
 def resnet34_unet(
     num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
-) -> keras.Model:
+) -> Network:
     """Input `image` N×H×W×3, H and W multiples of 32; output `probability` (or `logits`)
     N×H×W×classes."""
     image = image_input(in_channels, "image")
@@ -80,4 +81,4 @@ def resnet34_unet(
     x = layers.ReLU(name="finalrelu1")(deconv(x, 32, "finaldeconv1", kernel=4, pad=1))  # N×H×W×32
     x = conv(x, 32, "finalconv2", activation="relu")
     x = conv(x, num_classes, "finalconv3")
-    return keras.Model(image, answer(x, image, logits, pad), name="resnet34-unet")
+    return Network(image, answer(x, image, logits, pad), name="resnet34-unet")

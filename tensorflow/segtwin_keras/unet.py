@@ -2,7 +2,7 @@
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 (MICCAI 2015, arXiv:1505.04597), section 2 and figure 1; layers have the names of the authors' Caffe
-release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet- small` the
+release. `unet` is the class `Unet` of Andy-zhujunwen/UNET-ZOO@b526ce5 UNet.py, `unet-small` the
 one of 8 to 128 channels over `double_conv2d_bn` and `deconv2d_bn` (tutorials of 2021); layers with
 weights have the names of its state_dict. Blobs have the names of the variables of its forward
 passes. Its twin is `segtwin_torch/unet.py`.
@@ -24,10 +24,9 @@ from segtwin.architectures import get_architecture
 from segtwin.architectures.schema import BATCHNORM_EPS, BATCHNORM_MOMENTUM
 
 import tensorflow as tf
-from segtwin_keras.fcn import CheckSize, crop, explained
+from segtwin_keras.fcn import crop
 from segtwin_keras.layers import Conv2D, Conv2DTranspose
-
-PADS = (None, "reflect")
+from segtwin_keras.network import CheckSize, Network, explained, register
 
 
 def conv(
@@ -225,7 +224,8 @@ def image_input(in_channels: int, name: str) -> KerasTensor:
     return keras.Input((None, None, in_channels), dtype=keras.config.dtype_policy().compute_dtype, name=name)
 
 
-def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("unet-paper")
+def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """The network of figure 1. Input `data` N×(16k+60)×(16l+60)×1, k, l ≥ 8; output
     `conv_u0d-score` N×…×classes, 184 rows and columns less."""
     c1, c2, c3, c4, c5 = widths
@@ -280,7 +280,7 @@ def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], drop
     x = conv(x, c1, "conv_u0c-d", pad=0, activation="relu")
 
     x = conv(x, num_classes, "conv_u0d-score", kernel=1, pad=0)  # N×(H−184)×(W−184)×classes
-    return keras.Model(data, x, name="unet-paper")
+    return Network(data, x, name="unet-paper")
 
 
 def double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
@@ -289,9 +289,8 @@ def double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
     return BatchNorm("relu", name=f"{name}.conv.4")(conv(x, filters, f"{name}.conv.3"))
 
 
-def unet(
-    num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
-) -> keras.Model:
+@register("unet")
+def unet(num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None) -> Network:
     """UNET-ZOO's U-Net. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or
     `logits`) N×H×W×classes."""
     w1, w2, w3, w4, w5 = widths
@@ -322,7 +321,7 @@ def unet(
     x = double_conv(x, w1, "conv9")
 
     x = conv(x, num_classes, "conv10", kernel=1, pad=0)
-    return keras.Model(image, answer(x, image, logits, pad), name="unet")
+    return Network(image, answer(x, image, logits, pad), name="unet")
 
 
 def answer(x: KerasTensor, image: KerasTensor, logits: bool, pad: str | None) -> KerasTensor:
@@ -344,9 +343,10 @@ def deconv2d_bn(x: KerasTensor, filters: int, name: str) -> KerasTensor:
     return BatchNorm("relu", name=f"{name}.bn1")(deconv(x, filters, f"{name}.conv1"))
 
 
+@register("unet-small")
 def unet_small(
     num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
-) -> keras.Model:
+) -> Network:
     """The small U-Net. Input `image` N×H×W×1, H and W multiples of 16; output `probability` (or
     `logits`) N×H×W×classes."""
     c1, c2, c3, c4, c5 = widths
@@ -377,4 +377,4 @@ def unet_small(
     x = double_conv2d_bn(x, c1, "layer9_conv")
 
     x = conv(x, num_classes, "layer10_conv")
-    return keras.Model(image, answer(x, image, logits, pad), name="unet-small")
+    return Network(image, answer(x, image, logits, pad), name="unet-small")

@@ -19,8 +19,9 @@ from keras import KerasTensor, layers, ops
 from segtwin.architectures.vgg16 import VGG16
 
 import tensorflow as tf
-from segtwin_keras.fcn import check_size, conv, crop, three_channels
+from segtwin_keras.fcn import conv, crop, three_channels
 from segtwin_keras.layers import Conv2DTranspose
+from segtwin_keras.network import Network, check_size, register
 
 
 def pool(x: KerasTensor, name: str) -> KerasTensor:
@@ -143,7 +144,8 @@ def classify(pool5: KerasTensor, num_classes: int, widths: tuple[int, ...], drop
     return conv(x, num_classes, "classifier.6", kernel=1, pad=0, activation=None)
 
 
-def vggfcn32(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("vggfcn32")
+def vggfcn32(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """vggfcn32. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
     N×H×W×classes."""
     three_channels("vggfcn", in_channels)
@@ -152,10 +154,11 @@ def vggfcn32(num_classes: int, in_channels: int, widths: tuple[int, ...], dropou
     x = classify(pool5, num_classes, widths, dropout)
 
     x = resize(x, "scores", like=image)  # N×H×W×classes
-    return keras.Model(image, x, name="vggfcn32")
+    return Network(image, x, name="vggfcn32")
 
 
-def vggfcn16(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("vggfcn16")
+def vggfcn16(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """vggfcn16. Input N×H×W×3 as torchvision's VGG-16 takes it, with ⌊H/16⌋ and ⌊W/16⌋ even; output
     `scores` N×H×W×classes."""
     three_channels("vggfcn", in_channels)
@@ -168,10 +171,11 @@ def vggfcn16(num_classes: int, in_channels: int, widths: tuple[int, ...], dropou
     x = layers.Add(name="pool4_fused")([skip, x])
 
     x = resize(x, "scores", like=image)  # N×H×W×classes
-    return keras.Model(image, x, name="vggfcn16")
+    return Network(image, x, name="vggfcn16")
 
 
-def vggfcn8(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> keras.Model:
+@register("vggfcn8")
+def vggfcn8(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout: float) -> Network:
     """vggfcn8. Input N×H×W×3 as torchvision's VGG-16 takes it, 32×32 and larger; output `scores`
     N×H×W×classes."""
     three_channels("vggfcn", in_channels)
@@ -190,4 +194,4 @@ def vggfcn8(num_classes: int, in_channels: int, widths: tuple[int, ...], dropout
     x = layers.Add(name="pool3_fused")([skip, x])
 
     x = resize(x, "scores", like=image)  # N×H×W×classes
-    return keras.Model(image, x, name="vggfcn8")
+    return Network(image, x, name="vggfcn8")

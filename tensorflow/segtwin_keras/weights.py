@@ -22,13 +22,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import segtwin_weights
 from keras import layers
-from segtwin.architectures import get_architecture
-from segtwin_weights import Weights
-from segtwin_weights.fitting import check_values
+from segtwin_weights import Weights, building
 
 from segtwin_keras.fcn import Scale
+from segtwin_keras.network import Network, checked_network
 from segtwin_keras.unet import BatchNorm
 from segtwin_keras.vggfcn import Carried
 
@@ -49,10 +47,10 @@ ONE_AT_A_TIME = threading.RLock()
 """A model's weights are for all threads: who changes them, or needs them to stay, holds this."""
 
 
-def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
+def table(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Hub name → the model's own variable, and the transposition that brings the hub's array into
     its layout."""
-    architecture = get_architecture(model.name)
+    architecture = model.architecture
     slots: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
@@ -74,19 +72,19 @@ def table(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
     return slots
 
 
-def blob_names(model: keras.Model) -> tuple[str, ...]:
+def blob_names(model: Network) -> tuple[str, ...]:
     """The architecture's blobs that the model computes: with `logits`, all but the probability."""
-    architecture = get_architecture(model.name)
+    architecture = model.architecture
     has_output = any(layer.name == architecture.output for layer in model.layers)
     return architecture.blobs if has_output else architecture.blobs[:-1]
 
 
-def blob_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
+def blob_tensors(model: Network) -> dict[str, keras.KerasTensor]:
     """Where those blobs are in the model: a layer has the blob's name, or that of the module in
     whose place it stands; or the output does not come from them, and the model has put them aside.
     """
     layers_by_name = {layer.name: layer for layer in model.layers}
-    modules = {layer.name: layer.module for layer in get_architecture(model.name).layers}
+    modules = {layer.name: layer.module for layer in model.architecture.layers}
     aside: dict[str, keras.KerasTensor] = getattr(model, "aside", {})
     return {
         name: aside[name] if name in aside else layers_by_name[name if name in layers_by_name else modules[name]].output
@@ -94,10 +92,10 @@ def blob_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
     }
 
 
-def used_weights(model: keras.Model) -> dict[str, tuple[Any, tuple[int, ...]]]:
+def used_weights(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without
     what the original carries along unused."""
-    idle = get_architecture(model.name).idle
+    idle = model.architecture.idle
     return {
         name: slot
         for name, slot in table(model).items()
@@ -113,38 +111,34 @@ def load_weights(model: keras.Model, weights: Weights | str | os.PathLike[str]) 
         weights: of exactly this network, or a file that `segtwin_weights.read` understands.
 
     Raises:
-        KeyError: names are missing or left over; the first of each and the count are named.
-        ValueError: a shape differs; the first and the count are named.
-        WeightsError: NaN, infinities, negative variances, or no numbers; the first is named.
+        TypeError: the model is no network of `build`.
+        WeightNamesError: names are missing or left over; the first of each and the count are named.
+        WeightsError: a shape differs; NaN, infinities, negative variances, or no numbers; the first
+            is named.
         WeightsError, OSError: the file cannot be read.
     """
-    weights = segtwin_weights.weights_for(weights, get_architecture(model.name))
-    slots = table(model)
-    architecture = get_architecture(model.name)
-    spare = architecture.unused
-    have = {name: np.shape(blob) for name, blob in weights.items() if name not in spare}
-    want = {name: _hub_shape(*slot) for name, slot in slots.items()}
-    want |= {name: (want[owner][0], math.prod(want[owner][1:])) for name, owner in architecture.aliases.items()}
-    segtwin_weights.check_keys(have, want, model.name)
-    check_values(weights, ((name, variable.dtype) for name, (variable, _) in slots.items()), model.name)
-    preprocessing, _ = segtwin_weights.metadata.preprocessing_of(
-        weights, architecture, getattr(model, "in_channels", None)
-    )
+    network = checked_network(model)
+    slots = table(network)
+    wanted = {name: (_hub_shape(*slot), slot[0].dtype) for name, slot in slots.items()}
+    for name, owner in network.architecture.aliases.items():
+        (outputs, *window), dtype = wanted[owner]
+        wanted[name] = (outputs, math.prod(window)), dtype
+    weights, preprocessing = building.fitted(network.architecture, weights, network.in_channels, wanted)
     with ONE_AT_A_TIME:
         for name, (variable, to_keras) in slots.items():
             variable.assign(np.require(np.transpose(weights[name], to_keras), variable.dtype, "C"))
-        model.metadata, model.preprocessing = dict(weights.metadata), preprocessing
+        network.metadata, network.preprocessing = dict(weights.metadata), preprocessing
 
 
 def read_weights(model: keras.Model) -> Weights:
     """The model's weights in the hub's names and layouts and in the model's dtype, bit for bit;
     copies, so that later training leaves them alone."""
+    network = checked_network(model)
     with ONE_AT_A_TIME:
-        own = {name: hub_array(*slot) for name, slot in table(model).items()}
-    blobs = own | {
-        name: own[owner].reshape(len(own[owner]), -1) for name, owner in get_architecture(model.name).aliases.items()
-    }
-    return Weights(blobs, dict(getattr(model, "metadata", {})))
+        own = {name: hub_array(*slot) for name, slot in table(network).items()}
+    aliases = network.architecture.aliases
+    blobs = own | {name: own[owner].reshape(len(own[owner]), -1) for name, owner in aliases.items()}
+    return Weights(blobs, dict(network.metadata))
 
 
 def hub_array(variable: Any, to_keras: tuple[int, ...]) -> np.ndarray:

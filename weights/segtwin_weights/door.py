@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from segtwin.errors import WeightsError
+
 Result = TypeVar("Result")
 
 TIMES = 3
@@ -38,11 +40,6 @@ SPARSE = 256 << 20
 DAMAGE = (None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG, errno.EFAULT)
 """What the system says when a file's content sends a parser to a place before its beginning or
 beyond all ends."""
-
-
-class WeightsError(ValueError):
-    """A file that holds no usable weights, or weights that do not fit; the message is one line: the
-    file, what is wrong, what to do."""
 
 
 # ----------------------------------------------------------------------------------------- messages

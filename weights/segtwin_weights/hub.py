@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from segtwin.errors import WeightNamesError, WeightsError
 
 from segtwin_weights import kinds
-from segtwin_weights.door import WeightsError, damage, line, reader_of_parts, shown
+from segtwin_weights.door import damage, line, reader_of_parts, shown
 
 __all__ = [
     "Metadata", "Weights", "WeightsError", "at_most", "check_finite", "check_keys", "checkpoint_prefix", "damage",
@@ -143,9 +144,9 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
         what: the model, for the message.
 
     Raises:
-        KeyError: names are missing or left over; the message names the first of each kind and their
-            count.
-        ValueError: a shape differs; the message names the first and the count.
+        WeightNamesError: names are missing or left over; the message names the first of each kind
+            and their count.
+        WeightsError: a shape differs; the message names the first and the count.
     """
     missing, extra = want.keys() - have.keys(), have.keys() - want.keys()
     if missing or extra:
@@ -154,11 +155,11 @@ def check_keys(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int
             for kind, names in (("missing", missing), ("not expected", extra))
             if names
         ]
-        raise KeyError(f"{what}: blobs do not match: {'; '.join(parts)}")
+        raise WeightNamesError(f"{what}: blobs do not match: {'; '.join(parts)}")
     misfits = [name for name in want if tuple(have[name]) != tuple(want[name])]
     if misfits:
         name = misfits[0]
-        raise ValueError(
+        raise WeightsError(
             f"{what}: {len(misfits)} blobs have another shape, first {name!r}: {tuple(have[name])} given, "
             f"{tuple(want[name])} expected"
         )

@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from segtwin.architectures.schema import Architecture, Draw, Layer, Parameter
+from segtwin.errors import ArchitectureError, nearest
 
 __all__ = [
     "Architecture",
@@ -61,19 +62,27 @@ def get_architecture(name: str | Architecture) -> Architecture:
     """The architecture of that name; an `Architecture` is returned as it is.
 
     Raises:
-        ValueError: there is none; the message lists those that exist.
+        ArchitectureError: there is none; the message lists those that exist.
     """
     if isinstance(name, Architecture):
         return name
     networks = list_architectures()
     if name not in _registered:
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(networks)}")
+        raise ArchitectureError(
+            f"there is no network {name!r}; there are {', '.join(networks)}{nearest(name, networks)}"
+        )
     return _registered[name]
 
 
 def find_architecture(name: object) -> Architecture | None:
     """The network of that name that both twins build, or None: for names that stand in a file."""
     return _registered[str(name)] if str(name) in list_architectures() else None
+
+
+def restored(name: str, option: str | None = None) -> Architecture:
+    """The architecture that was pickled under this name, or a variant of it."""
+    base = get_architecture(name)
+    return base if option is None else base.variants[option]
 
 
 def list_architectures() -> list[str]:

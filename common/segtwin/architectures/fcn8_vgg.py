@@ -14,6 +14,7 @@ from segtwin.architectures import register
 from segtwin.architectures.fcn import CVPR, fuse, score
 from segtwin.architectures.schema import Architecture, Draw, Layer
 from segtwin.architectures.vgg16 import VGG16_WIDTHS, conv, pool, vgg16_features
+from segtwin.errors import ArchitectureError
 
 
 def same_features(dilated: bool = False) -> tuple[Layer, ...]:
@@ -64,7 +65,7 @@ def dilated_size(height: int, width: int) -> None:
     again at pool5."""
     if -(height // -8) % 4 or -(width // -8) % 4:
         fits = " × ".join(str(-(size // -32) * 32 if -(size // -8) % 4 else size) for size in (height, width))
-        raise ValueError(
+        raise ArchitectureError(
             f"fcn8-vgg with use_dilated takes sizes with ⌈H/8⌉ and ⌈W/8⌉ divisible by 4, not {height} × {width}; "
             f"pad to {fits}"
         )
@@ -102,6 +103,7 @@ RANDOM_FC8 = Architecture(  # the same network under the same name, with another
         *(replace(layer, fill="he-truncated") if layer.name == "score_fr" else layer for layer in HEADS),
     ),
     output="upscore32",
+    variant_of="fcn8-vgg",
     **FACTS,
 )
 DILATED = Architecture(

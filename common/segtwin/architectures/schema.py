@@ -15,7 +15,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from segtwin import geometry
+from segtwin import architectures, geometry
+from segtwin.errors import ArchitectureError, LayerNotFoundError, nearest
 from segtwin.layer_kinds import KINDS, output_size
 from segtwin.preprocessing import Preprocessing
 
@@ -164,6 +165,18 @@ class Architecture:
     """Parameters of the base network that this variant does not use."""
 
     @property
+    def stored_name(self) -> tuple[str, str | None]:
+        """The name under which `get_architecture` finds it, and the option of `build` that selects it."""
+        if not self.variant_of:
+            return self.name, None
+        base = architectures.get_architecture(self.variant_of)
+        return base.name, next(option for option, variant in base.variants.items() if variant is self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as what it is: an entry of a table."""
+        return architectures.restored, self.stored_name
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How an image is prepared where the weights do not say."""
         return Preprocessing(self.colour, self.mean, self.std or (1.0,), 1 / self.divisor)
@@ -177,12 +190,14 @@ class Architecture:
         """The layer of that name.
 
         Raises:
-            KeyError: there is none.
+            LayerNotFoundError: there is none.
         """
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"{self.name} has no layer {name!r}")
+        raise LayerNotFoundError(
+            f"{self.name} has no layer {name!r}{nearest(name, (layer.name for layer in self.layers))}"
+        )
 
     @cached_property
     def blobs(self) -> tuple[str, ...]:
@@ -203,13 +218,13 @@ class Architecture:
         """The architecture that `build` makes with these options.
 
         Raises:
-            ValueError: there is no such option, or two of them exclude each other.
+            ArchitectureError: there is no such option, or two of them exclude each other.
         """
         if unknown := options.keys() - set(self.options):
-            raise ValueError(f"{self.name} has no option {', '.join(sorted(unknown))}")
+            raise ArchitectureError(f"{self.name} has no option {', '.join(sorted(unknown))}")
         chosen = [self.variants[option] for option, value in options.items() if value and option in self.variants]
         if len(chosen) > 1:
-            raise ValueError(
+            raise ArchitectureError(
                 f"{self.name}: {' and '.join(option for option, value in options.items() if value)} exclude each other"
             )
         return chosen[0] if chosen else self
@@ -228,7 +243,7 @@ class Architecture:
         """Refuse images whose rows or columns do not fit.
 
         Raises:
-            ValueError: the message says which sizes do and names one that is near.
+            ArchitectureError: the message says which sizes do and names one that is near.
         """
         if self.size_rule is not None:
             self.size_rule(height, width)
@@ -241,7 +256,7 @@ class Architecture:
             if self.size_least % self.size_step
             else f"multiples of {self.size_step}"
         )
-        raise ValueError(
+        raise ArchitectureError(
             f"{self.name}: {height}×{width} pixels do not fit; rows and columns are {rule}, the nearest {nearest}"
         )
 
@@ -272,13 +287,13 @@ class Architecture:
         resnet34-unet.
 
         Raises:
-            ValueError: a wrong number of widths, or one below 1.
+            ArchitectureError: a wrong number of widths, or one below 1.
         """
         if widths is None:
             return dict(self.widths)
         values = [int(width) for width in widths]
         if len(values) != len(self.widths) or min(values, default=1) < 1:
-            raise ValueError(
+            raise ArchitectureError(
                 f"{self.name}: widths are {len(self.widths)} positive numbers ({', '.join(self.widths)}), not "
                 f"{tuple(values)}"
             )
@@ -290,7 +305,7 @@ class Architecture:
         """Blob name → its channels."""
         count = {**self.resolve_widths(widths), "classes": self.num_classes if num_classes is None else num_classes}
         if count["classes"] < 1:
-            raise ValueError(f"{self.name}: num_classes is at least 1, not {num_classes}")
+            raise ArchitectureError(f"{self.name}: num_classes is at least 1, not {num_classes}")
         channels = {self.input: self.in_channels if in_channels is None else in_channels}
         for layer in self.layers:
             if isinstance(layer.width, int):
@@ -313,7 +328,7 @@ class Architecture:
         `every_layer`, of unnamed tops too.
 
         Raises:
-            ValueError: the input is too small for a layer, which is named, or does not fit the
+            ArchitectureError: the input is too small for a layer, which is named, or does not fit the
                 network.
         """
         self.check_size(height, width)

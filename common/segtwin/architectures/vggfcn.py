@@ -14,6 +14,7 @@ from segtwin.architectures import register
 from segtwin.architectures.fcn import CVPR, fuse, score
 from segtwin.architectures.schema import Architecture, Draw, Layer, Parameter
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16, VGG16_WIDTHS, conv, pool
+from segtwin.errors import ArchitectureError
 
 VGG16_FEATURES = (("c1", 2), ("c2", 2), ("c3", 3), ("c4", 3), ("c5", 3))
 """Stages of VGG-16: how wide, how many convolutions."""
@@ -123,7 +124,7 @@ def vggfcn_size(height: int, width: int, name: str = "vggfcn32 and vggfcn8", lea
     """Five poolings that round down leave something of 32 pixels and more."""
     if min(height, width) < least:
         fits = " × ".join(str(max(size, least)) for size in (height, width))
-        raise ValueError(f"{name}: {height} × {width} is too small, pool5 would be empty; pad to {fits}")
+        raise ArchitectureError(f"{name}: {height} × {width} is too small, pool5 would be empty; pad to {fits}")
 
 
 def vggfcn16_size(height: int, width: int) -> None:
@@ -132,7 +133,9 @@ def vggfcn16_size(height: int, width: int) -> None:
     vggfcn_size(height, width, "vggfcn16")
     if height // 16 % 2 or width // 16 % 2:
         fits = " × ".join(str(size if size // 16 % 2 == 0 else -(-(size + 1) // 32) * 32) for size in (height, width))
-        raise ValueError(f"vggfcn16 takes sizes with ⌊H/16⌋ and ⌊W/16⌋ even, not {height} × {width}; pad to {fits}")
+        raise ArchitectureError(
+            f"vggfcn16 takes sizes with ⌊H/16⌋ and ⌊W/16⌋ even, not {height} × {width}; pad to {fits}"
+        )
 
 
 def fit(name: str, bottom: str, like: str) -> Layer:

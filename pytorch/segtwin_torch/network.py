@@ -1,0 +1,107 @@
+"""What every network here is: a torch module that knows its architecture, its preprocessing and its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+import torch
+from segtwin import Preprocessing
+from segtwin.architectures import Architecture, families, get_architecture
+from torch import Tensor, nn
+
+
+class Forget(dict[str, Tensor]):
+    """The default notebook of blobs: keeps nothing, so that inference frees each blob as it goes."""
+
+    def __setitem__(self, name: str, blob: Tensor) -> None: ...
+
+
+Notebook = MutableMapping[str, Tensor]
+"""Where a forward pass leaves its blobs, under the original's names."""
+
+
+class Network(nn.Module):
+    """Base class of the networks.
+
+    `copy.deepcopy`, pickling and `torch.save` of the whole module keep all of it; `unwrap` finds it
+    inside the wrappers of torch.
+    """
+
+    architecture: Architecture
+    """Set by `register`; by `build` where an option selects a variant."""
+    preprocessing: Preprocessing
+    """How images become inputs: what the weights state, else the architecture's."""
+    metadata: dict[str, Any]
+    """What the weights state."""
+    logits: bool = False
+    """Whether the last sigmoid is left off."""
+    pad: str | None = None
+    """ "reflect": images are mirrored to a size that fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocessing, self.metadata = self.architecture.preprocessing, {}
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image; the first weight is O×I×kh×kw."""
+        return next(self.parameters()).shape[1]
+
+    def check_size(self, image: Tensor) -> None:
+        """Refuse an image that the original cannot take. In an export or a trace sizes are symbols, and not checked.
+
+        Raises:
+            ArchitectureError: the message names the sizes that fit.
+        """
+        if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            self.architecture.check_size(*image.shape[2:])
+
+
+N = TypeVar("N", bound=type[Network])
+_networks: dict[str, type[Network]] = {}
+
+
+def register(name: str) -> Callable[[N], N]:
+    """Class decorator: the network of that name in `segtwin.architectures`."""
+
+    def decorate(network: N) -> N:
+        network.architecture = get_architecture(name)
+        _networks[name] = network
+        return network
+
+    return decorate
+
+
+def network_class(architecture: Architecture) -> type[Network]:
+    """The class of a network; its page is the module that has the name of its family.
+
+    Raises:
+        NotImplementedError: the architecture has no page here.
+    """
+    for family in families():
+        if architecture.name not in _networks and find_spec(f"{__package__}.{family}") is not None:
+            import_module(f"{__package__}.{family}")
+    if architecture.name not in _networks:
+        raise NotImplementedError(f"{architecture.name} has no page in {__package__}")
+    return _networks[architecture.name]
+
+
+def unwrap(model: nn.Module) -> Network:
+    """The network inside the wrappers of torch.compile, DataParallel, DistributedDataParallel and AveragedModel.
+
+    Raises:
+        TypeError: it is none of `build`; a trace or an exported program has lost the names of its blobs.
+    """
+    inside = model
+    while not isinstance(inside, Network):
+        wrapped = getattr(inside, "_orig_mod", getattr(inside, "module", None))
+        if not isinstance(wrapped, nn.Module):
+            kind = f"{type(model).__module__}.{type(model).__qualname__}"
+            raise TypeError(
+                f"{kind} is no network of segtwin_torch.build, and wraps none; give the model it was made of"
+            )
+        inside = wrapped
+    return inside

@@ -1,0 +1,119 @@
+"""What both twins do before they build a network: check the arguments, take sizes from the weights, start the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from segtwin import Preprocessing
+from segtwin.architectures import Architecture, get_architecture, list_architectures
+from segtwin.arguments import check_build, check_memory, network_name, shown
+from segtwin.errors import ArchitectureError
+
+import segtwin_weights
+from segtwin_weights import metadata
+from segtwin_weights.fitting import check_values
+from segtwin_weights.hub import Weights, check_keys
+from segtwin_weights.surgery import initialize
+
+DTypeName = Literal["float32", "float64"]
+Pad = Literal["reflect"]
+PADS = (None, "reflect")
+
+
+class Plan(NamedTuple):
+    """How a network is built."""
+
+    architecture: Architecture
+    """Its own, or the variant that the options select."""
+    arguments: dict[str, Any]
+    """Keyword arguments of the class or function on the network's page."""
+    weights: Weights
+    """Weights to load into it."""
+
+
+def plan(
+    name: str,
+    *,
+    num_classes: int | None,
+    in_channels: int | None,
+    widths: tuple[int, ...] | None,
+    weights: Weights | str | os.PathLike[str] | None,
+    logits: bool,
+    dropout: float | None,
+    dtype: str,
+    seed: int | None,
+    pad: str | None,
+    use_dilated: bool,
+    random_init_fc8: bool,
+) -> Plan:
+    """Check the arguments of `build` and complete them.
+
+    Args:
+        name: one of `list_networks()`; the others are described at `build` of the twins.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ArchitectureError: there is no such network, or it does not have such an option.
+        ValueError: an argument is out of bounds, or contradicts the weights.
+        WeightsError, OSError: the weights cannot be read.
+    """
+    base = get_architecture(network_name(name, list_architectures()))
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
+    if pad not in PADS:
+        raise ValueError(f"pad is None or 'reflect', not {pad!r}")
+    switches = {"logits": logits, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8}
+    for option, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{option} is True or False, not {shown(value)}")
+    options = {"pad": pad, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8}
+    architecture = base.variant({option: value for option, value in options.items() if value})
+    num_classes, in_channels, widths = check_build(architecture, num_classes, in_channels, widths, dropout, seed)
+    start = None if weights is None else segtwin_weights.weights_for(weights, architecture)
+    if start is not None:
+        num_classes, in_channels, widths = segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+    check_memory(architecture, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
+    if start is None:
+        start = initialize(architecture, num_classes, in_channels, widths, seed)
+    arguments: dict[str, Any] = {
+        "num_classes": architecture.num_classes if num_classes is None else num_classes,
+        "in_channels": architecture.in_channels if in_channels is None else in_channels,
+        "widths": tuple(architecture.resolve_widths(widths).values()),
+    }
+    if architecture.dropout is not None:
+        arguments["dropout"] = architecture.dropout if dropout is None else dropout
+    elif dropout:
+        raise ArchitectureError(f"{architecture.name} has no dropout")
+    if architecture.output == "probability":
+        arguments |= {"logits": logits, "pad": pad}
+    return Plan(architecture, arguments, start)
+
+
+def fitted(
+    architecture: Architecture,
+    weights: Weights | str | os.PathLike[str],
+    in_channels: int,
+    slots: Mapping[str, tuple[tuple[int, ...], str]],
+) -> tuple[Weights, Preprocessing]:
+    """Weights that fit a model, checked as a whole before the first of them is copied, and their preprocessing.
+
+    Args:
+        architecture: of the model.
+        weights: of exactly this network, or a file that `segtwin_weights.read` understands.
+        in_channels: of the model.
+        slots: hub name → shape in the hub's layout, and dtype, of every array of the model.
+
+    Raises:
+        WeightNamesError: names are missing or left over; the first of each and the count are named.
+        WeightsError: a shape differs; NaN, infinities, negative variances, or no numbers; the first is named.
+        WeightsError, OSError: the file cannot be read.
+    """
+    found = segtwin_weights.weights_for(weights, architecture)
+    have = {name: np.shape(blob) for name, blob in found.items() if name not in architecture.unused}
+    check_keys(have, {name: shape for name, (shape, _) in slots.items()}, architecture.name)
+    check_values(found, ((name, dtype) for name, (_, dtype) in slots.items()), architecture.name)
+    preprocessing, _ = metadata.preprocessing_of(found, architecture, in_channels)
+    return found, preprocessing
