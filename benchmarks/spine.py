@@ -113,7 +113,7 @@ def measure_conversion(source: Path, folder: Path, runs: int) -> tuple[list[floa
 def inference(weights: Path, folder: Path, runs: int) -> dict[str, float]:
     import onnxruntime
     import torch
-    from segtwin_cli.export import framework_twin
+    from segtwin_engines.loading import framework_twin
 
     data = np.random.default_rng(0).uniform(-120, 130, (1, 3, 375, 500)).astype(np.float32)
     torch_twin, keras_twin = framework_twin("torch"), framework_twin("keras")

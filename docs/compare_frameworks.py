@@ -35,8 +35,8 @@ import segtwin_weights
 from segtwin import geometry, noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin.layer_kinds import CoordinateMap
-from segtwin_cli.engines import onnx_blobs
-from segtwin_cli.export import quiet_start
+from segtwin_engines.onnxruntime import onnx_blobs
+from segtwin_engines.quiet import quiet_start
 from segtwin_weights.sources import find_vgg16
 
 with quiet_start():  # TensorFlow lists the GPU libraries that it lacks

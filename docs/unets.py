@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from segtwin import oracle
 from segtwin.architectures import get_architecture
-from segtwin_cli.export import quiet_start
+from segtwin_engines.quiet import quiet_start
 
 with quiet_start():  # TensorFlow lists the GPU libraries that it lacks
     import keras

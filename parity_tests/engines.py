@@ -11,7 +11,7 @@ import numpy as np
 import segtwin_keras
 import segtwin_torch
 from segtwin.architectures import get_architecture
-from segtwin_cli.engines import onnx_blobs
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, dimensions
 
 TWINS = {"torch": segtwin_torch, "keras": segtwin_keras}

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import conftest  # noqa: F401 - torch before TensorFlow
-from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 from goldens import (
     FULL,
     TINY,
@@ -28,11 +27,13 @@ from goldens import (
     vggfcn_goldens,
 )
 from segtwin import noise, oracle
-from segtwin_cli.parity import machine
+from segtwin_engines.report import machine
 from segtwin_weights import dimensions, initialize
 from test_fcn_caffe import NETWORKS
 from test_referee import GOLDENS as OPENCV
 from test_referee import opencv
+
+from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 
 NAMES = [
     "PyTorch",

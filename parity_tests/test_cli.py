@@ -13,8 +13,8 @@ from goldens import TINY, recipe
 from PIL import Image
 from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
-from segtwin_cli import parity as parity_command
 from segtwin_cli.main import main
+from segtwin_engines import comparison as parity_command
 from segtwin_weights import Weights, vgg16_npy
 
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"

@@ -12,10 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 import segtwin_weights
-from engines import TWINS
 from goldens import TINY, caffe_goldens, recipe_weights
 from segtwin import oracle
-from segtwin_cli.engines import onnx_blobs
+from segtwin_engines.onnxruntime import onnx_blobs
+
+from engines import TWINS
 
 FRAMEWORKS = list(TWINS)
 

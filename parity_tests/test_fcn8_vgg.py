@@ -5,6 +5,12 @@ import gc
 import numpy as np
 import pytest
 import segtwin_keras
+from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
+from segtwin import oracle
+from segtwin.architectures import get_architecture
+from segtwin_engines.onnxruntime import onnx_blobs
+from segtwin_weights import convert, initialize
+
 from engines import (
     ENGINES,
     FOLDER,
@@ -17,11 +23,6 @@ from engines import (
     onnx_of_torch,
     torch_engine,
 )
-from goldens import LEAST_FLOOR, FCN8VGGGolden, fcn8vgg_golden, fcn8vgg_goldens, vgg16_weights
-from segtwin import oracle
-from segtwin.architectures import get_architecture
-from segtwin_cli.engines import onnx_blobs
-from segtwin_weights import convert, initialize
 
 GOLDENS = fcn8vgg_goldens()
 DILATED = fcn8vgg_golden("tiny_dilated_1x96x128", "fcn8-vgg-dilated")

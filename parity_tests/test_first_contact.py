@@ -12,9 +12,9 @@ import pytest
 import segtwin_weights
 from click.testing import CliRunner
 from goldens import FOLDER
-from segtwin_cli import extras
-from segtwin_cli.engines import available_engines
 from segtwin_cli.main import COMMANDS, segtwin
+from segtwin_engines import installed
+from segtwin_engines.installed import available_engines
 
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
 
@@ -78,14 +78,15 @@ def test_what_is_missing_is_one_line_before_any_work(lacking: tuple[str, ...], t
         assert (done.returncode, done.stdout) == (2, ""), (arguments, done.stderr)
         assert done.stderr.startswith("segtwin: ")
         assert done.stderr.count("\n") == 1
-        assert f"pip install 'segtwin[{','.join(extras.EXTRAS[name] for name in names)}]'" in done.stderr
+        assert f"pip install 'segtwin[{','.join(installed.EXTRAS[name] for name in names)}]'" in done.stderr
 
 
 def test_engines_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(available_engines()) == {"torch", "keras", "onnxruntime", "oracle"}
+    assert {"torch", "keras", "onnxruntime", "opencv", "oracle"} <= set(available_engines())
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # None: an import fails
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert set(available_engines()) == {"torch", "oracle"}
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert set(available_engines()) - {"caffe"} == {"torch", "opencv", "oracle"}
 
 
 def test_a_framework_that_fails_late_is_one_line(weights: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from goldens import FULL, LEAST_FLOOR, CaffeGolden, caffe_goldens, recipe_weights
 from segtwin import oracle
 from segtwin.architectures import get_architecture
-from segtwin_cli.engines import onnx_blobs
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import sources
 
 GIGABYTE = 1e9

@@ -12,15 +12,16 @@ import segtwin_keras
 import segtwin_torch
 import segtwin_weights
 import torch
-from engines import TWINS
 from goldens import TINY, recipe
 from PIL import Image
 from segtwin import geometry, oracle
 from segtwin.architectures import get_architecture
-from segtwin_cli import parity as parity_command
-from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.main import main
+from segtwin_engines import comparison as parity_command
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, vgg16_npy
+
+from engines import TWINS
 
 NETS = ("fcn8s", "fcn16s", "fcn32s", "fcn8s-atonce")
 CROPS = [(net, name) for net in NETS for name in geometry.crop_offsets(get_architecture(net).layers)]

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import click
 import numpy as np
 import onnx
 import pytest
@@ -15,8 +14,9 @@ from goldens import TINY
 from PIL import Image
 from segtwin.architectures import get_architecture, list_architectures
 from segtwin.palette import voc_palette
-from segtwin_cli import predict, running
 from segtwin_cli.main import main
+from segtwin_engines import loading, prediction
+from segtwin_engines import torch as torch_runtime
 from segtwin_weights import Weights, initialize
 
 
@@ -146,8 +146,9 @@ def test_classes_become_a_palette_image(work: Path) -> None:
 
     scores = np.random.RandomState(0).rand(21, 64, 48)  # of every class something
     files = {"mask": Path("all.mask.png"), "overlay": Path("all.overlay.png")}
-    with predict.writing(files, 1) as put:
-        put(scores, np.asarray(Image.open("in/a.png")), 0.5, (voc_palette(), voc_palette()), False)
+    with prediction.writing(files, 1) as put:
+        labels = scores.argmax(0).astype(np.uint8)
+        put(scores, labels, np.asarray(Image.open("in/a.png")), (voc_palette(), voc_palette()), False)
     mask, image = Image.open("all.mask.png"), np.asarray(Image.open("in/a.png"))
     labels = np.asarray(mask)
     assert set(np.unique(labels)) == set(range(21))
@@ -228,19 +229,19 @@ GAVE_UP = [
 def test_an_engine_that_gives_up_on_an_image_does_not_stop_the_rest(
     work: Path, monkeypatch, capsys, error: Exception, said: str
 ) -> None:
-    started = running.start
+    started = torch_runtime.start
 
     def start(*arguments):
-        network = started(*arguments)
+        network, blobs, holds = started(*arguments)
 
         def run_or_fail(data):
             if data.shape[2] == 64:
                 raise error
             return network(data)
 
-        return run_or_fail
+        return run_or_fail, blobs, holds
 
-    monkeypatch.setattr(running, "start", start)
+    monkeypatch.setattr(torch_runtime, "start", start)
     assert run("predict", "small.safetensors", "in", "-o", "out", "--engine", "torch", "--pad", "reflect") == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "out: 1 of 2 images segmented by unet-small in torch"
@@ -271,8 +272,8 @@ MISTAKES = {
     ),
     "existing": (("small.safetensors", "in/a.png", "-o", "old"), "old/a.overlay.png: exists already"),
     "engine": (
-        ("small.safetensors", "in/a.png", "-o", "out", "--engine", "opencv"),
-        "'opencv' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'oracle'",
+        ("small.safetensors", "in/a.png", "-o", "out", "--engine", "tensorrt"),
+        "'tensorrt' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'openvino', 'opencv', 'caffe', 'oracle'",
     ),
     "no architecture": (
         ("unknown.safetensors", "in/a.png", "-o", "out"),
@@ -376,7 +377,7 @@ def test_a_stack_gives_a_stack(work: Path) -> None:
 def test_a_folder_takes_images_alone(work: Path) -> None:
     for name in ("a.pdf", "a.mpg", "a.h5", "a.eps", "b.mask.png", "b.overlay.png"):
         Path("in", name).write_bytes(b"x")
-    assert set(predict.collect(("in",))) == {Path("in/a.png"), Path("in/b.png")}
+    assert set(prediction.collect(("in",))) == {Path("in/a.png"), Path("in/b.png")}
 
 
 def test_names_that_differ_in_their_endings_and_folders_in_folders(work: Path) -> None:
@@ -493,8 +494,8 @@ def test_an_onnx_file_is_run_as_it_is(work: Path, monkeypatch, capsys) -> None:
     }
     model = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=Weights(dict(SMALL), stated))
     segtwin_torch.export_onnx(model, "small.onnx")
-    monkeypatch.setattr(running, "start", lambda *_: pytest.fail("built again"))
-    monkeypatch.setattr(running, "read_network", lambda *_: pytest.fail("read as weights"))
+    monkeypatch.setattr(loading, "start", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(loading, "read_network", lambda *_: pytest.fail("read as weights"))
     grey = random_grey(32, 48)
     Image.fromarray(grey).save("g.png")
     assert run("predict", "small.onnx", "g.png", "-o", "out", "--probability") == 0
@@ -582,10 +583,10 @@ def test_the_engine_is_what_is_installed(monkeypatch) -> None:
         (["keras", "onnxruntime", "oracle"], "keras"),
         (["onnxruntime", "oracle"], "oracle"),
     ):
-        monkeypatch.setattr(running, "available_engines", lambda there=there: there)
-        assert running.choose_engine("auto", False, "w") == chosen
-    with pytest.raises(click.ClickException, match=r"needs torch or keras to export w; pip install 'segtwin\[torch\]'"):
-        running.choose_engine("onnxruntime", False, "w")
+        monkeypatch.setattr(loading, "available_engines", lambda there=there: there)
+        assert loading.choose("auto", False, "w") == chosen
+    with pytest.raises(ImportError, match=r"needs torch or keras to export w; pip install 'segtwin\[torch\]'"):
+        loading.choose("onnxruntime", False, "w")
 
 
 def test_numpy_computes_it_too(work: Path) -> None:

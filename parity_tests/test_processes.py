@@ -23,8 +23,8 @@ import segtwin_weights
 from goldens import FOLDER
 from segtwin import files
 from segtwin.files import replacing, whole, whole_together
-from segtwin_cli.engines import onnx_blobs
 from segtwin_cli.main import main
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, WeightsError, catalogue
 from segtwin_weights.catalogue import Entry, Source
 

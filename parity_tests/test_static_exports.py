@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 import segtwin_weights
-from engines import TWINS
 from PIL import Image
 from segtwin import oracle
 from segtwin.architectures import get_architecture, list_architectures
 from segtwin_cli import export as export_command
 from segtwin_cli.main import main
 from segtwin_weights import Weights, initialize
+
+from engines import TWINS
 
 SIZES = {"unet-paper": (204, 220), "resnet34-unet": (64, 96)}
 COMPUTED = {
@@ -169,14 +170,14 @@ def test_predict_runs_a_graph_of_one_size(work: Path, capsys: pytest.CaptureFixt
     assert run("predict", "u.safetensors", "fits.png", "-o", "b", "--probability", "--engine", "oracle") == 0
     np.testing.assert_allclose(np.load("a/fits.probability.npy"), np.load("b/fits.probability.npy"), atol=1e-5)
     capsys.readouterr()
-    assert run("predict", "x.onnx", "odd.png", "large.png", "-o", "c") == 1
+    assert run("predict", "x.onnx", "odd.png", "large.png", "-o", "c") == 2
     err = capsys.readouterr().err
     assert "failed: odd.png: x.onnx: takes images of 64×80 pixels alone, not 63×71 (or add --pad reflect)" in err
     assert "failed: large.png: x.onnx: takes images of 64×80 pixels alone, not 96×80" in err
     assert run("predict", "x.onnx", "odd.png", "-o", "c", "--pad", "reflect") == 0
     with Image.open("c/odd.mask.png") as mask:
         assert mask.size == (71, 63)
-    assert run("predict", "x.onnx", "large.png", "-o", "c", "--pad", "reflect") == 1
+    assert run("predict", "x.onnx", "large.png", "-o", "c", "--pad", "reflect") == 2
     assert "takes images of 64×80 pixels alone, not 96×80" in capsys.readouterr().err
 
 

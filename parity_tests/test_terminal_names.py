@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import segtwin_weights
 from PIL import Image
+from segtwin.printable import json_text, printable
 from segtwin_cli.main import main
-from segtwin_cli.printable import json_text, printable
 
 HOSTILE = [
     "[red]x[/red]",

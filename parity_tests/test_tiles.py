@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import segtwin
 import torch
-from engines import exported, model
 from goldens import unet_paper_goldens
 from segtwin import oracle, tiles
 from segtwin.architectures import get_architecture
 from segtwin.preprocessing import preprocess
-from segtwin_cli.engines import onnx_blobs
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, initialize
 
 import tensorflow as tf
+from engines import exported, model
 
 TINY = (3, 5, 7, 9, 11)
 GOLDEN = unet_paper_goldens()[0]

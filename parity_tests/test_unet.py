@@ -8,11 +8,12 @@ import pytest
 import segtwin_keras
 import segtwin_torch
 import torch
-from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 from goldens import LEAST_FLOOR, STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
 from segtwin import oracle
 from segtwin.architectures import get_architecture
 from segtwin_weights import Weights, WeightsError, convert, initialize, read, write
+
+from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
 
 PAPER = unet_paper_goldens()
 SEED = [*unet_goldens("unet_*.npz"), *unet_goldens("unetsmall_*.npz"), *unet_goldens("resnet34_unet_*.npz")]
@@ -544,7 +545,7 @@ def test_a_keras_model_survives_its_own_file(tmp_path) -> None:
 @pytest.mark.parametrize("golden", [next(golden for golden in SEED if str(golden) == "unetsmall_1x32x48")], ids=str)
 def test_batchnorm_folds_on_request(framework: str, golden: UNetGolden, tmp_path) -> None:
     import onnx
-    from segtwin_cli.engines import onnx_blobs
+    from segtwin_engines.onnxruntime import onnx_blobs
 
     path = tmp_path / "folded.onnx"
     TWINS[framework].export_onnx(model(framework, golden.architecture.name, golden.weights), path, fold_batchnorm=True)

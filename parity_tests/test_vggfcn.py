@@ -8,12 +8,13 @@ import pytest
 import segtwin_keras
 import segtwin_torch
 import torch
-from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, torch_engine
 from goldens import LEAST_FLOOR, TORCH_NOISE, VGGFCNGolden, vggfcn_goldens
 from segtwin import oracle
 from segtwin.architectures import get_architecture
-from segtwin_cli.engines import onnx_blobs
+from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, initialize, read, write
+
+from engines import ENGINES, FOLDER, TWINS, exported, keras_engine, made, torch_engine
 
 NETWORKS = ["vggfcn32", "vggfcn16", "vggfcn8"]
 TINY = (4, 6, 8, 10, 12, 14, 16)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import click
+from segtwin.printable import printable
 
 from segtwin_cli.commands import segtwin
-from segtwin_cli.printable import printable
 
 MISTAKE, NOBODY_READS = 2, 141
 """Exit statuses; the second is what the shell gives a command whose pipe was closed, 128 + SIGPIPE."""
@@ -56,9 +56,9 @@ def run(arguments: Sequence[str] | None) -> int:
     except ImportError as error:
         if os.environ.get("SEGTWIN_TRACEBACK"):
             raise
-        from segtwin_cli import extras
+        from segtwin_engines import installed
 
-        status = complain(extras.explain(error))
+        status = complain(installed.explain(error))
     except MemoryError:
         status = complain("not enough memory; close other programs or use a smaller network")
     return status if isinstance(status, int) else 0

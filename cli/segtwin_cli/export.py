@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import click
 import segtwin_weights
 from safetensors import SafetensorError, safe_open
 from segtwin.architectures import get_architecture, list_architectures
+from segtwin_engines.installed import require
+from segtwin_engines.loading import framework_twin, read_network
 from segtwin_weights import Weights, metadata, names, onnx_file
-from segtwin_weights.door import file_name
 
 from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size
-from segtwin_cli.extras import require
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
 
@@ -151,50 +146,3 @@ def check_size(path: str, network: str | None, size: tuple[int, int] | None) -> 
             get_architecture(network).check_size(*size)
         except ValueError as error:
             raise ValueError(f"--size {size[0]}x{size[1]} for {path}: {error}") from None
-
-
-def read_network(path: str, architecture: str | None = None) -> tuple[Weights, str]:
-    """A file's weights under the hub's names, and the network that they are for: `architecture`, or
-    what the file says, or what its names tell.
-
-    Raises:
-        WeightsError: it is of no network; or one of `segtwin_weights.read`.
-        OSError: it cannot be read.
-    """
-    weights = names.hub_names(segtwin_weights.read(path))
-    weights.metadata.setdefault("source", file_name(path))
-    return weights, segtwin_weights.network_of(weights, architecture)
-
-
-def framework_twin(framework: str) -> ModuleType:
-    """`segtwin_torch` or `segtwin_keras`, imported now: each takes seconds."""
-    if framework == "torch":
-        import segtwin_torch
-
-        return segtwin_torch
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_start():
-        import segtwin_keras
-
-        return segtwin_keras
-
-
-@contextmanager
-def quiet_start() -> Iterator[None]:
-    """TensorFlow says on standard error which libraries of a GPU it lacks, before its own log level
-    can be set; said only when the import fails."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as chatter:
-            os.dup2(chatter.fileno(), 2)
-            try:
-                yield
-            except BaseException:
-                chatter.seek(0)
-                os.write(stderr, chatter.read())
-                raise
-            finally:
-                os.dup2(stderr, 2)
-    finally:
-        os.close(stderr)

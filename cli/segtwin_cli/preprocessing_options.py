@@ -9,6 +9,9 @@ from typing import Any
 import click
 from segtwin import Preprocessing
 
+OF_A_NETWORK = {"colour", "mean", "std", "scale"}
+"""Options that say how the inputs of a network were made; bits is of the images."""
+
 
 class Numbers(click.ParamType):
     """One number, or one a channel, separated by commas; fractions as 1/255 too."""
@@ -152,3 +155,8 @@ def chosen(
             )
         base = base.replace(std=(1.0,))  # a deviation of the other range
     return base.replace(**stated)
+
+
+def over(stated: dict[str, Any], say: Callable[[str], None], base: Preprocessing, channels: int) -> Preprocessing:
+    """What the options state, over what the file states."""
+    return chosen(base, stated, say, channels)

@@ -33,8 +33,7 @@ from rich.progress import (
 )
 from segtwin import Converted
 from segtwin.files import check_target, replacing, whole
-
-from segtwin_cli.printable import json_text, printable
+from segtwin.printable import json_text, printable
 
 GAP, INDENT = "  ", "    "
 """Between the columns of a table; before the second and later lines of a folded row."""

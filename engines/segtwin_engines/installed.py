@@ -1,20 +1,36 @@
-"""What the optional parts need: which modules, and which extra of the package installs them.
-Nothing is imported to find out."""
+"""Which frameworks and engines are installed here, found without importing them."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-import click
+from segtwin.errors import SegtwinError
 
+
+class NotInstalledError(SegtwinError, ImportError):
+    """A framework or an engine is not installed; the message says how to install it."""
+
+
+ENGINES = ("onnxruntime", "torch", "keras", "openvino", "opencv", "caffe", "oracle")
+"""What can compute a network. "oracle" is numpy in float64 and always installed."""
 MODULES = {
     "torch": ("torch", "onnx_ir", "onnxscript"),
     "keras": ("tensorflow", "keras", "tf2onnx", "onnx_ir"),
     "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "opencv": ("cv2",),
+    "caffe": ("caffe",),
 }
 """Framework or engine → the modules that it is imported from."""
 EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "parity"}
 """Framework or engine → the extra that installs it: pip install 'segtwin[…]'."""
+PACKAGES = {"openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
+"""Engine → the package that installs it, where no extra does."""
+
+
+def available_engines() -> list[str]:
+    """The engines that are installed here."""
+    return [engine for engine in ENGINES if engine == "oracle" or not missing(engine)]
 
 
 def missing(name: str) -> list[str]:
@@ -23,9 +39,10 @@ def missing(name: str) -> list[str]:
 
 
 def there(module: str) -> bool:
-    """Whether a module can be found; it is not imported."""
+    """Whether a module can be found; it is not imported. A folder of that name is none."""
     try:
-        return find_spec(module) is not None
+        spec = find_spec(module)
+        return spec is not None and spec.origin is not None
     except (ImportError, ValueError):
         return False
 
@@ -34,29 +51,34 @@ def require(*names: str, purpose: str = "this") -> None:
     """Check, before any work, that frameworks and engines are installed.
 
     Args:
-        *names: of "torch", "keras" and "onnxruntime"; other names need nothing.
+        *names: frameworks and engines; other names need nothing.
         purpose: what needs them, for the message.
 
     Raises:
-        click.ClickException: one line: what is missing, and the extra that installs it.
+        NotInstalledError: what is missing, and the extra or package that installs it.
     """
     lacking = {name: missing(name) for name in names if name in MODULES and missing(name)}
     if lacking:
         modules = list(dict.fromkeys(module for found in lacking.values() for module in found))
         verb = "is" if len(modules) == 1 else "are"
-        raise click.ClickException(
+        raise NotInstalledError(
             f"{purpose} needs {' and '.join(modules)}, which {verb} not installed; {advice(*lacking)}"
         )
 
 
 def advice(*names: str) -> str:
     """How to install them."""
-    return f"pip install 'segtwin[{','.join(EXTRAS[name] for name in names)}]'"
+    extras = [EXTRAS[name] for name in names if name in EXTRAS]
+    wanted = [f"'segtwin[{','.join(extras)}]'"] if extras else []
+    wanted += [PACKAGES[name] for name in names if name in PACKAGES]
+    if not wanted:
+        return "pycaffe comes with Caffe built from source (make pycaffe); put its folder python/ on PYTHONPATH"
+    return f"pip install {' '.join(wanted)}"
 
 
 def explain(error: ImportError) -> str:
     """One line of an import that failed, with the extra where there is one."""
-    if "pip install" in str(error):
+    if isinstance(error, NotInstalledError) or "pip install" in str(error):
         return str(error)
     module = (error.name or "").partition(".")[0]
     for name, modules in MODULES.items():

@@ -1,0 +1,37 @@
+"""What the commands do, in Python: networks in any engine, predictions, and the comparison of the twins.
+
+    engine = segtwin_engines.load("out/fcn8s.safetensors")            # segtwin predict --engine auto
+    blobs = engine.blobs(segtwin.preprocess("photo.jpg", engine.preprocessing))
+    for result in segtwin_engines.predict(engine, ["photos/"], "out/masks"):
+        print(result.image, result.classes)
+    print(segtwin_engines.parity("out/fcn8s.safetensors", ["photo.jpg"]).equal)  # segtwin parity
+
+Frameworks and engines are imported when they are first used.
+"""
+
+from segtwin import __version__
+from segtwin.explanation import explain
+
+from segtwin_engines.comparison import Comparison, Parity, parity
+from segtwin_engines.engine import Engine
+from segtwin_engines.installed import ENGINES, available_engines
+from segtwin_engines.loading import Assumed, load
+from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
+
+__all__ = [
+    "ENGINES",
+    "LEGEND",
+    "Assumed",
+    "Comparison",
+    "Engine",
+    "Parity",
+    "Prediction",
+    "__version__",
+    "available_engines",
+    "collect",
+    "explain",
+    "load",
+    "parity",
+    "plan",
+    "predict",
+]

@@ -1,0 +1,199 @@
+"""From a file or a model to an engine."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import segtwin_weights
+from segtwin import Architecture, Preprocessing
+from segtwin.architectures import get_architecture
+from segtwin.errors import WeightsError, known_arguments, nearest
+from segtwin_weights import Weights, metadata, names
+from segtwin_weights.door import file_name
+from segtwin_weights.hub import file_kind
+
+from segtwin_engines.engine import Engine
+from segtwin_engines.installed import ENGINES, NotInstalledError, advice, available_engines, require
+
+Chosen = Preprocessing | Callable[[Preprocessing, int], Preprocessing]
+"""How inputs are made; or a function of (what the file or the network states, number of channels)."""
+
+
+class Assumed(UserWarning):
+    """Something that a file does not state was assumed; the message says what, and how to state it."""
+
+
+def warn(line: str) -> None:
+    """What `load` does with a line that its user should read."""
+    warnings.warn(line, Assumed, stacklevel=3)
+
+
+@known_arguments
+def load(
+    source: str | os.PathLike[str] | Weights | Any,
+    engine: str = "auto",
+    *,
+    network: str | None = None,
+    preprocessing: Chosen | None = None,
+    in_channels: int | None = None,
+    say: Callable[[str], None] = warn,
+) -> Engine:
+    """A network in an engine.
+
+    Args:
+        source: a file of weights or an ONNX file; `Weights`; or a model of `segtwin_torch` or `segtwin_keras`.
+        engine: one of `available_engines()`; "auto": ONNX Runtime for an ONNX file, the model's own framework for a
+            model, and for weights the first of torch, keras and oracle that is installed.
+        network: its name, where the source does not state it.
+        preprocessing: how inputs are made; it overrules what the source states.
+        in_channels: of an ONNX file that does not state them.
+        say: takes each line that the user should read, on what was assumed; by default an `Assumed` warning.
+
+    Raises:
+        ImportError: the engine is not installed; the message says how to install it.
+        WeightsError, ValueError: the source holds no network that is known here, the engine cannot run it, or nothing
+            says how its inputs are made.
+        OSError: it cannot be read.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
+    if not isinstance(source, str | os.PathLike | Weights):
+        return of_model(source, engine, preprocessing)
+    onnx = not isinstance(source, Weights) and file_kind(source) == "onnx"
+    where = "the weights" if isinstance(source, Weights) else str(source)
+    engine = choose(engine, onnx, where)
+    if onnx:
+        runtime: Any = import_module(f"segtwin_engines.{engine}")
+        opened = runtime.open_file(where, network, in_channels, preprocessing is not None, say)
+        return prepared(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
+    weights, found = (names.hub_names(source), network) if isinstance(source, Weights) else read_network(where, network)
+    architecture = get_architecture(segtwin_weights.network_of(weights, found))
+    if preprocessing is None:
+        names.check_inputs(weights, architecture)
+    return prepared(start(engine, architecture, weights, where), preprocessing, stated(weights, architecture), say)
+
+
+def start(engine: str, architecture: Architecture, weights: Weights, file: str = "the weights") -> Engine:
+    """Weights of a network in an engine, with the preprocessing that they state, or else the network's own."""
+    size = segtwin_weights.dimensions(weights, architecture)
+    own, _ = metadata.preprocessing_of(weights, architecture, size.in_channels)
+    scores, blobs, holds = import_module(f"segtwin_engines.{engine}").start(architecture, size, weights)
+    return Engine(
+        name=engine,
+        scores=scores,
+        blobs=blobs,
+        file=file,
+        architecture=architecture,
+        num_classes=size.num_classes,
+        in_channels=size.in_channels,
+        preprocessing=own,
+        output="probability" if architecture.output == "probability" else "score",
+        metadata=dict(weights.metadata),
+        widths=tuple(size.widths),
+        holds=holds,
+    )
+
+
+def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
+    """A model of one of the twins, in its own framework or, with its weights, in another engine.
+
+    Raises:
+        TypeError: it is a model of neither.
+    """
+    framework = "keras" if type(model).__module__.startswith(("keras", "segtwin_keras")) else "torch"
+    runtime = import_module(f"segtwin_engines.{framework}")
+    network = runtime.network_of(model)
+    weights: Weights = runtime.read_weights(network)
+    architecture: Architecture = network.architecture
+    if engine not in ("auto", framework):
+        if architecture.variant_of:
+            raise WeightsError(f"{architecture.name} runs in its own framework alone, {framework}")
+        running = start(choose(engine, False, "the model"), architecture, weights, "the model")
+    else:
+        size = segtwin_weights.dimensions(weights, architecture)
+        scores, blobs, holds = runtime.of_network(network)
+        output = "score"
+        if architecture.output == "probability":
+            output = "logits" if runtime.gives_logits(network) else "probability"
+        running = Engine(
+            name=framework,
+            scores=scores,
+            blobs=blobs,
+            file="the model",
+            architecture=architecture,
+            num_classes=size.num_classes,
+            in_channels=size.in_channels,
+            preprocessing=network.preprocessing,
+            output=output,
+            metadata=dict(network.metadata),
+            widths=tuple(size.widths),
+            holds=holds,
+        )
+    return prepared(running, preprocessing, True, warn)
+
+
+def stated(weights: Weights, architecture: Architecture) -> bool:
+    """Whether weights state how their inputs are made."""
+    return metadata.stated(weights, architecture) is not None
+
+
+def prepared(engine: Engine, chosen: Chosen | None, known: bool, say: Callable[[str], None]) -> Engine:
+    """The engine with the preprocessing that was chosen. What is only assumed is said."""
+    if chosen is not None:
+        base = engine.preprocessing
+        engine.preprocessing = chosen if isinstance(chosen, Preprocessing) else chosen(base, engine.in_channels)
+        engine.preprocessing.for_channels(engine.in_channels)
+    elif not known:
+        assumed = engine.preprocessing.describe(engine.in_channels)
+        say(
+            f"preprocessing assumed from the network's names: {assumed}; say --colour, --mean, --std, --scale where it "
+            "was another"
+        )
+    return engine
+
+
+def choose(engine: str, onnx: bool, path: str) -> str:
+    """The engine that runs a file or weights; found and checked before any long work.
+
+    Raises:
+        ImportError: it is not installed.
+        ValueError: it cannot run such a file.
+    """
+    if onnx:
+        if engine not in ("auto", "onnxruntime", "openvino"):
+            raise ValueError(f"{path}: is an ONNX file, which --engine onnxruntime runs; {engine} takes weights")
+        engine = "onnxruntime" if engine == "auto" else engine
+        require(engine, purpose="running an ONNX file")
+        return engine
+    there = available_engines()
+    if engine == "auto":
+        return next(one for one in ("torch", "keras", "oracle") if one in there)
+    require(engine, purpose=f"--engine {engine}")
+    if engine in ("onnxruntime", "openvino") and not {"torch", "keras"} & set(there):
+        raise NotInstalledError(
+            f"--engine {engine} needs torch or keras to export {path}; {advice('torch')}, or use --engine oracle"
+        )
+    return engine
+
+
+def read_network(path: str, network: str | None = None) -> tuple[Weights, str]:
+    """A file's weights under the hub's names, and the network that they are for: as asked, or what
+    the file states, or what its names tell.
+
+    Raises:
+        WeightsError: it is of no network; or one of `segtwin_weights.read`.
+        OSError: it cannot be read.
+    """
+    weights = names.hub_names(segtwin_weights.read(path))
+    weights.metadata.setdefault("source", file_name(path))
+    return weights, segtwin_weights.network_of(weights, network)
+
+
+def framework_twin(framework: str) -> ModuleType:
+    """`segtwin_torch` or `segtwin_keras`, imported now: each takes seconds."""
+    return import_module(f"segtwin_engines.{framework}").twin()

@@ -1,0 +1,65 @@
+"""OpenVINO on the CPU, in float32, as an engine: on ONNX files and on exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import openvino
+from segtwin import Architecture
+from segtwin_weights import Dimensions, Weights
+
+from segtwin_engines import onnxruntime
+from segtwin_engines.engine import Engine
+
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+"""By default OpenVINO computes in bfloat16 where the processor has it: 9e-3 off."""
+
+
+def start(
+    architecture: Architecture, size: Dimensions, weights: Weights
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]], object]:
+    """Weights of a network, by way of an export."""
+    folder = onnxruntime.export(architecture, size, weights)
+    file = str(folder.path / "network.onnx")
+    return *compile_file(file, architecture), folder
+
+
+def open_file(
+    path: str, network: str | None, in_channels: int | None, chosen: bool, say: Callable[[str], None]
+) -> Engine:
+    """An ONNX file, run as it is; what is known of it is found as for ONNX Runtime.
+
+    Raises:
+        ValueError: the file cannot be run.
+    """
+    found = onnxruntime.open_file(path, network, in_channels, chosen, say)
+    scores, blobs = compile_file(path, found.architecture)
+    return replace(found, name="openvino", scores=scores, blobs=blobs)
+
+
+def compile_file(
+    path: str, architecture: Architecture | None
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    """scores and blobs of a file."""
+    core = openvino.Core()
+    try:
+        compiled = core.compile_model(core.read_model(path), "CPU", FLOAT32)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: OpenVINO cannot run it: {' '.join(str(error).split())[:300]}") from None
+
+    def scores(data: np.ndarray) -> np.ndarray:
+        return np.array(compiled(data)[0])
+
+    def blobs(data: np.ndarray) -> dict[str, np.ndarray]:
+        model: Any = core.read_model(path)
+        source = model.input(0).get_any_name()
+        names = [name for name in onnxruntime.blob_names(path, architecture) if name != source]
+        outputs = {name for output in model.outputs for name in output.get_names()}
+        model.add_outputs([name for name in names if name not in outputs])
+        values = core.compile_model(model, "CPU", FLOAT32)(data)
+        return {source: data} | {name: np.array(values[name]) for name in names}
+
+    return scores, blobs

@@ -1,0 +1,213 @@
+"""The report of a comparison: an HTML page, its facts as JSON, and a picture for each image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import platform
+from contextlib import suppress
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from segtwin.files import check_target, whole_together
+from segtwin.inference import best_class
+from segtwin.noise import BOUND
+from segtwin.palette import voc_palette
+from segtwin.printable import json_text
+
+from segtwin_engines.comparison import AS_CAFFE, JUDGED, TRUTH, Comparison
+
+if TYPE_CHECKING:
+    from segtwin_engines.comparison import Parity
+
+
+def facts_of(parity: Parity) -> dict[str, Any]:
+    """Everything but the pictures, for JSON."""
+    return {
+        "network": parity.architecture.name,
+        "verdict": "equal" if parity.equal else "DIFFERENT",
+        "bound": BOUND,
+        "worst": [comparison.verdict for comparison in parity.comparisons],
+        "probed": parity.probed,
+        "preprocessing": parity.preprocessing,
+        "machine": machine(),
+        "synthetic": parity.synthetic,
+        "weights": {**parity.weights.metadata, "fingerprint": parity.weights.fingerprint()},
+        "versions": {
+            name: version(name) for name in ("segtwin", "torch", "tensorflow", "keras", "onnxruntime", "onnx", "numpy")
+        },
+        "python": platform.python_version(),
+        "comparisons": [
+            {name: [vars(blob) for blob in value] if name == "blobs" else value for name, value in kept(comparison)}
+            for comparison in parity.comparisons
+        ],
+    }
+
+
+def kept(comparison: Comparison) -> list[tuple[str, Any]]:
+    """Fields of a comparison without its arrays."""
+    names = [one.name for one in fields(comparison) if one.name not in ("picture", "outputs")]
+    return [(name, getattr(comparison, name)) for name in names]
+
+
+def report_files(path: Path, images: int) -> list[Path]:
+    """A picture of each image, the facts, and the page."""
+    pictures = [path.with_suffix(".png")] + [
+        path.with_name(f"{path.stem}-{number}.png") for number in range(2, images + 1)
+    ]
+    return [*pictures, path.with_suffix(".json"), path]
+
+
+def check_report(path: str | os.PathLike[str], images: int, overwrite: bool) -> None:
+    """Refuse a name for a report, before any work.
+
+    Raises:
+        ValueError: it does not end in .html.
+        OSError: one of its files is there already, or cannot be written.
+    """
+    if Path(path).suffix != ".html":
+        raise ValueError(f"{path}: the report is an .html file")
+    for file in report_files(Path(path), images):
+        check_target(file, overwrite)
+
+
+def write_report(parity: Parity, path: str | os.PathLike[str], overwrite: bool) -> None:
+    """`path`, and .json and .png beside it (one .png per image: STEM-2.png … from the second on)."""
+    check_report(path, len(parity.comparisons), overwrite)
+    page_file = Path(path)
+    facts = facts_of(parity)
+    pictures = [draw(comparison, parity.synthetic) for comparison in parity.comparisons]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segtwin_engines", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["dataurl"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    environment.filters["transposed"] = lambda rows: zip(*rows, strict=True)
+    environment.filters["chart"] = chart
+    page = environment.get_template("report.html.j2").render(
+        facts=facts,
+        architecture=parity.architecture,
+        comparisons=list(zip(parity.comparisons, pictures, strict=True)),
+        engines=JUDGED,
+        bound=BOUND,
+        passed=parity.equal,
+    )
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    with whole_together(*report_files(page_file, len(pictures))) as (*drafts, facts_draft, page_draft):
+        for draft, picture in zip(drafts, pictures, strict=True):
+            draft.write_bytes(picture)
+        facts_draft.write_text(json_text(text) + "\n", encoding="utf-8")
+        page_draft.write_text(page, encoding="utf-8")
+
+
+def chart(comparison: Comparison) -> str:
+    """Every engine's error through the depth of the network, beside the bounds: an SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
+    names = [blob.name for blob in comparison.blobs]
+    for engine in JUDGED:
+        axis.plot(
+            names,
+            [blob.errors[engine] for blob in comparison.blobs],
+            "-" if engine in AS_CAFFE else "--",
+            label=engine,
+            linewidth=1.2,
+        )
+    axis.axhline(BOUND, color="black", linewidth=0.8, label="bound of Caffe's arithmetic")
+    axis.plot(
+        names,
+        [blob.default_bound for blob in comparison.blobs],
+        color="grey",
+        linewidth=0.8,
+        label="bound of default kernels",
+    )
+    axis.set_yscale("log")
+    axis.set_ylabel("error in noise floors")
+    axis.tick_params(axis="x", rotation=90, labelsize=7)
+    axis.legend(fontsize=7, ncols=2)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    svg = buffer.getvalue()
+    return '<div class="chart">' + svg[svg.index("<svg") :] + "</div>"
+
+
+def draw(comparison: Comparison, synthetic: bool) -> bytes:
+    """Each engine's classes, its logits of the class that varies most, and how far its logits are
+    from the float64 run; and the image (PNG)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    image, outputs, floor = comparison.picture, comparison.outputs, comparison.blobs[-1].floor
+    palette = voc_palette()
+    truth = outputs[TRUTH]
+    varied = int(truth[0].std(axis=(1, 2)).argmax())
+    low, high = float(truth[0, varied].min()), float(truth[0, varied].max())
+    height = min(max(3 * image.shape[0] / image.shape[1], 1), 4.5)
+    figure, axes = plt.subplots(
+        len(outputs),
+        3,
+        figsize=(10.5, (height + 0.1) * len(outputs) + 0.7),
+        layout="constrained",
+        dpi=110,
+        squeeze=False,
+    )
+    for line, (engine, output) in enumerate(outputs.items()):
+        axes[line, 0].imshow(palette[best_class(output)[0]])
+        axes[line, 0].set_ylabel(engine.replace(" (", "\n("), fontsize=9)
+        logits = axes[line, 1].imshow(output[0, varied], vmin=low, vmax=high, cmap="viridis")
+        if line:
+            difference = np.abs(output[0] - truth[0]).max(0) / (np.abs(truth).max() * floor)
+            distance = axes[line, 2].imshow(difference, vmin=0, vmax=BOUND, cmap="magma")
+            axes[line, 2].set_xlabel(f"at most {difference.max():.2f}", fontsize=8)
+    axes[0, 2].imshow(image)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for axis, title in zip(axes[0], ("class", f"logit of class {varied}", "the image"), strict=True):
+        axis.set_title(title, fontsize=10)
+    axes[1, 2].set_title("|logit − float64| in noise floors", fontsize=10)
+    figure.colorbar(logits, ax=axes[:, 1], location="bottom", aspect=30)
+    figure.colorbar(distance, ax=axes[:, 2], location="bottom", aspect=30)
+    if synthetic:
+        figure.suptitle(
+            "SYNTHETIC weights, not trained: the engines are compared, the classes mean nothing",
+            color="#b36b00",
+            fontsize=10,
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def machine() -> dict[str, str]:
+    """The processor and the kernels: roundings are theirs."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        model = next(
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        )
+    onednn = "off" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "as TensorFlow decides"
+    return {
+        "processor": model,
+        "PyTorch's kernels": ", ".join(
+            (f"oneDNN {'on' if torch.backends.mkldnn.enabled else 'off'}", torch.backends.cpu.get_cpu_capability())
+        ),
+        "TensorFlow's kernels": f"oneDNN {onednn}",
+    }
