@@ -87,7 +87,7 @@ def run_line(line: str) -> None:
         assert set(re.findall(r"\[(\w+)\]", " ".join(words[2:]))) <= set(extras), line
 
 
-@pytest.mark.filterwarnings("default::segtwin.Converted")
+@pytest.mark.filterwarnings("default::segtwin.Converted", "default::segtwin_engines.Assumed")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_snippet_runs(page: Path, folder: Path) -> None:
     names: dict = {}
