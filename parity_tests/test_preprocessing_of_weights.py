@@ -97,7 +97,7 @@ def test_a_divisor_in_place_of_a_scale_is_said() -> None:
 @pytest.mark.parametrize("first", [OXFORD, OXFORD[::-1]], ids=["BGR", "RGB"])
 def test_oxfords_numbers_under_torchvisions_names_are_not_turned_silently(first, tmp_path) -> None:
     torch.save(state_dict(first), tmp_path / "vgg16_from_caffe.pth")
-    read = segtwin_weights.read(tmp_path / "vgg16_from_caffe.pth")
+    read = segtwin_weights.read(tmp_path / "vgg16_from_caffe.pth", raw=True)
     with pytest.raises(WeightsError, match=r"vgg16_from_caffe.pth: torchvision names say RGB.*Oxford.*--colour bgr"):
         segtwin_weights.convert(read, to="fcn8s", num_classes=5)
     told = segtwin_weights.convert(read, to="fcn8s", num_classes=5, preprocessing=Preprocessing("BGR", MEAN))
@@ -123,7 +123,7 @@ def test_inputs_of_hundreds_show_in_the_norm(tmp_path) -> None:
 
 def test_no_evidence_is_an_assumption(tmp_path) -> None:
     torch.save(state_dict(), tmp_path / "vgg16.pth")
-    read = segtwin_weights.read(tmp_path / "vgg16.pth")
+    read = segtwin_weights.read(tmp_path / "vgg16.pth", raw=True)
     converted = segtwin_weights.convert(read, to="fcn8s", num_classes=5)
     assert "preprocessing" not in converted.metadata
     weight = (
@@ -164,7 +164,7 @@ def test_options_of_convert(tmp_path, capsys: pytest.CaptureFixture) -> None:
     )
     weights = segtwin_weights.read(tmp_path / "f.safetensors")
     np.testing.assert_array_equal(
-        weights["conv1_1/weight"], segtwin_weights.read(tmp_path / "v.pth")["features.0.weight"]
+        weights["conv1_1/weight"], segtwin_weights.read(tmp_path / "v.pth", raw=True)["features.0.weight"]
     )
     assert run("convert", tmp_path / "f.safetensors", tmp_path / "g.safetensors", "--num-classes", 7) == 2
     assert "goes with --to" in capsys.readouterr().err

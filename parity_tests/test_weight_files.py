@@ -17,7 +17,6 @@ import segtwin_torch
 import segtwin_weights
 import torch
 import torchvision
-from engines import exported
 from goldens import FOLDER, TINY, recipe, recipe_weights, weights_of
 from keras import layers
 from segtwin import oracle
@@ -25,6 +24,7 @@ from segtwin.architectures import get_architecture, known_architectures, list_ar
 from segtwin_weights import Weights, WeightsError, caffemodel, names, prototxt, safetensors_file, surgery, wire
 
 import tensorflow as tf
+from engines import exported
 
 CAFFE_NETWORKS = [architecture.name for architecture in known_architectures() if prototxt.writable(architecture)]
 KERAS_SAVES = pytest.mark.filterwarnings(
@@ -305,7 +305,7 @@ def test_torchfcn_checkpoints_compute_what_torchfcn_computed(net: str, tmp_path)
         )
         state[key] = torch.from_numpy(blob)
     torch.save({"arch": net, "model_state_dict": state}, tmp_path / "checkpoint.pth.tar")
-    read = segtwin_weights.read(tmp_path / "checkpoint.pth.tar")
+    read = segtwin_weights.read(tmp_path / "checkpoint.pth.tar", raw=True)
     assert read.keys() == shapes.keys()
     weights = segtwin_weights.convert(read, to=net)
     model = segtwin_torch.build(net, widths=TINY, weights=weights)
@@ -344,7 +344,7 @@ def test_torchvisions_vgg16_computes_the_same_from_bgr(tmp_path) -> None:
     torchvision's own mean the padding agrees too."""
     model = torchvision_vgg16()
     torch.save(model.state_dict(), tmp_path / "vgg16.pth")
-    read = segtwin_weights.read(tmp_path / "vgg16.pth")
+    read = segtwin_weights.read(tmp_path / "vgg16.pth", raw=True)
     assert read.keys() == model.state_dict().keys()
     image = np.random.default_rng(5).integers(0, 256, (224, 224, 3)).astype(np.float64)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -603,9 +603,10 @@ def test_safetensors_of_others_by_their_names(tmp_path) -> None:
         {f"module.{name.replace('/', '.')}": torch.from_numpy(blob) for name, blob in weights.items()},
         tmp_path / "w.safetensors",
     )
-    read = segtwin_weights.read(tmp_path / "w.safetensors")
+    read = segtwin_weights.read(tmp_path / "w.safetensors", raw=True)
     assert "conv1_1.weight" in read  # by the rule of checkpoints, as a .pth
     assert_equal(segtwin_weights.convert(read, to="fcn8s"), weights)
+    assert_equal(segtwin_weights.read(tmp_path / "w.safetensors"), weights)
 
 
 def test_checkpoints_of_tensorflow_fcn(tmp_path) -> None:
@@ -712,3 +713,18 @@ for path in sys.argv[1:]:
 assert not {"torch", "torchvision", "tensorflow", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
+
+
+def test_read_gives_the_hubs_names_or_the_files(tmp_path) -> None:
+    model = torchvision_vgg16()
+    torch.save(model.state_dict(), tmp_path / "vgg16.pth")
+    raw = segtwin_weights.read(tmp_path / "vgg16.pth", raw=True)
+    read = segtwin_weights.read(tmp_path / "vgg16.pth")
+    assert set(read) == {parameter.name for parameter in get_architecture("vgg16").parameters()}
+    np.testing.assert_array_equal(read["conv1_1/weight"], raw["features.0.weight"])
+    torch.save({"a.weight": torch.ones(2, 2)}, tmp_path / "other.pth")
+    assert list(segtwin_weights.read(tmp_path / "other.pth")) == ["a.weight"]
+    with pytest.raises(ValueError, match="did you mean safetensors"):
+        segtwin_weights.read(tmp_path / "other.pth", "safetensor")
+    with pytest.raises(TypeError, match="read\\(\\) has no argument 'fromat'; did you mean format"):
+        segtwin_weights.read(tmp_path / "other.pth", fromat="torch")

@@ -76,7 +76,7 @@ def convert(
     console = errors()
     with steps(3, quiet) as step:
         step(f"reading {source}")
-        weights = segtwin_weights.read(source)
+        weights = segtwin_weights.read(source, raw=True)
         preprocessing = None
         if stated:
             hub = names.hub_names(weights)

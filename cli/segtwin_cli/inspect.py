@@ -45,12 +45,12 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
     refuse_to_replace_json(json_file, overwrite)
     with steps(2 + bool(other), quiet) as step:
         step(f"reading {file}")
-        weights = segtwin_weights.read(file)
+        weights = segtwin_weights.read(file, raw=True)
         step("fingerprint")
         fingerprint = weights.fingerprint()
         if other is not None:
             step(f"reading {other}")
-            rows = differences(names.hub_names(weights), names.hub_names(segtwin_weights.read(other)))
+            rows = differences(names.hub_names(weights), segtwin_weights.read(other))
     if other is not None:
         return show_differences(file, other, rows, len(weights), json_file)
     findings = plausibility.check(names.hub_names(weights)) if check else []

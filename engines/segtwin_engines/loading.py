@@ -189,7 +189,7 @@ def read_network(path: str, network: str | None = None) -> tuple[Weights, str]:
         WeightsError: it is of no network; or one of `segtwin_weights.read`.
         OSError: it cannot be read.
     """
-    weights = names.hub_names(segtwin_weights.read(path))
+    weights = segtwin_weights.read(path)
     weights.metadata.setdefault("source", file_name(path))
     return weights, segtwin_weights.network_of(weights, network)
 

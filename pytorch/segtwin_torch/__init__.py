@@ -154,7 +154,7 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> Network:
         WeightsError: the file holds no network that is built here.
         TypeError, ValueError, OSError: of `build`.
     """
-    weights = segtwin_weights.names.hub_names(segtwin_weights.read(path))
+    weights = segtwin_weights.read(path)
     return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
 
 

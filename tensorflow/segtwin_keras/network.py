@@ -47,6 +47,7 @@ class Network(keras.Model):
         """Architecture, arguments and what was changed after it was built: frozen layers, metadata, preprocessing."""
         base, variant = self.architecture.stored_name
         return {
+            "name": self.name,
             "architecture": base,
             "variant": variant,
             "arguments": dict(self.arguments),

@@ -9,6 +9,7 @@ from typing import Any
 
 from segtwin import Architecture, __version__
 from segtwin.architectures import list_architectures
+from segtwin.errors import known_arguments, nearest
 
 from segtwin_weights import (
     caffe_h5,
@@ -67,13 +68,19 @@ CAFFE_NAMED = (vgg16_npy, caffemodel, keras_file)
 """Formats that hold Caffe's layers, for BGR minus the mean; the others keep names as they are."""
 
 
-def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
+@known_arguments
+def read(path: str | os.PathLike[str], format: str | None = None, *, raw: bool = False) -> Weights:
     """Read weights. The format is told by the file's content, not by its name.
+
+    Names and layouts are those of the hub wherever the file holds a network that is known here:
+    Caffe's for the Caffe nets and VGG-16 (a checkpoint of torchvision's or torchfcn's becomes
+    `conv1_1/weight` …), the original's state_dict keys for networks that come from torch.
 
     Args:
         path: the file; of a TensorFlow checkpoint its prefix or any of its files, of shards their
             index.
         format: a key of `FORMATS`, to insist on one.
+        raw: keep the names that the file has.
 
     Raises:
         WeightsError: the file is empty, damaged, hostile or of another format; one line with its
@@ -81,8 +88,9 @@ def read(path: str | os.PathLike[str], format: str | None = None) -> Weights:
         OSError: it cannot be read.
     """
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
-    return FORMATS[format or file_kind(path)].read(path)
+        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}{nearest(format, FORMATS)}")
+    weights = FORMATS[format or file_kind(path)].read(path)
+    return weights if raw else names.known_under_hub_names(weights)
 
 
 def write(weights: Weights, path: str | os.PathLike[str]) -> None:
@@ -171,7 +179,7 @@ def network_of(weights: Weights, network: str | None = None) -> str:
     Raises:
         WeightsError: none that is built here.
     """
-    known = names.identify(weights)
+    known = names.identify(names.hub_names(weights))  # names what is nearly a VGG-16
     stated = weights.metadata.get("architecture")
     found = network or (stated if isinstance(stated, str) else None) or (known.name if known else None)
     if found not in list_architectures():

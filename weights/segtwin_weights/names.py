@@ -114,6 +114,18 @@ def caffe_names() -> dict[str, str]:
     }
 
 
+def known_under_hub_names(weights: Weights) -> Weights:
+    """Weights under the hub's names where they are those of a network that is known here, or of a
+    VGG-16 without its last layers; else as they are."""
+    try:
+        named = hub_names(weights)
+    except WeightsError:  # a VGG-16 without its classifier, or of another depth
+        return weights
+    vgg16 = {parameter.name for parameter in VGG16.parameters()}
+    cut = {name for name in vgg16 if not name.startswith("fc")} <= named.keys() <= vgg16
+    return named if cut or identify(named) is not None else weights
+
+
 def hub_names(weights: Weights) -> Weights:
     """Weights of another project under the hub's names, where they are known; else as they are.
     Arrays are shared.
