@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = {
-    "base": set(), "parity": {"onnxruntime"}, "torch": {"torch", "onnxruntime"}, "keras": {"keras", "onnxruntime"},
+    "base": set(), "cli": set(), "cli,onnx": {"onnxruntime"}, "torch": {"torch", "onnxruntime"},
+    "cli,torch": {"torch", "onnxruntime"}, "cli,keras": {"keras", "onnxruntime"},
     "all": {"torch", "keras", "onnxruntime"},
 }  # fmt: skip
 """Extra → what it makes usable."""
@@ -88,6 +89,23 @@ class Place:
         return set("".join(text[text.index("[auto") + 1 :].split("]")[0].split()).split("|"))
 
 
+def check_library(place: Place, usable: set[str]) -> None:
+    """Without the commands' packages: the library works, and a command says in one line what it needs."""
+    for module in ("click", "rich", "matplotlib"):
+        assert place.run("python", "-c", f"import {module}").returncode == 1, module
+    for command in (("segtwin", "list"), ("python", "-m", "segtwin", "list")):
+        done = place.run(*command)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert "pip install 'segtwin[cli]'" in done.stderr
+    place.works("python", "-c", MAKE_WEIGHTS)
+    code = (
+        "import numpy, segtwin_engines as e; engine = e.load('u.safetensors', say=print); "
+        "print(engine.name, engine.scores(numpy.zeros((1, 1, 32, 48), 'float32')).shape)"
+    )
+    assert place.works("python", "-c", code).endswith(f"{'torch' if usable else 'oracle'} (1, 1, 32, 48)\n")
+    check_modules(place, usable)
+
+
 def check(place: Place, usable: set[str]) -> None:
     """Everything that an installation can do, it does; what it cannot, it says."""
     assert place.works("segtwin", "--version").startswith("segtwin, version ")
@@ -150,7 +168,7 @@ def check_engines(place: Place, usable: set[str]) -> None:
         "segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-oracle", "--engine", "oracle"
     )
     if "onnxruntime" not in usable:
-        place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="parity")
+        place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="onnx")
     elif {"torch", "keras"} & usable:
         place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-ort", "--engine", "onnxruntime")
     else:
@@ -162,7 +180,7 @@ def check_engines(place: Place, usable: set[str]) -> None:
     lacking = sorted({"torch", "keras", "onnxruntime"} - usable)
     if lacking:
         for one in lacking:
-            place.refuses("segtwin", "parity", nothing, "i.png", extra={"onnxruntime": "parity"}.get(one, one))
+            place.refuses("segtwin", "parity", nothing, "i.png", extra={"onnxruntime": "onnx"}.get(one, one))
     else:
         assert "holds" in place.works("segtwin", "parity", "u.safetensors", "i.png", "--report", "p.html")
 
@@ -195,7 +213,10 @@ def main() -> None:
                 work.mkdir()
                 place = Place(work, (arguments.keep or Path(folder)).resolve() / extra, wheel, extra)
                 installed = time.monotonic()
-                check(place, EXTRAS[extra])
+                if extra in ("base", "torch"):
+                    check_library(place, EXTRAS[extra])
+                else:
+                    check(place, EXTRAS[extra])
             print(
                 f"segtwin[{extra}]: works; installed in {installed - begun:.0f} s, tried in "
                 f"{time.monotonic() - installed:.0f} s",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "complain", "main", "segtwin"]
 
-INTERRUPTED = 130
+INTERRUPTED, MISTAKE = 130, 2
 
 
 def __getattr__(name: str) -> "Any":
@@ -41,6 +41,11 @@ def main(arguments: "Sequence[str] | None" = None) -> None:
             from segtwin_cli.command_line import run
 
             status = run(arguments)
+        except ModuleNotFoundError as error:
+            if error.name not in ("click", "rich"):
+                raise
+            os.write(2, f"segtwin: the commands need {error.name}; pip install 'segtwin[cli]'\n".encode())
+            status = MISTAKE
         except KeyboardInterrupt:
             stopping.number = stopping.number or 2
         except Exception:

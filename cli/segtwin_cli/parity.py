@@ -42,6 +42,7 @@ def parity(
     WEIGHTS says.
     """
     if report is not None:
+        require("report", purpose="--report")
         from segtwin_engines.report import check_report
 
         check_report(report, len(images), overwrite)

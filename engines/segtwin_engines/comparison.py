@@ -143,6 +143,7 @@ class Parity:
             OSError: a file cannot be written, or is there already.
             ImportError: Jinja2 or Matplotlib is not installed.
         """
+        require("report", purpose="a report")
         from segtwin_engines.report import write_report
 
         write_report(self, path, overwrite)

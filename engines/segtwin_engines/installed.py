@@ -20,9 +20,10 @@ MODULES = {
     "openvino": ("openvino",),
     "opencv": ("cv2",),
     "caffe": ("caffe",),
+    "report": ("jinja2", "matplotlib"),
 }
 """Framework or engine → the modules that it is imported from."""
-EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "parity"}
+EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli"}
 """Framework or engine → the extra that installs it: pip install 'segtwin[…]'."""
 PACKAGES = {"openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
 """Engine → the package that installs it, where no extra does."""

@@ -75,21 +75,13 @@ def unwrap(keys: Iterable[str]) -> str:
     return prefix
 
 
-KNOWN = {
-    "conv1_1.weight",
-    "features.0.weight",
-    "vgg16.features.0.weight",
-    "conv1.weight",
-    "conv_d0a_b.weight",
-    "conv1.conv.0.weight",
-    "layer1_conv.conv1.weight",
-    "firstconv.weight",
-}
-"""First keys of the checkpoints that are read: VGG-16s, ResNet-34, and the networks here."""
-
-
 def _known(keys: Iterable[str]) -> bool:
-    return any(key in KNOWN for key in keys)
+    """Whether one of the keys begins a checkpoint that is read: torchvision's VGG-16 and ResNet-34,
+    and the networks here."""
+    first = (architecture.parameters()[0].name for architecture in known_architectures())
+    begins = {"features.0.weight", "conv1.weight"}
+    begins |= {name.replace("-", "_").replace("/", ".") for name in first}
+    return any(key in begins for key in keys)
 
 
 def identify(blobs: Mapping[str, Any]) -> Architecture | None:
@@ -150,10 +142,15 @@ def hub_names(weights: Weights) -> Weights:
         if len(blobs) == len(weights):
             architecture = identify(blobs)
             return Weights(blobs, ({"architecture": architecture.name} if architecture else {}) | weights.metadata)
-    if not {"conv1_1.weight", "conv_d0a_b.weight", "conv_d0a-b.weight"} & weights.keys():
-        dotted = {
-            name.replace("/", "."): blob for name, blob in weights.items()
-        }  # of our Keras twin, as a layer of a user's model
+    layers = caffe_names()
+    slashed = {}
+    for name, blob in weights.items():
+        module, _, kind = name.rpartition(".")
+        slashed[f"{layers.get(module, module)}/{kind}" if module else name] = blob
+    architecture = identify(slashed)
+    if architecture is None and not {"conv1_1.weight", "conv_d0a_b.weight", "conv_d0a-b.weight"} & weights.keys():
+        # of our Keras twin, as a layer of a user's model
+        dotted = {name.replace("/", "."): blob for name, blob in weights.items()}
         if (
             dotted.keys() != weights.keys()
             and (architecture := identify(dotted)) is not None
@@ -161,13 +158,7 @@ def hub_names(weights: Weights) -> Weights:
         ):
             return Weights(dotted, {"architecture": architecture.name} | weights.metadata)
         return weights
-    layers = caffe_names()
-    blobs = {}
-    for name, blob in weights.items():
-        module, _, kind = name.rpartition(".")
-        blobs[f"{layers.get(module, module)}/{kind}" if module else name] = blob
-    architecture = identify(blobs)
-    return Weights(blobs, ({"architecture": architecture.name} if architecture else {}) | weights.metadata)
+    return Weights(slashed, ({"architecture": architecture.name} if architecture else {}) | weights.metadata)
 
 
 def _torchvision_vgg16(weights: Weights) -> Weights:

@@ -261,7 +261,7 @@ def check_run(
     try:
         got = onnx_values(file, data, names, instead, model, plain=True)
     except ImportError:
-        words = "checked and read back, but not run: ONNX Runtime is not installed; pip install 'segtwin[parity]'"
+        words = "checked and read back, but not run: ONNX Runtime is not installed; pip install 'segtwin[onnx]'"
         warnings.warn(f"{path}: {words}", Converted, stacklevel=4)
         return
     except Exception as error:
