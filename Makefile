@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help convert-vgg test lint test-wheel notebooks pictures proven fuzz bench clean FORCE
+.PHONY: help convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,11 +21,14 @@ convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX f
 	    report["synthetic"] and print("out/ holds SYNTHETIC weights, not trained; VGG16_NPY=/path/to/vgg16.npy make convert-vgg takes real ones"); \
 	    sys.exit(report["verdict"] != "equal")'
 
-test: $(INSTALLED)  ## every parity test, in two processes of up to 8 GB
-	$(BIN)/pytest parity_tests/ -n 2 --dist loadfile
+test: $(INSTALLED)  ## every test, in two processes of up to 8 GB
+	$(BIN)/pytest parity_tests/ tests/ -n 2 --dist loadfile
+
+test-fast: $(INSTALLED)  ## units without a framework, in under a minute
+	$(BIN)/pytest tests/ -n 2 --dist loadfile -m "not slow and not full_width and not fuzz"
 
 test-wheel: $(INSTALLED)  ## the built wheel in an empty environment for each extra; downloads them all
-	$(BIN)/python parity_tests/wheel.py
+	$(BIN)/python tests/wheel.py
 
 lint: $(INSTALLED)  ## ruff and types
 	$(BIN)/ruff check .
@@ -45,7 +48,7 @@ proven: $(INSTALLED)  ## the README's table of measured errors
 
 CASES ?= 1000
 fuzz: $(INSTALLED)  ## CASES=1000 mutations of a file of every format through its reader
-	PYTHONPATH=parity_tests $(BIN)/python parity_tests/fuzz.py --cases $(CASES)
+	PYTHONPATH=tests:parity_tests $(BIN)/python tests/fuzz.py --cases $(CASES)
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py

@@ -20,8 +20,9 @@ def give_memory_back() -> Iterator[None]:
     """Models, and weights of full width, are made once a module, not kept for the whole run: those
     of full width are half a gigabyte each."""
     yield
-    import engines
     import goldens
+
+    import engines
 
     for cache in (
         engines.model,

@@ -29,10 +29,11 @@ COLUMNS = ("PyTorch", "Keras", "PyTorch (default kernels)", "Keras (default kern
 def measure() -> None:
     """The worst ratio of each column in this process, and where it is."""
     import conftest  # noqa: F401 - torch before TensorFlow
-    from engines import TWINS, model
     from goldens import caffe_goldens, fcn8vgg_goldens, unet_goldens, unet_paper_goldens, vggfcn_goldens
     from segtwin import noise
     from test_fcn_caffe import NETWORKS
+
+    from engines import TWINS, model
 
     goldens = [golden for architecture in NETWORKS for golden in caffe_goldens(architecture)]
     goldens += [

@@ -9,13 +9,13 @@ import pytest
 import segtwin_keras
 import segtwin_torch
 import torch
-from engines import TWINS, model
 from goldens import CaffeGolden, caffe_goldens, unet_paper_goldens
 from segtwin import geometry, noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_keras import layers
 
 import tensorflow as tf
+from engines import TWINS, model
 
 
 @pytest.mark.parametrize("products", [27, 576, 4608, 25088])

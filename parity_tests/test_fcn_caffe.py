@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from engines import ENGINES, keras_engine, torch_engine
 from goldens import CaffeGolden, caffe_goldens
 from segtwin import oracle
+
+from engines import ENGINES, keras_engine, torch_engine
 
 NETWORKS = ["fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce"]
 GOLDENS = [golden for architecture in NETWORKS for golden in caffe_goldens(architecture)]

@@ -24,6 +24,8 @@ from segtwin.architectures import get_architecture
 from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import sources
 
+pytestmark = pytest.mark.full_width
+
 GIGABYTE = 1e9
 
 

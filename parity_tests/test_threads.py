@@ -4,13 +4,14 @@ changed for the others."""
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import engines
 import numpy as np
 import pytest
 import segtwin_torch
 import segtwin_weights
 import torch
 from segtwin_weights import Weights, WeightsError
+
+import engines
 
 WIDTHS = {"fcn8s": (2, 3, 3, 4, 4, 6, 6), "unet-small": (2, 2, 3, 3, 4), "unet": (2, 2, 3, 3, 4)}
 SIZES = {"fcn8s": (40, 33), "unet-small": (32, 48)}

@@ -13,12 +13,13 @@ import onnx
 import pytest
 import segtwin
 import segtwin_weights
-from engines import TWINS
 from goldens import TINY
 from onnx import numpy_helper
 from segtwin.architectures import get_architecture, list_architectures
 from segtwin_cli.main import main
 from segtwin_weights import Weights, onnx_check
+
+from engines import TWINS
 
 REAL = onnx_check.verify
 UNET = (3, 4, 5, 6, 7)

@@ -1,12 +1,13 @@
 """Wrong use of the builders and of `blobs`: one line that says what is allowed, the same words in
 both twins."""
 
-import engines
 import numpy as np
 import pytest
 import segtwin_weights
 import torch
 from segtwin import ArchitectureError
+
+import engines
 
 TINY = (2, 2, 3, 3, 4, 5, 5)
 

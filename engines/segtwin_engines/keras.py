@@ -8,8 +8,9 @@ from types import ModuleType
 
 import numpy as np
 from segtwin import Architecture
-from segtwin_engines.quiet import quiet_start
 from segtwin_weights import Dimensions, Weights
+
+from segtwin_engines.quiet import quiet_start
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet_start():

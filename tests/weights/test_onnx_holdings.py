@@ -9,6 +9,8 @@ import segtwin
 import segtwin_weights
 from onnx import TensorProto, helper, numpy_helper
 
+pytestmark = pytest.mark.slow
+
 VALUES = [1.0, -2.5, 0.15625, 3.0, -0.0078125, 96.0]
 
 

@@ -17,6 +17,8 @@ from PIL import Image
 from segtwin.printable import json_text, printable
 from segtwin_cli.main import main
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = [
     "[red]x[/red]",
     "[/]",

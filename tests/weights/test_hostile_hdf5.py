@@ -19,6 +19,8 @@ import pytest
 import segtwin_weights
 from segtwin_weights import WeightsError, door, hdf5_guard, pickles, zipped
 
+pytestmark = pytest.mark.slow
+
 READ_ALL = """
 import json, os, resource, sys, warnings
 import segtwin_weights

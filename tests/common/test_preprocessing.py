@@ -77,7 +77,7 @@ def test_what_is_converted_is_said(save) -> None:
 
 def test_an_ordinary_photograph_is_read_without_a_word(save) -> None:
     np.testing.assert_array_equal(segtwin.read_image(save(Image.fromarray(PIXELS))), PIXELS)
-    photo = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
+    photo = Path(__file__).parents[2] / "docs/images/chelsea.jpg"
     assert segtwin.read_image(photo).shape == (300, 451, 3)
 
 

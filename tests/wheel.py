@@ -1,7 +1,7 @@
 """The built wheel in an empty environment, one for each extra: what a user has after `pip install
 'segtwin[…]'`.
 
-`make test-wheel` runs it for every extra, or for those named: python parity_tests/wheel.py base
+`make test-wheel` runs it for every extra, or for those named: python tests/wheel.py base
 torch. The environments are made under the folder for temporary files and removed; `--keep FOLDER`
 makes them there, and the next run only puts the new wheel into them.
 """

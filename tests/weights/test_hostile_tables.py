@@ -15,6 +15,8 @@ import segtwin_weights
 from onnx import helper, numpy_helper
 from segtwin_weights import WeightsError, wire
 
+pytestmark = pytest.mark.slow
+
 MEASURED = """
 import json, os, resource, sys, time, warnings
 import h5py, onnx, safetensors

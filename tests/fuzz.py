@@ -1,7 +1,7 @@
 """Damaged and hostile files, by the thousand: every reader has to answer with weights or an image,
 or with an error that names the file.
 
-    python parity_tests/fuzz.py --cases 10000 [--seed 0] [--kinds weights | images | pth h5 …]
+    python tests/fuzz.py --cases 10000 [--seed 0] [--kinds weights | images | pth h5 …]
     [--keep FOLDER]
 
 Real files of every format are mutated, every second along its format's own structure (`mutations`).
@@ -38,10 +38,11 @@ from mutations import plain, structured
 from segtwin import images
 from segtwin_weights import Weights, WeightsError
 
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-import recipe
+GOLDENS = Path(__file__).parent.parent / "parity_tests" / "golden"
+sys.path.insert(0, str(GOLDENS))
+import recipe  # noqa: E402
 
-GOLDEN = Path(__file__).parent / "golden" / "caffe"
+GOLDEN = GOLDENS / "caffe"
 BATCH = 500
 HANG_SECONDS = 20
 IMAGES_ROOM = 1 << 30

@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from segtwin_weights import Weights, WeightsError, pickles, wire
 
+pytestmark = pytest.mark.fuzz
+
 SEEDS = 25
 
 

@@ -159,6 +159,7 @@ def test_a_folder_copied_from_a_mac(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sorted(one.name for one in (tmp_path / "o2").rglob("*.mask.png")) == ["a.mask.png"]
 
 
+@pytest.mark.slow
 def test_parity_takes_a_range(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     segtwin_weights.write(
         Weights(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2)), {"architecture": "unet-small"}),
