@@ -37,9 +37,11 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows and columns divided by the stride."""
-        identity = x if self.downsample is None else self.downsample(x)
+        identity = x
         x = relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
+        if self.downsample is not None:
+            identity = self.downsample(identity)
         return relu(x + identity)
 
 

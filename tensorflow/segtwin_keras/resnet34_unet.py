@@ -24,11 +24,11 @@ def basic_block(x: KerasTensor, filters: int, stride: int, name: str, top: str) 
     """Two 3×3 convolutions, added to what came in; where the size is halved, that passes a 1×1
     convolution of stride 2."""
     identity = x
-    if stride != 1:
-        identity = conv(x, filters, f"{name}.downsample.0", kernel=1, stride=stride, pad=0, bias=False)
-        identity = BatchNorm(name=f"{name}.downsample.1")(identity)
     x = BatchNorm("relu", name=f"{name}.bn1")(conv(x, filters, f"{name}.conv1", stride=stride, bias=False))
     x = BatchNorm(name=f"{name}.bn2")(conv(x, filters, f"{name}.conv2", bias=False))
+    if stride != 1:
+        identity = conv(identity, filters, f"{name}.downsample.0", kernel=1, stride=stride, pad=0, bias=False)
+        identity = BatchNorm(name=f"{name}.downsample.1")(identity)
     return layers.ReLU(name=top)(layers.Add(name=f"{name}.add")([x, identity]))
 
 
