@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
+.PHONY: help install convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,8 @@ clean:  ## remove out/ and docs/_built/, keep the environment
 	rm -rf out docs/_built
 
 # The environment: pinned packages, then this project in place. pip takes no other constraints than the lock.
+install: $(INSTALLED)  ## the environment .venv, from requirements.lock
+
 $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock

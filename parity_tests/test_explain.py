@@ -7,8 +7,9 @@ import torch
 from click.testing import CliRunner
 from goldens import caffe_goldens
 from PIL import Image
-from segtwin import explanation
+from segtwin import ArchitectureError, explanation
 from segtwin.architectures import get_architecture, list_architectures
+from segtwin.layer_kinds import CoordinateMap
 from segtwin_cli.explain import explain as command
 from segtwin_torch import fcn, fcn8_vgg, vggfcn
 from torch.nn.functional import avg_pool2d
@@ -91,8 +92,9 @@ def test_the_command_prints_the_table_and_draws(tmp_path) -> None:
     for text in (
         "21 × 440 × 568",
         "x/8 + 191/16",
-        "102,764,544",
-        "134,489,759",
+        "102.8 M",
+        "134.5 M",
+        "7/1/0",
         "score: offset 31",
         "score_pool4 = upscore2 + 5",
     ):
@@ -141,3 +143,25 @@ def test_every_row_is_explained(architecture: str, tmp_path) -> None:
     assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "seen.png") as picture:
         assert picture.size[0] > 1000
+
+
+def test_the_steps_multiply_to_the_maps_and_the_crops() -> None:
+    architecture = get_architecture("fcn8s")
+    total = explanation.steps(architecture, "data", "fc6")[-1].total
+    assert (str(total.scale), str(total.shift)) == ("1/32", "-25/64")
+    first = explanation.steps(architecture, "data", "conv1_1")
+    assert [step.arithmetic for step in first] == ["(x + 100 − (3 − 1)/2) / 1"]
+    for crop, (blob, like, common) in explanation.alignments(architecture).items():
+        here, there = (explanation.steps(architecture, common, end) for end in (blob, like))
+        shifts = [steps[-1].total if steps else CoordinateMap() for steps in (here, there)]
+        assert shifts[0].scale == shifts[1].scale
+        assert shifts[0].shift - shifts[1].shift == architecture.offsets[crop]
+    with pytest.raises(ArchitectureError, match="score_pool4 is not computed from fc6"):
+        explanation.steps(architecture, "fc6", "score_pool4")
+
+
+@pytest.mark.parametrize(("pad", "offset"), [(99, 30), (100, 31), (101, 32)])
+def test_another_pad_moves_the_last_crop_alone(pad: int, offset: int) -> None:
+    """The experiment of `explain --pad`: why net.py has 100."""
+    architecture = explanation.with_pad(get_architecture("fcn8s"), pad)
+    assert architecture.offsets == {"score_pool4c": 5, "score_pool3c": 9, "score": offset}

@@ -11,6 +11,7 @@ from segtwin import explanation
 from segtwin.architectures import Architecture, get_architecture
 from segtwin.explanation import Explained, formula
 from segtwin.files import whole
+from segtwin.layer_kinds import CoordinateMap
 
 from segtwin_cli.terminal import json_option, refuse_to_replace, refuse_to_replace_json, say, show_table, write_json
 
@@ -38,6 +39,12 @@ class Size(click.ParamType):
     type=click.Path(dir_okay=False),
     help="Also draw what an output pixel sees, and the padding, into this file (.png, .svg, .pdf).",
 )
+@click.option(
+    "--steps", is_flag=True, help="Write out the coordinate maps from which each crop follows, layer by layer."
+)
+@click.option(
+    "--pad", type=click.IntRange(min=0), help="What if: another padding of the first convolution, as 99 in an FCN."
+)
 @json_option
 def explain(
     network: str,
@@ -45,17 +52,20 @@ def explain(
     num_classes: int | None,
     in_channels: int | None,
     picture: str | None,
+    steps: bool,
+    pad: int | None,
     json_file: str | None,
     overwrite: bool,
 ) -> None:
-    """Say of every layer of NETWORK, for one size of the image: output size, receptive field,
-    coordinate map, crop, parameters, FLOPs.
+    """Show kernel, output size, receptive field, coordinate map, crop, parameters and FLOPs of each
+    layer of NETWORK, for one size of the image.
 
     \b
     --json: {"network", "input": {"name", "shape"}, "parameters", "flops",
-             "blobs": [{"name", "kind", "shape", "sees", "map", "offset",
+             "blobs": [{"name", "kind", "shape", "window", "sees", "map", "offset",
                         "derivation", "parameters", "flops"}]}
-    shapes are [channels, rows, columns]; sees, map and offset are
+    shapes are [channels, rows, columns]; window is [kernel, stride, pad]
+    or null; sees, map and offset are
     [of rows, of columns]; map is {"scale", "shift"} as exact fractions.
     """
     if picture is not None and Path(picture).suffix not in (".png", ".svg", ".pdf"):
@@ -64,10 +74,12 @@ def explain(
         refuse_to_replace(picture, overwrite)
     refuse_to_replace_json(json_file, overwrite)
     architecture = get_architecture(network)
+    if pad is not None:
+        architecture = explanation.with_pad(architecture, pad)
     blobs = explanation.explain(architecture, *size, num_classes, in_channels)
     channels = architecture.in_channels if in_channels is None else in_channels
     if write_json(facts_of(architecture, (channels, *size), blobs), json_file):
-        show(architecture, (channels, *size), blobs)
+        show(architecture, (channels, *size), blobs, steps)
     if picture is not None:
         draw(architecture, size, picture)
 
@@ -84,6 +96,7 @@ def facts_of(architecture: Architecture, image: tuple[int, int, int], blobs: lis
                 "name": blob.name,
                 "kind": blob.kind,
                 "shape": blob.shape,
+                "window": blob.window,
                 "sees": blob.field,
                 "map": [{"scale": str(one.scale), "shift": str(one.shift)} for one in blob.maps],
                 "offset": blob.offset,
@@ -96,44 +109,66 @@ def facts_of(architecture: Architecture, image: tuple[int, int, int], blobs: lis
     }
 
 
-def show(architecture: Architecture, image: tuple[int, int, int], blobs: list[Explained]) -> None:
+def show(architecture: Architecture, image: tuple[int, int, int], blobs: list[Explained], steps: bool) -> None:
     """The table: one line a blob, the sums at the end; and where the crops come from."""
-    lines = [(architecture.input, "", " × ".join(map(str, image)), "1", "x", "", "", "")]
+    lines = [(architecture.input, "", "", " × ".join(map(str, image)), "1", "x", "", "", "")]
     for blob in blobs:
-        offset = "" if blob.offset is None else both(*blob.offset)
-        mapping = both(*(formula(one, "x") for one in blob.maps))
-        parameters, flops = (
-            f"{blob.parameters:,}" if blob.parameters else "",
-            f"{blob.flops / 1e6:,.1f}" if blob.flops else "",
-        )
         lines.append(
             (
                 blob.name,
                 blob.kind,
+                "" if blob.window is None else "/".join(map(str, blob.window)),
                 " × ".join(map(str, blob.shape)),
                 both(*blob.field),
-                mapping,
-                offset,
-                parameters,
-                flops,
+                both(*(formula(one, "x") for one in blob.maps)),
+                "" if blob.offset is None else both(*blob.offset),
+                readable(blob.parameters),
+                readable(blob.flops),
             )
         )
+    columns = ("blob", "layer", "k/s/p", "output", "sees", f"y of {architecture.input}'s x", "crop", "params", "FLOP")
     show_table(
-        ("blob", "layer", "output", "sees", f"y of {architecture.input}'s x", "crop", "parameters", "MFLOP"),
+        columns,
         lines,
-        right=("output", "sees", "crop", "parameters", "MFLOP"),
+        right=("k/s/p", "output", "sees", "crop", "params", "FLOP"),
         title=f"{architecture.name}, an image of {image[1]} × {image[2]}",
         footer=(
             "sum",
-            *[""] * 5,
-            f"{sum(blob.parameters for blob in blobs):,}",
-            f"{sum(blob.flops for blob in blobs) / 1e6:,.1f}",
+            *[""] * 6,
+            readable(sum(blob.parameters for blob in blobs)),
+            readable(sum(blob.flops for blob in blobs)),
         ),
     )
     for blob in blobs:
         if blob.derivation and blob.offset is not None:
             say(f"{blob.name}: offset {both(*blob.offset)}")
             say(f"    {blob.derivation}")
+    if steps:
+        show_steps(architecture)
+
+
+def show_steps(architecture: Architecture) -> None:
+    """For each crop: the maps of the two ways from the blob that both come from, layer by layer."""
+    for crop, (blob, like, common) in explanation.alignments(architecture).items():
+        say(f"{crop} cuts {blob} to {like}; both come from {common}, x is a pixel of {common}")
+        for end in (blob, like):
+            total = formula(CoordinateMap(), "x")
+            for step in explanation.steps(architecture, common, end):
+                total = formula(step.total, "x")
+                if step.arithmetic != "x":
+                    own = formula(step.own, "x")
+                    say(f"    {step.layer}: y = {step.arithmetic} = {own}; from {common}: {total}")
+            say(f"    {end} = {total}")
+
+
+def readable(count: int) -> str:
+    """ "102.8 M", "39.5 G"; "" for none."""
+    if not count:
+        return ""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
 
 
 def both(rows: object, columns: object) -> str:

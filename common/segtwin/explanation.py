@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from segtwin import geometry
 from segtwin.architectures import Architecture, Layer, get_architecture
+from segtwin.errors import ArchitectureError
 from segtwin.layer_kinds import KINDS, Axis, CoordinateMap, Interval, coordinate_map
 
 ROWS_AND_COLUMNS = (0, 1)
@@ -33,6 +34,8 @@ class Explained:
     where it depends on the pixel."""
     maps: tuple[CoordinateMap, CoordinateMap]
     """From the image's pixels to this blob's, of rows and of columns."""
+    window: tuple[int, int, int] | None
+    """Kernel, stride and pad; None for a layer without a window."""
     offset: tuple[int, int] | None
     """First row and column that a crop keeps."""
     derivation: str
@@ -50,7 +53,7 @@ def explain(
     num_classes: int | None = None,
     in_channels: int | None = None,
 ) -> list[Explained]:
-    """Every blob of a architecture after its input, in order, for an image of height × width.
+    """Every blob of a network after its input, in order, for an image of height × width.
 
     Args:
         architecture: a network.
@@ -66,7 +69,7 @@ def explain(
     architecture = get_architecture(architecture)
     if not architecture.layers:
         raise ValueError(
-            f"{architecture.name} is described by its state_dict, not by a table of layers; only rows with one can "
+            f"{architecture.name} is described by its state_dict, not by a table of layers; only networks with one can "
             "be explained"
         )
     if in_channels not in (None, architecture.in_channels) and not architecture.any_channels:
@@ -102,6 +105,7 @@ def explain(
                 shape=outputs,
                 field=(fields[0], fields[1]),
                 maps=maps[layer.name],
+                window=(layer.kernel, layer.stride, layer.pad) if kind.windowed else None,
                 offset=offsets.get(layer.name),
                 derivation=derivation(architecture, layer, shapes, offsets),
                 parameters=weight + bias,
@@ -277,6 +281,69 @@ def derivation(architecture: Architecture, layer: Layer, shapes: Shapes, offsets
         ]
         return f"SAME, {layer.bottoms[0]} to the size of {layer.bottoms[1]}: {', '.join(parts)}"
     return ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer on the way from a blob to another, along one axis."""
+
+    layer: str
+    arithmetic: str
+    """Its map with the numbers of the layer: "(x + 100 − (3 − 1)/2) / 1"."""
+    own: CoordinateMap
+    total: CoordinateMap
+    """From the first blob of the way to this layer's top."""
+
+
+def steps(architecture: Architecture, start: str, end: str) -> list[Step]:
+    """The layers from blob `start` to blob `end`, each with its coordinate map and the product so far.
+
+    Offsets are those of Caffe's crops, which depend on no size. Of several ways the first bottoms' is taken.
+
+    Raises:
+        ArchitectureError: `end` is not computed from `start`.
+    """
+    layers = {layer.name: layer for layer in architecture.layers}
+    way = way_between(layers, start, end)
+    if way is None:
+        raise ArchitectureError(f"{architecture.name}: {end} is not computed from {start}")
+    total, found = CoordinateMap(), []
+    for layer in way:
+        axis = Axis(offset=architecture.offsets.get(layer.name, 0))
+        own = coordinate_map(layer, axis)
+        total = own.after(total)
+        found.append(Step(layer.name, KINDS[layer.kind].arithmetic(layer, axis), own, total))
+    return found
+
+
+def way_between(layers: Mapping[str, Layer], start: str, end: str) -> list[Layer] | None:
+    """The layers from `start` (without its own) to `end`; None where there is no way."""
+    if end == start:
+        return []
+    for source in layers[end].sources if end in layers else ():
+        before = way_between(layers, start, source)
+        if before is not None:
+            return [*before, layers[end]]
+    return None
+
+
+def alignments(architecture: Architecture) -> dict[str, tuple[str, str, str]]:
+    """Crop layer → (the blob that is cut, the blob that it is aligned with, the nearest blob that both come from)."""
+    layers = {layer.name: layer for layer in architecture.layers}
+    found = {}
+    for layer in architecture.layers:
+        if layer.kind == "Crop":
+            blob, like = layer.bottoms
+            here, there = (geometry.maps_to_ancestors(layers, name, architecture.offsets) for name in (blob, like))
+            found[layer.name] = blob, like, next(name for name in here if name in there)
+    return found
+
+
+def with_pad(architecture: Architecture, pad: int) -> Architecture:
+    """The same network with another padding of its first convolution, to see what its crops make of it."""
+    first = next(layer for layer in architecture.layers if layer.kind == "Convolution")
+    layers = tuple(replace(layer, pad=pad) if layer is first else layer for layer in architecture.layers)
+    return replace(architecture, layers=layers)
 
 
 def formula(mapping: CoordinateMap, variable: str) -> str:

@@ -69,6 +69,8 @@ class LayerKind:
     """Whether Caffe has a layer of this type, with a prototxt message."""
     resizes_to_second: bool = False
     """Whether the top has the rows and columns of the second bottom, which lends nothing else."""
+    windowed: bool = False
+    """Whether kernel, stride and pad mean something."""
     statistics: tuple[tuple[str, float | str], ...] = ()
     """What the layer keeps besides weight and bias, untrained: name and initial value."""
 
@@ -87,6 +89,10 @@ class LayerKind:
     def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
         """Map from the pixels of the first bottom to those of the top."""
         return CoordinateMap()
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """The coordinate map written out, with the layer's own numbers; "x" where the grid stays."""
+        return "x"
 
     def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
         """First and last pixel of the bottom that these pixels of the top are computed from, beyond
@@ -114,6 +120,8 @@ class LayerKind:
 class Convolution(LayerKind):
     """Caffe's Convolution: sizes round down; `pad` may differ before and after an axis."""
 
+    windowed = True
+
     def extent(self, layer: Layer) -> int:
         """Pixels from the first to the last of a dilated kernel, both included: d·(k − 1) + 1."""
         return layer.dilation * (layer.kernel - 1) + 1
@@ -133,6 +141,10 @@ class Convolution(LayerKind):
         """From s·first − p to s·last − p + extent − 1."""
         before, _ = layer.pads
         return pixels[0] * layer.stride - before, pixels[1] * layer.stride - before + self.extent(layer) - 1
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """(x + pad − (extent − 1)/2) / stride."""
+        return f"(x + {layer.pads[0]} − ({self.extent(layer)} − 1)/2) / {layer.stride}"
 
     def weight_shape(self, layer: Layer, inputs: int, outputs: int) -> tuple[int, ...]:
         """O×I×kh×kw, with I the inputs of one group."""
@@ -168,6 +180,10 @@ class Deconvolution(Convolution):
         first, last = (pixel + layer.pads[0] for pixel in pixels)
         return -((first - self.extent(layer) + 1) // -layer.stride), last // layer.stride
 
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """stride · x + (extent − 1)/2 − pad."""
+        return f"{layer.stride}·x + ({self.extent(layer)} − 1)/2 − {layer.pads[0]}"
+
     def weight_shape(self, layer: Layer, inputs: int, outputs: int) -> tuple[int, ...]:
         """I×O×kh×kw, with O the outputs of one group."""
         return inputs, outputs // layer.groups, layer.kernel, layer.kernel
@@ -196,6 +212,10 @@ class DeconvolutionSame(Deconvolution):
         """The deconvolution's, then the cut."""
         return CoordinateMap(Fraction(layer.stride), Fraction(layer.kernel - 1, 2) - axis.offset)
 
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """stride · x + (kernel − 1)/2 − offset."""
+        return f"{layer.stride}·x + ({layer.kernel} − 1)/2 − {axis.offset}"
+
     def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
         """The deconvolution's, of the pixels before the cut."""
         return super().window(layer, (pixels[0] + axis.offset, pixels[1] + axis.offset), axis)
@@ -203,6 +223,8 @@ class DeconvolutionSame(Deconvolution):
 
 class Pooling(LayerKind):
     """Maxima over windows; `sizes` says how windows at the far edge are counted."""
+
+    windowed = True
 
     def output_size(self, layer: Layer, size: int) -> int:
         """ "ceil": Caffe's, the last window may overhang but starts inside the image or its leading
@@ -217,6 +239,10 @@ class Pooling(LayerKind):
     def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
         """As a convolution's."""
         return CoordinateMap(Fraction(1, layer.stride), (layer.pad - Fraction(layer.kernel - 1, 2)) / layer.stride)
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """(x + pad − (kernel − 1)/2) / stride."""
+        return f"(x + {layer.pad} − ({layer.kernel} − 1)/2) / {layer.stride}"
 
     def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
         """As a convolution's."""
@@ -283,6 +309,10 @@ class Crop(LayerKind):
     def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
         """A shift."""
         return CoordinateMap(shift=Fraction(-axis.offset))
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """x − offset."""
+        return f"x − {axis.offset}"
 
     def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
         """The same pixels, counted before the cut."""
