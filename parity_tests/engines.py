@@ -1,4 +1,4 @@
-"""The engines under test: each takes a architecture, weights and N×C×H×W data and returns every
+"""The engines under test: each takes an architecture, weights and N×C×H×W data and returns every
 blob N×C×H×W."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="segtwin-")
 
 
 def made(framework: str, architecture: str, weights: Weights, dtype: str = "float32"):
-    """A model of these weights, in their widths and for their classes; a variant of a architecture
+    """A model of these weights, in their widths and for their classes; a variant of an architecture
     is made by its option."""
     base = get_architecture(get_architecture(architecture).variant_of or architecture)
     options = {option: True for option, variant in base.variants.items() if variant.name == architecture != base.name}

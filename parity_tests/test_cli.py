@@ -124,9 +124,8 @@ def test_an_output_that_cannot_be_written_is_one_line(
     (tmp_path / "file").touch()
     assert run("convert", vgg16, tmp_path / "file/x.safetensors", "--to", "fcn8s") == 2
     one_line(capsys, tmp_path / "file")
-    assert (
-        run("convert", vgg16, "/proc/x.safetensors", "--to", "fcn8s") == 2
-    )  # a folder in which not even root makes files
+    # a folder in which not even root makes files
+    assert run("convert", vgg16, "/proc/x.safetensors", "--to", "fcn8s") == 2
     one_line(capsys, "/proc")
 
 
@@ -293,9 +292,8 @@ def test_parity_says_that_weights_are_synthetic(exported: Path, tmp_path: Path, 
 
 
 def test_a_unet_is_exported_with_logits_and_folded_on_request(tmp_path: Path) -> None:
-    segtwin_weights.write(
-        segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.pth"
-    )  # tells its network by its names
+    # tells its network by its names
+    segtwin_weights.write(segtwin_weights.initialize("unet-small", widths=(2, 3, 4, 5, 6), seed=1), tmp_path / "u.pth")
     for options, output, norms in (
         ((), "probability", 22),
         (("--logits",), "logits", 22),

@@ -59,9 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, golden: CaffeGolden) -> Ite
 @pytest.fixture(scope="module")
 def truth(golden: CaffeGolden) -> dict[str, np.ndarray]:
     truth = oracle.run(golden.architecture, golden.weights, golden.data)
-    golden.truth = {
-        name: golden.stored(name, truth) for name in golden.blobs
-    }  # not computed twice: it takes a while at this size
+    # not computed twice: it takes a while at this size
+    golden.truth = {name: golden.stored(name, truth) for name in golden.blobs}
     return truth
 
 

@@ -276,9 +276,8 @@ def test_theanos_kernels_compute_the_same(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((3, 5, 5))
     theirs = arrays[0][0]
     for o in range(len(theirs)):
-        convolved = sum(
-            x[c, 3 - a, 3 - b] * theirs[o, c, a, b] for c in range(3) for a in range(3) for b in range(3)
-        )  # at output 1, 1 of m = n = 2
+        # at output 1, 1 of m = n = 2
+        convolved = sum(x[c, 3 - a, 3 - b] * theirs[o, c, a, b] for c in range(3) for a in range(3) for b in range(3))
         correlated = sum(x[c, 1 + a, 1 + b] * got[o, c, a, b] for c in range(3) for a in range(3) for b in range(3))
         assert abs(convolved - correlated) < 1e-5
 

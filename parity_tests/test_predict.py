@@ -532,9 +532,8 @@ def test_a_foreign_onnx_file_is_run_with_what_is_stated(work: Path, capsys) -> N
     stated = ("--colour", "bgr", "--mean", "100,0,0", "--scale", "1")
     assert run("predict", "their.onnx", "in/a.png", "-o", "out", *stated, "--quiet") == 0
     blue = np.asarray(Image.open("in/a.png"))[..., 2]
-    np.testing.assert_array_equal(
-        np.asarray(Image.open("out/a.mask.png")), blue < 100
-    )  # argmax takes the first of equals
+    # argmax takes the first of equals
+    np.testing.assert_array_equal(np.asarray(Image.open("out/a.mask.png")), blue < 100)
     foreign_onnx("fixed.onnx", 64, 48)
     assert run("predict", "fixed.onnx", "in/a.png", "-o", "fixed", *stated, "--quiet") == 0
     assert Path("fixed/a.mask.png").read_bytes() == Path("out/a.mask.png").read_bytes()

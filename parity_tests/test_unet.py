@@ -51,13 +51,10 @@ def test_logits_and_probability_are_the_originals(engine, golden: UNetGolden) ->
     errors = golden.errors(blobs)
     assert max(errors.values()) < 4, errors
     allowed = 4 * golden.floors["logits"] * float(golden.file["logits_absmax"])
-    assert np.abs(golden.stored("probability", blobs) - golden.file["out"]).max() < max(
-        allowed / 4, 2.0**-22
-    )  # no sigmoid is steeper than 1/4
-    for name, key in (
-        ("logits", "logits_sum"),
-        ("probability", "out_sum"),
-    ):  # of all pixels, where the file thins them out
+    # no sigmoid is steeper than 1/4
+    assert np.abs(golden.stored("probability", blobs) - golden.file["out"]).max() < max(allowed / 4, 2.0**-22)
+    # of all pixels, where the file thins them out
+    for name, key in (("logits", "logits_sum"), ("probability", "out_sum")):
         bound = np.abs(blobs[name]).sum(axis=(2, 3), dtype=np.float64).max() * (2e-6 if name in golden.blobs else 1e-4)
         np.testing.assert_allclose(blobs[name].sum(axis=(2, 3), dtype=np.float64), golden.file[key], rtol=0, atol=bound)
 
@@ -174,9 +171,8 @@ def test_weights_come_back_bit_for_bit(framework: str, table: str, dtype: str, t
     keeps its type and its empty shape."""
     given = dict(seed_weights(table, 1))
     counters = [name for name in given if name.endswith("num_batches_tracked")]
-    given |= {
-        name: np.array(i, np.int64) for i, name in enumerate(counters, start=100_000_000_000)
-    }  # beyond int32 and float32
+    # beyond int32 and float32
+    given |= {name: np.array(i, np.int64) for i, name in enumerate(counters, start=100_000_000_000)}
     write(Weights(given), tmp_path / "w.safetensors")
     back = TWINS[framework].read_weights(model(framework, TABLES[table], read(tmp_path / "w.safetensors"), dtype))
     assert back.keys() == given.keys()
@@ -201,9 +197,8 @@ def test_a_state_dict_that_does_not_fit_changes_nothing(framework: str) -> None:
     assert twin.read_weights(network).fingerprint() == before
 
 
-@pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+# Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("framework", TWINS)
 def test_frameworks_keep_checkpoints_of_their_own(framework: str, tmp_path) -> None:
     twin, weights = TWINS[framework], tiny("unet-small")
@@ -237,9 +232,8 @@ def test_the_papers_net_starts_as_he_asks() -> None:
         "conv_u0d-score": 64,
     }.items():
         drawn = start[f"{name}/weight"]
-        assert drawn.std() == pytest.approx(math.sqrt(2 / incoming), rel=4 / math.sqrt(2 * drawn.size)), (
-            name
-        )  # four standard errors of σ
+        # four standard errors of σ
+        assert drawn.std() == pytest.approx(math.sqrt(2 / incoming), rel=4 / math.sqrt(2 * drawn.size)), name
         assert not start[f"{name}/bias"].any()
 
 
@@ -527,9 +521,8 @@ def test_dropout_ends_the_contracting_path(framework: str) -> None:
     assert (blobs["conv_d4b-c"] == 0).mean() > (still["conv_d4b-c"] == 0).mean() + 0.1
 
 
-@pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+# Keras reads the counter, a 0-d tensor, as numpy 2 deprecates
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_keras_model_survives_its_own_file(tmp_path) -> None:
     network = segtwin_keras.build("resnet34-unet", seed=1, pad="reflect")
     network.save(tmp_path / "m.keras")
@@ -570,9 +563,8 @@ def test_a_wrong_fold_is_noticed() -> None:
     weights = {name: blob for name, blob in tiny(architecture.name).items() if not name.endswith("num_batches_tracked")}
     graph = skeleton(model("torch", architecture.name, tiny(architecture.name)), 18)
     folded, arrays = batchnorm.fold(graph, weights, architecture)
-    with pytest.raises(
-        ValueError, match=r"moves .* by .* of its maximum; export it unfolded"
-    ):  # the layers behind it pass less than 1e-5 of it on
+    # the layers behind it pass less than 1e-5 of it on
+    with pytest.raises(ValueError, match=r"moves .* by .* of its maximum; export it unfolded"):
         batchnorm.check(
             graph,
             weights,
@@ -580,9 +572,8 @@ def test_a_wrong_fold_is_noticed() -> None:
             arrays | {"deconv2.conv1.bias": 0 * arrays["deconv2.conv1.bias"] + 0.1},
             architecture,
         )
-    weights = {
-        name: blob * 0.01 if name.endswith("running_var") else blob for name, blob in weights.items()
-    }  # eps is nothing beside 1
+    # eps is nothing beside 1
+    weights = {name: blob * 0.01 if name.endswith("running_var") else blob for name, blob in weights.items()}
     folded, arrays = batchnorm.fold(graph, weights, architecture)
     norms = [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
     for node in norms:

@@ -65,11 +65,8 @@ def check(weights: segtwin_weights.Weights) -> None:
         elif name != "fc6":
             np.testing.assert_array_equal(got, weight.T)
     rows, channels = LAYERS["fc6"][0], TINY[4]
-    for output, channel, y, x in (
-        (0, 0, 0, 1),
-        (3, 5, 2, 6),
-        (13, 11, 6, 0),
-    ):  # column (c·7 + y)·7 + x of Caffe is row (y·7 + x)·C + c here
+    # column (c·7 + y)·7 + x of Caffe is row (y·7 + x)·C + c here
+    for output, channel, y, x in ((0, 0, 0, 1), (3, 5, 2, 6), (13, 11, 6, 0)):
         assert (
             weights["fc6/weight"][output, (channel * 7 + y) * 7 + x] == rows[(y * 7 + x) * channels + channel, output]
         )

@@ -27,9 +27,8 @@ import tensorflow as tf
 from engines import exported
 
 CAFFE_NETWORKS = [architecture.name for architecture in known_architectures() if prototxt.writable(architecture)]
-KERAS_SAVES = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # of Keras 3.15 itself, under numpy 2
+# of Keras 3.15 itself, under numpy 2
+KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CAFFE_FILES = ["tiny_fcn8s_s1_c21", "tiny_vgg16_s1_v1", "tiny_vgg16_s1_v2"]
 
 
@@ -359,9 +358,8 @@ def test_torchvisions_vgg16_computes_the_same_from_bgr(tmp_path) -> None:
     window = image[None, 100:140, 100:140, ::-1].transpose(0, 3, 1, 2) - bgr_mean("fcn8s")
     inside = oracle.run(get_architecture("fcn8s"), converted, window)["conv1_1"]
     whole = oracle.run(get_architecture("vgg16"), weights, bgr)["conv1_1"]
-    cut = (
-        inside[:, :, 100:-100, 100:-100] if inside.shape[2] > 200 else inside
-    )  # pad 100 around the image, less 1 for the kernel
+    # pad 100 around the image, less 1 for the kernel
+    cut = inside[:, :, 100:-100, 100:-100] if inside.shape[2] > 200 else inside
     np.testing.assert_allclose(cut[:, :, 2:36, 2:36], whole[:, :, 103:137, 103:137], atol=1e-4)
 
 

@@ -11,7 +11,7 @@ import segtwin_weights
 from segtwin.architectures import find_architecture, list_architectures
 from segtwin.palette import read_palette
 from segtwin.texts import read_lines
-from segtwin_weights import Weights, caffemodel, metadata, names, surgery
+from segtwin_weights import Weights, caffemodel, metadata, names, plausibility, surgery
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
@@ -179,7 +179,7 @@ def base(weights: Weights, stated: dict[str, Any]) -> Any:
     if architecture is not None and architecture.name in list_architectures():
         return architecture.preprocessing
     torchvision = weights.metadata.get("names") == "torchvision" and str(stated.get("colour", "rgb")).lower() != "bgr"
-    return names.IMAGENET_RGB if torchvision else names.OXFORD_INPUTS
+    return plausibility.IMAGENET_RGB if torchvision else plausibility.OXFORD_INPUTS
 
 
 def read_names(path: str) -> list[str]:

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from segtwin.images import ImageError, Page, page_count, pages
+from segtwin.errors import ImageError
+from segtwin.images import Page, page_count, pages
 
 STANDARD_ERROR = 2
 

@@ -16,7 +16,7 @@ from segtwin.layer_kinds import CoordinateMap
 from segtwin_cli.terminal import json_option, refuse_to_replace, refuse_to_replace_json, say, show_table, write_json
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg] # click before 8.3 cannot be subscripted
     """Rows × columns, as in 375x500."""
 
     name = "HxW"
@@ -221,9 +221,8 @@ def draw(architecture: Architecture, size: tuple[int, int], path: str) -> None:
                 label=label,
             )
         )
-        where.plot(
-            float(sight.centre[1]) + 0.5, float(sight.centre[0]) + 0.5, "k+", markersize=12
-        )  # a pixel is the square from its index to the next
+        # a pixel is the square from its index to the next
+        where.plot(float(sight.centre[1]) + 0.5, float(sight.centre[0]) + 0.5, "k+", markersize=12)
     where.autoscale_view()
     where.set_aspect("equal")
     where.invert_yaxis()

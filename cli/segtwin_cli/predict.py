@@ -53,9 +53,7 @@ from segtwin_cli.terminal import (
 @click.option(
     "--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles."
 )
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Probability from which on a single class is there (0.5)."
-)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Foreground threshold for networks of one class (0.5).")
 @click.option(
     "--probability",
     is_flag=True,

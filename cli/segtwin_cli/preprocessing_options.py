@@ -13,7 +13,7 @@ OF_A_NETWORK = {"colour", "mean", "std", "scale"}
 """Options that say how the inputs of a network were made; bits is of the images."""
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg] # click before 8.3 cannot be subscripted
     """One number, or one a channel, separated by commas; fractions as 1/255 too."""
 
     name = "NUMBERS"
@@ -146,9 +146,8 @@ def chosen(
             other = {name: (0.0,) if name == "mean" else (1.0,) for name in ("mean", "std") if name not in stated}
             base = base.replace(scale=scale, **other)
     elif "scale" in stated and abs(Preprocessing(scale=stated["scale"]).scale / base.scale - 1) > 1e-6:
-        if (
-            any(base.mean) and "mean" not in stated
-        ):  # of another range: the same normalisation in other words, or none? Nobody can tell
+        # of another range: the same normalisation in other words, or none? Nobody can tell
+        if any(base.mean) and "mean" not in stated:
             raise ValueError(
                 f"--scale {stated['scale']:g} is another range of values than the mean's ({base.describe()}); say "
                 "--mean too (and --std)"

@@ -81,9 +81,8 @@ class Stopping:
         """Say that the command was stopped. Returns the exit status."""
         with suppress(OSError, ValueError):
             if sys.stderr is not None:
-                sys.stderr.write(
-                    ("\n" if sys.stderr.isatty() else "") + self.line()
-                )  # after the ^C that a terminal shows
+                # after the ^C that a terminal shows
+                sys.stderr.write(("\n" if sys.stderr.isatty() else "") + self.line())
                 sys.stderr.flush()
         return 128 + (self.number or signal.SIGINT)
 

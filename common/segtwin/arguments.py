@@ -157,9 +157,8 @@ def checked_images(data: Any, channels: int, dtype: str) -> np.ndarray:
         raise ValueError(f"data is N×{channels}×H×W, and {array.shape} has {array.shape[1]} channels")
     if 0 in array.shape:
         raise ValueError(f"data is N×{channels}×H×W and not empty, and {array.shape} holds nothing")
-    most = np.float64(
-        np.finfo(dtype).max
-    )  # numpy's own: a number of Python's would be cast to float32, where it overflows
+    # numpy's own: a number of Python's would be cast to float32, where it overflows
+    most = np.float64(np.finfo(dtype).max)
     if not (-most <= array.min() and array.max() <= most):  # false for NaN, too
         good = int((np.abs(array) <= most).sum())
         raise ValueError(

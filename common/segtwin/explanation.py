@@ -1,4 +1,4 @@
-"""What a architecture does to an image of some size, layer by layer: sizes, receptive fields,
+"""What an architecture does to an image of some size, layer by layer: sizes, receptive fields,
 coordinate maps, crops with their derivation, cost.
 
 All of it is algebra on the row (`geometry`), exact and without a network. Receptive fields are

@@ -138,12 +138,8 @@ def check_room(draft: Path, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-            errno.EOPNOTSUPP,
-            errno.ENOSYS,
-        ):  # the file system cannot say
+        # the file system cannot say
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
             raise OSError(error.errno, error.strerror, os.fspath(draft)) from None
     finally:
         os.close(descriptor)

@@ -555,9 +555,8 @@ def _lost_bits(name: str, image: Image.Image) -> int:
         return 0
     with open(name, "rb") as file:
         head = file.read(1 << 16)
-    if (
-        image.format == "AVIF"
-    ):  # AV1 Codec ISO Media File Format Binding, 2.3.3: two bits behind the profile and the tier
+    # AV1 Codec ISO Media File Format Binding, 2.3.3: two bits behind the profile and the tier
+    if image.format == "AVIF":
         at = head.find(b"av1C")
         return {0b10: 10, 0b11: 12}.get(head[at + 6] >> 5 & 3, 0) if 0 <= at < len(head) - 6 else 0
     at = head.find(b"\xff\x4f\xff\x51")  # ITU-T T.800, A.5.1: SOC, then SIZ, whose components follow 38 bytes

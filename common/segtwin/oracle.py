@@ -1,4 +1,4 @@
-"""A third implementation, in numpy: it runs a architecture as Caffe would, and is what the twins
+"""A third implementation, in numpy: it runs an architecture as Caffe would, and is what the twins
 are measured against.
 
 Caffe computes a convolution as im2col and one matrix product a layer; so does this. In float64 it
@@ -99,9 +99,8 @@ def convolution(
     rows_at_once = max(1, BLOCK // (flat.shape[1] * width))
     for image in range(images):
         for y in range(0, height, rows_at_once):
-            columns = (
-                windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)
-            )  # im2col
+            # im2col
+            columns = windows[image, :, y : y + rows_at_once].transpose(0, 3, 4, 1, 2).reshape(flat.shape[1], -1)
             columns = columns[products] if order else columns
             top[image, :, y : y + rows_at_once] = (flat @ columns).reshape(outputs, -1, width)
     return top + bias[0][:, None, None] if bias else top

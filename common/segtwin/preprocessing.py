@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segtwin.images import Converted, ImageError, ImageLike, pages
+from segtwin.errors import ImageError
+from segtwin.images import Converted, ImageLike, pages
 
 if TYPE_CHECKING:
     from segtwin.architectures import Architecture
@@ -167,9 +168,8 @@ class Preprocessing:
         if self.colour == "BGR" and channels == 3:
             batch = batch[..., ::-1]
         divisor = 1 / self.scale
-        if math.isclose(
-            divisor, round(divisor), rel_tol=1e-9
-        ):  # 255, not the rounded 1/255: the division that torchvision's ToTensor makes
+        # 255, not the rounded 1/255: the division that torchvision's ToTensor makes
+        if math.isclose(divisor, round(divisor), rel_tol=1e-9):
             divisor = round(divisor)
         if divisor != 1:
             batch = batch / np.float32(divisor)

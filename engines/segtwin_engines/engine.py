@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import segtwin
 from segtwin import Architecture, Preprocessing, inference, memory
-from segtwin.images import ImageError
+from segtwin.errors import ImageError
 
 
 class Folder:

@@ -127,9 +127,8 @@ def open_file(
 
     def run(data: np.ndarray) -> np.ndarray:
         data = data.astype(dtype, copy=False)
-        full = (
-            np.concatenate([data, *[data[-1:]] * (-len(data) % batch)]) if batch else data
-        )  # a fixed number of images at a time
+        # a fixed number of images at a time
+        full = np.concatenate([data, *[data[-1:]] * (-len(data) % batch)]) if batch else data
         parts = np.split(full, len(full) // batch) if batch else [full]
         results = [session.run([result.name], {source.name: part})[0] for part in parts]
         return np.concatenate(results)[: len(data)].astype(np.float32, copy=False)

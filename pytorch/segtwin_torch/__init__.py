@@ -98,8 +98,8 @@ def build(
         weights: `Weights` of this network, or a file of them. Without them it starts as the
             original does (`segtwin_weights.initialize`: the Caffe nets at zero, the U-Nets at
             random).
-        logits: leave the sigmoid at the end of the U-Nets from torch off. It changes nothing in the
-            other nets, whose scores are logits.
+        logits: if True, the U-Nets from torch return logits instead of probabilities. The other
+            networks return scores in any case.
         dropout: rate in training, after fc6 and fc7 or at the end of unet-paper's contracting path;
             0.5 by default. The others have none.
         dtype: "float32" or "float64", of all weights and blobs.

@@ -76,10 +76,8 @@ class Features(Network):
         self.conv4_1, self.conv4_2, self.conv4_3 = conv(c3, c4), conv(c4, c4), conv(c4, c4)
         self.conv5_1, self.conv5_2, self.conv5_3 = conv(c4, c5), conv(c5, c5), conv(c5, c5)
         self.fc6, self.fc7 = conv(c5, c6, kernel=7, pad=pad6), conv(c6, c7, kernel=1, pad=0)
-        self.drop6, self.drop7 = (
-            nn.Dropout(dropout),
-            nn.Dropout(dropout),
-        )  # of elements, as Caffe's; not of whole channels
+        # of elements, as Caffe's; not of whole channels
+        self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
 
     def features(self, data: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
         """pool3, pool4 and fc7 of an image N×C×H×W."""

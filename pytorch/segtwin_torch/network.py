@@ -56,7 +56,7 @@ class Network(nn.Module):
         Raises:
             ArchitectureError: the message names the sizes that fit.
         """
-        if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined]
             self.architecture.check_size(*image.shape[2:])
 
 

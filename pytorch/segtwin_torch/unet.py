@@ -56,7 +56,7 @@ def fit(image: Tensor, network: Network, pad: str | None) -> Tensor:
     if pad is None:
         network.check_size(image)
         return image
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         raise ArchitectureError(f"{network.architecture.name} with pad cannot be traced: a trace would keep one size")
     legal = network.architecture.legal_size
     rows, columns = (mirrored(size, legal(size)).to(image.device) for size in image.shape[2:])

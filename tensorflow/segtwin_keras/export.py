@@ -131,9 +131,8 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
     blobs = [name for name in blob_names(model)[1:] if name in architecture.exported]
     tensors, dtype = blob_tensors(model), model.input.dtype
     every_blob = keras.Model(model.input, [tensors[name] for name in blobs])
-    every_blob(
-        np.zeros((1, *architecture.example_size, model.input.shape[-1]), dtype)
-    )  # tf2onnx fails on a functional model that was never called
+    # tf2onnx fails on a functional model that was never called
+    every_blob(np.zeros((1, *architecture.example_size, model.input.shape[-1]), dtype))
     slots = {name: variable for name, (variable, _) in used_weights(model).items()}
 
     def forward(data: tf.Tensor, *weights: tf.Tensor) -> list[tf.Tensor]:

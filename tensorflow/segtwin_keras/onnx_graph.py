@@ -198,8 +198,8 @@ def blocks_of_two(ctx: Any, node: Any, operators: list[str], attributes: dict[st
 
 
 def tidy(model: ir.Model, weights: list[str], output: str) -> None:
-    """Leave what one would draw: N×C×H×W throughout, weights in the hub's layouts, biases inside
-    their convolutions, blobs under their names.
+    """Simplify the graph: NCHW throughout, weights in the hub's layouts, biases fused, blobs under
+    their names, no redundant transposes.
 
     Args:
         model: of `convert`; changed in place.
@@ -350,9 +350,8 @@ def put_crops_into_deconvolutions(graph: ir.Graph) -> None:
         first, last = [begin.get(2, 0), begin.get(3, 0)], [max(0, -end.get(2, 0)), max(0, -end.get(3, 0))]
         more = [one - other for one, other in zip(first, last, strict=True)]
         strides = deconvolution.attributes["strides"].as_ints()
-        if any(more) and all(
-            0 <= one < stride for one, stride in zip(more, strides, strict=True)
-        ):  # as torch says it; OpenCV knows no other way
+        # as torch says it; OpenCV knows no other way
+        if any(more) and all(0 <= one < stride for one, stride in zip(more, strides, strict=True)):
             deconvolution.attributes["output_padding"] = ir.AttrInt64s("output_padding", more)
             last = first
         deconvolution.attributes["pads"] = ir.AttrInt64s("pads", [*first, *last])

@@ -64,9 +64,8 @@ def resnet34_unet(
     image = image_input(in_channels, "image")
     x = Fit("resnet34-unet", pad, name="fit")(image)
 
-    x = BatchNorm("relu", name="firstbn")(
-        conv(x, 64, "firstconv", kernel=7, stride=2, pad=3, bias=False)
-    )  # N×H/2×W/2×64
+    # N×H/2×W/2×64
+    x = BatchNorm("relu", name="firstbn")(conv(x, 64, "firstconv", kernel=7, stride=2, pad=3, bias=False))
     x = PaddedMaxPool(3, stride=2, pad=1, name="firstmaxpool")(x)  # pads with −∞
     e1 = encoder(x, 64, "encoder1", "e1", blocks=3, stride=1)  # N×H/4×W/4×64
     e2 = encoder(e1, 128, "encoder2", "e2", blocks=4)  # N×H/8×W/8×128

@@ -136,9 +136,8 @@ class BatchNorm(layers.Layer):
             self.keep(mean, variance, ops.shape(x)[:3])
         else:
             mean, variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
-        if (
-            x.dtype == "float32" and not training
-        ):  # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
+        # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
+        if x.dtype == "float32" and not training:
             gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
             eps = BATCHNORM_EPS
             x = tf.raw_ops.FusedBatchNormV3(
@@ -245,15 +244,13 @@ def unet_paper(num_classes: int, in_channels: int, widths: tuple[int, ...], drop
     x = max_pool(d2c, "pool_d2c-3a")
 
     x = conv(x, c4, "conv_d3a-b", pad=0, activation="relu")
-    d3c = layers.Dropout(dropout, name="drop_d3c")(
-        conv(x, c4, "conv_d3b-c", pad=0, activation="relu")
-    )  # N×(H−60)/8×…×512
+    # N×(H−60)/8×…×512
+    d3c = layers.Dropout(dropout, name="drop_d3c")(conv(x, c4, "conv_d3b-c", pad=0, activation="relu"))
     x = max_pool(d3c, "pool_d3c-4a")
 
     x = conv(x, c5, "conv_d4a-b", pad=0, activation="relu")
-    x = layers.Dropout(dropout, name="drop_d4c")(
-        conv(x, c5, "conv_d4b-c", pad=0, activation="relu")
-    )  # N×(H−124)/16×…×1024
+    # N×(H−124)/16×…×1024
+    x = layers.Dropout(dropout, name="drop_d4c")(conv(x, c5, "conv_d4b-c", pad=0, activation="relu"))
 
     x = deconv(x, c4, "upconv_d4c_u3a")  # no ReLU: "up-convolution" in figure 1
     skip = central_crop(d3c, "crop_d3c-d3cc", offset=4)

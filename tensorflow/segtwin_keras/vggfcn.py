@@ -50,9 +50,8 @@ class Resize(layers.Layer):
         size = ops.shape(like)[1:3]
         if x.dtype != "float64":
             return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
-        return tf.einsum(
-            "Hh,nhwc,Ww->nHWc", shares(ops.shape(x)[1], size[0]), x, shares(ops.shape(x)[2], size[1])
-        )  # that kernel returns float32
+        # that kernel returns float32
+        return tf.einsum("Hh,nhwc,Ww->nHWc", shares(ops.shape(x)[1], size[0]), x, shares(ops.shape(x)[2], size[1]))
 
     def compute_output_shape(
         self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]

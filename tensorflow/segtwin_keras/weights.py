@@ -80,9 +80,7 @@ def blob_names(model: Network) -> tuple[str, ...]:
 
 
 def blob_tensors(model: Network) -> dict[str, keras.KerasTensor]:
-    """Where those blobs are in the model: a layer has the blob's name, or that of the module in
-    whose place it stands; or the output does not come from them, and the model has put them aside.
-    """
+    """Map blob names to KerasTensors; blobs off the output path are in `model.aside`."""
     layers_by_name = {layer.name: layer for layer in model.layers}
     modules = {layer.name: layer.module for layer in model.architecture.layers}
     aside: dict[str, keras.KerasTensor] = getattr(model, "aside", {})

@@ -44,10 +44,8 @@ def test_the_colours_of_conv1_1_are_oxfords() -> None:
     assert plausibility.colour_order(weight, bgr)[1::2] == ("looks BGR", True)
     assert plausibility.colour_order(weight[:, ::-1], bgr)[1::2] == ("looks RGB", False)
     assert plausibility.colour_order(weight[:, ::-1], rgb)[1::2] == ("looks RGB", True)
-    assert plausibility.colour_order(weight[:, ::-1], plausibility.IMAGENET_RGB)[1::2] == (
-        "looks RGB",
-        False,
-    )  # of another range
+    # of another range
+    assert plausibility.colour_order(weight[:, ::-1], plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", False)
     assert plausibility.colour_order(weight + 1, bgr)[1::2] == ("cannot be told", True)
     weight[0, :, 0, 0] = plausibility.TORCHVISION_RGB
     assert plausibility.colour_order(weight, plausibility.IMAGENET_RGB)[1::2] == ("looks RGB", True)

@@ -54,9 +54,8 @@ def test_a_crop_that_cannot_be_aligned_says_why() -> None:
 def test_poolings_round_up_and_convolutions_down() -> None:
     two = pool("p", "data")
     assert [output_size(two, size) for size in (2, 3, 4, 5)] == [1, 2, 2, 3]
-    padded = Layer(
-        "p", "Pooling", ("x",), kernel=2, stride=2, pad=1
-    )  # the last window has to start inside the image or its first pad
+    # the last window has to start inside the image or its first pad
+    padded = Layer("p", "Pooling", ("x",), kernel=2, stride=2, pad=1)
     assert [output_size(padded, size) for size in (1, 2, 3)] == [1, 2, 2]
     strided = Layer("c", "Convolution", ("x",), "c1", kernel=3, stride=2)
     assert [output_size(strided, size) for size in (3, 4, 5)] == [1, 1, 2]

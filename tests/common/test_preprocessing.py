@@ -29,9 +29,8 @@ def test_an_rgb_file_becomes_bgr_minus_the_mean(save) -> None:
     assert data.flags["C_CONTIGUOUS"]
     for channel, colour in enumerate((2, 1, 0)):  # blue, green, red
         np.testing.assert_array_equal(data[0, channel], PIXELS[:, :, colour].astype(np.float32) - MEAN_BGR[channel])
-    one = segtwin.preprocess(
-        np.full((1, 1, 3), (10, 20, 30), np.uint8), get_architecture("fcn8s")
-    )  # red 10, green 20, blue 30
+    # red 10, green 20, blue 30
+    one = segtwin.preprocess(np.full((1, 1, 3), (10, 20, 30), np.uint8), get_architecture("fcn8s"))
     np.testing.assert_allclose(one.ravel(), [30 - 104.00699, 20 - 116.66877, 10 - 122.67892], rtol=1e-6)
 
 

@@ -95,9 +95,8 @@ def one_string_many_times(path) -> None:
     old(path, {"layer_names": np.array(["x" * 8] * 3000 + ["y" * 1_000_000], dtype=h5py.string_dtype())})
     data = bytearray(path.read_bytes())
     long, short, at = (1_000_000).to_bytes(4, "little"), (8).to_bytes(4, "little"), 0
-    while (
-        data[at - 16 : at - 12] != short or data[at - 32 : at - 28] != short
-    ):  # of the references, length · address · number, the last
+    # of the references, length · address · number, the last
+    while data[at - 16 : at - 12] != short or data[at - 32 : at - 28] != short:
         at = data.index(long, at + 1)
     data[at - 16 * 3000 : at] = bytes(data[at : at + 16]) * 3000
     path.write_bytes(data)

@@ -177,7 +177,7 @@ def test_varints_across_blocks() -> None:
 
 
 def test_a_name_of_more_memory_than_the_file_is_refused_not_raised(tmp_path) -> None:
-    """A architecture's own names made of one tensor."""
+    """An architecture's own names made of one tensor."""
     architecture = segtwin_weights.initialize("unet", widths=(2, 2, 2, 2, 2), seed=0)
     one = numpy_helper.from_array(np.random.default_rng(0).random((1000, 1000)).astype("f4"), "w")
     nodes = [helper.make_node("Transpose", ["w"], [name], perm=[1, 0]) for name in architecture]

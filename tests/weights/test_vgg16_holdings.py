@@ -275,9 +275,8 @@ def test_a_snapshot_in_hdf5(dtype: str, flat: bool, tmp_path: Path) -> None:
         for one in (read, segtwin_weights.read(tmp_path / "vgg16.npy"))
     )
     assert got.keys() == want.keys()
-    rounding = (
-        200 * 2.0**-24 * np.abs(PLAIN["fc8"][0]).max()
-    )  # of a mean of 200 numbers in float32, which doubles are free of
+    # of a mean of 200 numbers in float32, which doubles are free of
+    rounding = 200 * 2.0**-24 * np.abs(PLAIN["fc8"][0]).max()
     for name, blob in want.items():
         np.testing.assert_allclose(
             got[name],

@@ -18,6 +18,7 @@ from segtwin_weights import (
     metadata,
     names,
     onnx_weights,
+    plausibility,
     safetensors_file,
     tf_checkpoint,
     torch_file,
@@ -108,16 +109,15 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
         if os.fspath(path).endswith(suffix):
             if module in CAFFE_NAMED:
                 weights = names.hub_names(weights)
-                if (
-                    weights.metadata.get("names") == "torchvision"
-                ):  # these formats are of Caffe's layers, for BGR minus the mean
-                    weights = names.turned(weights, names.OXFORD_INPUTS)
+                # these formats are of Caffe's layers, for BGR minus the mean
+                if weights.metadata.get("names") == "torchvision":
+                    weights = names.turned(weights, plausibility.OXFORD_INPUTS)
             return module.write(weights, path)
     raise WeightsError(f"{path}: the name has to end in {', '.join(SUFFIXES)}")
 
 
 def weights_for(weights: Any, architecture: Architecture) -> Weights:
-    """Weights on their way into a model of a architecture: under the hub's names, from a file or a
+    """Weights on their way into a model of an architecture: under the hub's names, from a file or a
     mapping.
 
     Raises:

@@ -202,9 +202,8 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
     )
     with whole_together(*(path.with_name(path.stem + suffix) for suffix in texts), path) as (*drafts, draft):
         for beside, text in zip(drafts, texts.values(), strict=True):
-            beside.write_text(
-                text, encoding="utf-8", errors="surrogateescape"
-            )  # the solver names a file, whose name may be no text
+            # the solver names a file, whose name may be no text
+            beside.write_text(text, encoding="utf-8", errors="surrogateescape")
         with open(draft, "wb") as file:
             file.write(wire.text(1, architecture.name))
             for layer in prototxt.net(architecture, classes, in_channels, widths):

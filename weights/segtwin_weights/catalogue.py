@@ -301,10 +301,8 @@ class Download:
             response.raise_for_status()
             goes_on = bool(have) and response.status_code == requests.codes.partial_content
             other_part = first != have if first is not None or not checked else False  # or it does not say
-            other_version = bool(version) and _version(response) not in (
-                "",
-                version,
-            )  # of a server that does not hear If-Range
+            # of a server that does not hear If-Range
+            other_version = bool(version) and _version(response) not in ("", version)
             if goes_on and (other_part or other_version):
                 self.forget()
                 return self(url, checked)

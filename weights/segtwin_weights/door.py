@@ -168,9 +168,10 @@ def damage(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except WeightsError as error:
         message = str(error)
+        # else of a part of it
         told = next(
             (message.removeprefix(f"{one}:") for one in (path, name) if message.startswith(f"{one}:")), f" {message}"
-        )  # else of a part of it
+        )
         wanted = f"{name}:{shown(told)}"
         if wanted == message:
             raise

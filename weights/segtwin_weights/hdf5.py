@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from segtwin.errors import WeightsError
+
 from segtwin_weights import hdf5_guard
-from segtwin_weights.door import WeightsError
 
 if TYPE_CHECKING:
     import h5py

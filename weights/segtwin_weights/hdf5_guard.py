@@ -26,7 +26,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segtwin_weights.door import WeightsError, line, shown
+from segtwin.errors import WeightsError
+
+from segtwin_weights.door import line, shown
 
 TIMES = 3
 """Bytes of memory, in sizes of the file."""
@@ -78,9 +80,8 @@ class Child:
         environment = {
             key: value for key, value in os.environ.items() if key not in ("PYTHONINSPECT", "PYTHONDEVMODE")
         } | one_thread
-        alone: dict[str, Any] = (
-            {"process_group": 0} if os.name == "posix" else {}
-        )  # a Ctrl-C goes to this process, which ends that one
+        # a Ctrl-C goes to this process, which ends that one
+        alone: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self.process = subprocess.Popen(
             [sys.executable or "python3", *flags, str(Path(__file__).with_name("hdf5_walk.py"))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment,

@@ -87,10 +87,8 @@ def check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> 
         return
     if array.dtype.kind != "f":
         return
-    low, high = (
-        float(array.min()),
-        float(array.max()),
-    )  # both pass NaN on and need no copy of the array, as isfinite would
+    # both pass NaN on and need no copy of the array, as isfinite would
+    low, high = (float(array.min()), float(array.max()))
     if not (math.isfinite(low) and math.isfinite(high)):
         count = int(array.size - np.isfinite(array).sum())
         raise WeightsError(

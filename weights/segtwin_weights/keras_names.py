@@ -79,9 +79,8 @@ def described(
     """(counted path, path of names, layer) of every layer of a model's config; Keras counts the
     layers of a class, model by model."""
     inner = config.get("config") if isinstance(config, dict) else None
-    layers = (
-        inner.get("layers") if isinstance(inner, dict) else inner
-    )  # Keras 1 and 2.0 list a Sequential's layers at once
+    # Keras 1 and 2.0 list a Sequential's layers at once
+    layers = inner.get("layers") if isinstance(inner, dict) else inner
     counts: Counter[str] = Counter()
     for layer in layers if isinstance(layers, list) and len(around) < DEEPEST else []:
         settings = layer["config"]
@@ -104,9 +103,8 @@ def stated(group: str, name: str) -> tuple[tuple[str, ...], str | None]:
     if re.fullmatch(r"param_\d+", last):
         return tuple(parents), None
     flat = FLAT.fullmatch(last)
-    if flat and (
-        not parents or flat[1] == parents[-1]
-    ):  # block1_conv1/block1_conv1_W_1:0 in keras.applications' own files
+    # block1_conv1/block1_conv1_W_1:0 in keras.applications' own files
+    if flat and (not parents or flat[1] == parents[-1]):
         parents, last = parents or [flat[1]], flat[2]
     elif (stem := re.sub(r"_\d+$", "", last)) in KINDS:
         last = stem  # kernel_1: a second model of one session

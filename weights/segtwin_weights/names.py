@@ -1,4 +1,4 @@
-"""Who calls what how: names and layouts of other projects, and the hub's for the same numbers.
+"""Parameter-name mappings to torchfcn, torchvision, Keras and TF1.
 
     ours                 torchfcn, our .pth      torchvision VGG-16            keras.applications      tensorflow-fcn
     conv1_1/weight       conv1_1.weight          features.0.weight             block1_conv1            conv1_1/filter
@@ -7,8 +7,8 @@
     fc8/weight                                   classifier.6.weight           predictions
 
 torchvision's VGG-16 is another training than Oxford's: it takes RGB, 0..1, minus mean, divided by
-std. The names do not prove which of the two a file holds: Oxford's weights go about under
-torchvision's names, too. `vgg16_preprocessing` asks the metadata first, then the numbers; `turned`
+std. The names do not prove which of the two a file holds: Oxford's weights are also distributed under
+torchvision's names. `vgg16_preprocessing` asks the metadata first, then the numbers; `turned`
 makes a conv1_1 for one kind of inputs into one for another.
 """
 

@@ -184,10 +184,8 @@ def write(
     del graph.value_info[:]
 
     path = Path(path)
-    with whole_together(path.with_name(path.name + ".data"), path) as (
-        beside,
-        draft,
-    ):  # a graph never appears before its data
+    # a graph never appears before its data
+    with whole_together(path.with_name(path.name + ".data"), path) as (beside, draft):
         with ExitStack() as stack:
             file = stack.enter_context(DataFile(beside)) if external_data else None
             for name, array in weights:

@@ -294,10 +294,8 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
     others: dict[str, np.ndarray] = {}
     initializers = set(graph.initializers)
     constants = set(graph.values) - initializers
-    names = [
-        *graph.initializers,
-        *(name for name in graph.values if name in constants),
-    ]  # the file's own before those that come of them
+    # the file's own before those that come of them
+    names = [*graph.initializers, *(name for name in graph.values if name in constants)]
     for name in names:
         value = graph.values[name]
         uses = [
@@ -306,9 +304,8 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
             if use.node.kind not in SETTINGS or (use.slot == 0 and use.node.kind != "Range")
         ]
         dead = not graph.uses.get(name) and name not in graph.moved
-        if not uses and not (
-            dead and (name in initializers or value.moves)
-        ):  # what only a subgraph takes is unused here
+        # what only a subgraph takes is unused here
+        if not uses and not (dead and (name in initializers or value.moves)):
             continue
         _refuse_small(graph, name, value, uses)
         array = value.array

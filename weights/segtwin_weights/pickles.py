@@ -1,4 +1,4 @@
-"""Pickles, run by nobody.
+"""Restricted unpickler for NumPy and torch files; executes nothing.
 
 A pickle is a program for a stack machine, and any function it can name it can call. The machine
 here knows the opcodes that data need and no others, and `find_class` answers with the few
@@ -191,9 +191,8 @@ def dimensions(shape: Any) -> tuple[int, ...]:
         raise ValueError(f"a shape of {len(shape)} dimensions")
     if not all(0 <= size < 1 << 48 for size in shape):
         raise ValueError("a shape with a negative size, or one beyond every memory")
-    if (
-        math.prod(size for size in shape if size) >= 1 << 56
-    ):  # numpy multiplies sizes and strides though one of them is zero
+    # numpy multiplies sizes and strides though one of them is zero
+    if math.prod(size for size in shape if size) >= 1 << 56:
         raise ValueError(f"the shape {tuple(shape)}, which is beyond every memory")
     return tuple(shape)
 

@@ -127,9 +127,8 @@ def seen(weights: Weights, architecture: Architecture | None) -> Preprocessing:
     said = metadata.stated(weights, architecture) or (architecture.preprocessing if architecture else of_names(weights))
     if architecture is None or architecture.name != "fcn8-vgg":
         return said
-    return said.in_order(
-        "RGB" if said.colour == "BGR" else "BGR"
-    )  # it takes RGB, and turns it and subtracts the mean before conv1_1
+    # it takes RGB, and turns it and subtracts the mean before conv1_1
+    return said.in_order("RGB" if said.colour == "BGR" else "BGR")
 
 
 class Training(NamedTuple):

@@ -1,4 +1,4 @@
-"""A architecture as Caffe would be told of it: deploy, train/val and solver prototxt, from the
+"""An architecture as Caffe would be told of it: deploy, train/val and solver prototxt, from the
 architecture's table of layers.
 
 Source: the prototxt files that net.py of shelhamer/fcn.berkeleyvision.org at
@@ -36,7 +36,7 @@ MAX_ITER = {"fcn8s-atonce": 300_000}
 
 
 def net(architecture: Architecture, classes: int, in_channels: int, widths: tuple[int, ...]) -> Iterator[CaffeLayer]:
-    """The layers of a architecture, with the in-place ReLU and Dropout layers behind those that
+    """The layers of an architecture, with the in-place ReLU and Dropout layers behind those that
     have one."""
     channels = architecture.channels(classes, widths, in_channels)
     height, width = DEPLOY_SIZES.get(architecture.name, DEPLOY_SIZE)
@@ -163,7 +163,7 @@ def files(
     stem: str,
     preprocessing: Preprocessing | None = None,
 ) -> dict[str, str]:
-    """Ending of the name → text, of every prototxt that goes with a architecture's .caffemodel."""
+    """Ending of the name → text, of every prototxt that goes with an architecture's .caffemodel."""
     texts = {".deploy.prototxt": deploy(architecture, classes, in_channels, widths, preprocessing)}
     if architecture.name in BASE_LR:
         texts[".train_val.prototxt"] = train_val(architecture, classes, in_channels, widths)

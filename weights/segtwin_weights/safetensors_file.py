@@ -179,10 +179,8 @@ def write(weights: Weights, path: str | os.PathLike[str], shard_bytes: int | Non
     where = {name: shard for group, shard in zip(groups, shards, strict=True) for name in group}
     total = sum(blob.nbytes for blob in weights.values())
     index = path.with_name(f"{path.name}.index.json")
-    with whole_together(*map(path.with_name, shards), index) as (
-        *drafts,
-        draft,
-    ):  # an index never appears before its shards
+    # an index never appears before its shards
+    with whole_together(*map(path.with_name, shards), index) as (*drafts, draft):
         for group, shard in zip(groups, drafts, strict=True):
             _write_one(Weights(group, weights.metadata), shard, path.with_name(shard.name))
         draft.write_text(

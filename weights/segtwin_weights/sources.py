@@ -55,9 +55,8 @@ def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = F
     if cached.is_file():
         return cached
     with only_one(cached, say):
-        return (
-            cached if cached.is_file() else _make_vgg16(cached, say, progress)
-        )  # another process may have made it meanwhile
+        # another process may have made it meanwhile
+        return cached if cached.is_file() else _make_vgg16(cached, say, progress)
 
 
 def _make_vgg16(cached: Path, say: Callable[[str], None], progress: Any) -> Path:

@@ -163,9 +163,8 @@ def convert_with_report(
         names.check_inputs(weights, origin)
     else:
         proven = names.vgg16_preprocessing(weights)[1]
-        inner = Preprocessing(
-            "BGR", architecture.mean if architecture.colour == "BGR" else VGG_MEAN
-        )  # fcn8-vgg turns RGB round itself
+        # fcn8-vgg turns RGB round itself
+        inner = Preprocessing("BGR", architecture.mean if architecture.colour == "BGR" else VGG_MEAN)
         given, weights = weights, names.turned(weights, inner)
         known = architecture.preprocessing.for_channels(in_channels) if proven else None
     blobs: dict[str, np.ndarray] = {}
@@ -258,9 +257,8 @@ def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:
     as numpy takes it there.
     """
     each = len(blob) // classes
-    inputs_first = np.ascontiguousarray(
-        blob[: each * classes].T
-    )  # numpy adds up runs in pairs, as it does there: the same bits
+    # numpy adds up runs in pairs, as it does there: the same bits
+    inputs_first = np.ascontiguousarray(blob[: each * classes].T)
     return np.ascontiguousarray(inputs_first.reshape(*inputs_first.shape[:-1], classes, each).mean(axis=-1).T)
 
 

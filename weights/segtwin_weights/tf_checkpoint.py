@@ -8,7 +8,8 @@ tensorflow-fcn calls its variables
     upscore2/up_filter                     kh×kw×O×I
 
 and they become `conv1_1/weight` O×I×3×3, `upscore2/weight` I×O×kh×kw. Optimiser slots, averages and
-counters have no such name and are left. Source: `fcn8_vgg.py`, class FCN8VGG of the seed.
+counters have no such name and are left. Source: `fcn8_vgg.py`, class FCN8VGG of
+MarvinTeichmann/tensorflow-fcn.
 """
 
 from __future__ import annotations

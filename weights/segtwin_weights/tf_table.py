@@ -18,8 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from segtwin.errors import WeightsError
+
 from segtwin_weights import wire
-from segtwin_weights.door import Budget, WeightsError
+from segtwin_weights.door import Budget
 
 FOOTER = 48
 TRAILER = 5

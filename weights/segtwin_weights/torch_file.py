@@ -88,9 +88,8 @@ class Tensor(pickles.StandIn):
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if math.prod(shape) and last >= storage.numel:
             raise ValueError(f"a tensor reaches number {last} of a storage of {storage.numel}")
-        if (
-            len(rest) > 2 and rest[2]
-        ):  # requires_grad, backward_hooks, metadata: the bits conj and neg, which say that the numbers are others
+        # requires_grad, backward_hooks, metadata: the bits conj and neg, which say that the numbers are others
+        if len(rest) > 2 and rest[2]:
             if not isinstance(rest[2], dict):
                 raise ValueError("a tensor whose metadata are no dict")
             bits = [quoted(name) for name, value in rest[2].items() if value]
@@ -387,9 +386,8 @@ def _storage(pid: Any, storages: dict[str, Storage]) -> Storage | pickles.Foreig
 
 
 def _zip_object(path: object, archive: zipfile.ZipFile, budget: pickles.Budget) -> Loaded:
-    program = any(
-        name.endswith("/constants.pkl") for name in archive.namelist()
-    )  # TorchScript: its code, which is compressed, is not looked at
+    # TorchScript: its code, which is compressed, is not looked at
+    program = any(name.endswith("/constants.pkl") for name in archive.namelist())
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         code = (

@@ -196,7 +196,7 @@ def _check_layers(path: object, layers: dict[str, list[np.ndarray]]) -> None:
         width = outputs
 
 
-# ------------------------------------------------------------------------ the pickle, run by nobody
+# ------------------------------------------------------------------------------------- the pickle
 
 
 Layers = dict[str, list[np.ndarray]]

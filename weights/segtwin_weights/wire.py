@@ -52,7 +52,7 @@ class Reader:
             raise Malformed(f"more than {MOST_FIELDS:,} fields")
 
     def fields(self, data: memoryview) -> Iterator[Field]:
-        """The fields of one message, in order. Fixed-size fields of one number in a architecture
+        """The fields of one message, in order. Fixed-size fields of one number in a row
         come as one field with all of their bytes.
 
         Raises:

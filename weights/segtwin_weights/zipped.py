@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
+from segtwin.errors import WeightsError
 
-from segtwin_weights.door import WeightsError, quoted
+from segtwin_weights.door import quoted
 from segtwin_weights.pickles import Budget
 
 MOST_INFLATED = 1032
@@ -62,10 +63,8 @@ def _directory(file: BinaryIO, size: int, budget: Budget) -> int:
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if not end:
         raise zipfile.BadZipFile("no directory at the end of the archive")
-    length, at = (
-        end[5],
-        end[9] - end[5] - (76 if end[0] == b"PK\6\6" else 0),
-    )  # a 64-bit end has 76 bytes more before it
+    # a 64-bit end has 76 bytes more before it
+    length, at = (end[5], end[9] - end[5] - (76 if end[0] == b"PK\6\6" else 0))
     if not 0 <= length <= size or at < 0:
         raise zipfile.BadZipFile("a directory that is longer than the archive")
     budget.spend(2 * length)

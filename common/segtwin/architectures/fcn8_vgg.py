@@ -80,9 +80,8 @@ HEADS = (
     upscore_same("upscore4", "fuse_pool4", like="pool3", kernel=4, stride=2),
     score("score_pool3", "pool3", Draw("truncated normal", 1e-4)),
     fuse("fuse_pool3", "upscore4", "score_pool3"),
-    upscore_same(
-        "upscore32", "fuse_pool3", like="image", kernel=16, stride=8
-    ),  # the original says `bgr`, which is as large
+    # the original says `bgr`, which is as large
+    upscore_same("upscore32", "fuse_pool3", like="image", kernel=16, stride=8),
     Layer("pred_up", "ArgMax", ("upscore32",), 1),
 )
 FACTS: dict[str, Any] = {

@@ -22,7 +22,7 @@ from segtwin.preprocessing import Preprocessing
 
 
 class Draw(NamedTuple):
-    """A start at random, every number drawn by itself."""
+    """Random initializer (i.i.d. elements)."""
 
     kind: str
     """"normal" (mean 0), "truncated normal" (of mean 0, drawn again beyond two standard deviations)
@@ -383,9 +383,8 @@ def fills(layer: Layer, shape: tuple[int, ...]) -> tuple[str | float | Draw, flo
         return Draw("truncated normal", math.sqrt(2 / shape[1])), 0.0
     if layer.fill == "fan-out":
         return Draw("normal", math.sqrt(2 / (shape[0] * window))), 0.0
-    if (
-        layer.fill == "torch"
-    ):  # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
+    # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
+    if layer.fill == "torch":
         bound = Draw("uniform", 1 / math.sqrt(shape[1] * window))
         return bound, bound
     return layer.fill, 0.0
