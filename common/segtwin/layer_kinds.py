@@ -158,6 +158,8 @@ class Convolution(LayerKind):
         """`convolution_param`."""
         fields: list[tuple[str, Any]] = [("num_output", outputs)]
         fields += [] if layer.bias else [("bias_term", Word("false"))]
+        if layer.pad_after is not None:
+            raise NotImplementedError(f"{layer.name}: Caffe pads both ends of an axis alike")
         fields += [("pad", layer.pad), ("kernel_size", layer.kernel), ("stride", layer.stride)]
         fields += [("dilation", layer.dilation)] if layer.dilation != 1 else []
         fields += [("group", layer.groups)] if layer.groups != 1 else []

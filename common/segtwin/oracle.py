@@ -10,6 +10,7 @@ models, and shares no line with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -84,10 +85,17 @@ def convolution(
 ) -> np.ndarray:
     """W · im2col(x) + b."""
     (x,), (weight, *bias) = bottoms, parameters
+    if layer.groups != 1:
+        one = replace(layer, groups=1)
+        parts = zip(np.split(x, layer.groups, axis=1), np.split(weight, layer.groups), strict=True)
+        top = np.concatenate([convolution(one, architecture, [part], [own], order) for part, own in parts], axis=1)
+        return top + bias[0][:, None, None] if bias else top
     images, _, *_ = x.shape
-    outputs, kernel, pad, stride = len(weight), layer.kernel, layer.pad, layer.stride
-    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # N×I×h×w×k×k
+    outputs, stride, dilation = len(weight), layer.stride, layer.dilation
+    extent = dilation * (layer.kernel - 1) + 1
+    padded = np.pad(x, ((0, 0), (0, 0), layer.pads, layer.pads))
+    windows = sliding_window_view(padded, (extent, extent), axis=(2, 3))
+    windows = windows[:, :, ::stride, ::stride, ::dilation, ::dilation]  # N×I×h×w×k×k
     height, width = windows.shape[2:4]
     flat = weight.reshape(outputs, -1)
     products = np.arange(flat.shape[1])
@@ -110,6 +118,8 @@ def deconvolution(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
 ) -> np.ndarray:
     """col2im(Wᵀ · x) + b: every input pixel adds its kernel to the output."""
+    if layer.dilation != 1 or layer.groups != 1 or layer.pad_after is not None:
+        raise NotImplementedError(f"{layer.name}: a deconvolution with dilation, groups or uneven pads")
     (x,), (weight, *bias) = bottoms, parameters
     images, _, height, width = x.shape
     outputs, kernel, stride, pad = weight.shape[1], layer.kernel, layer.stride, layer.pad

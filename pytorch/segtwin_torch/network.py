@@ -101,7 +101,7 @@ def unwrap(model: nn.Module) -> Network:
         if not isinstance(wrapped, nn.Module):
             kind = f"{type(model).__module__}.{type(model).__qualname__}"
             raise TypeError(
-                f"{kind} is no network of segtwin_torch.build, and wraps none; give the model it was made of"
+                f"{kind} is no network of segtwin_torch.build and wraps none; give the model it was made of"
             )
         inside = wrapped
     return inside

@@ -76,11 +76,22 @@ class VGGFCN(Network):
         """Whatever moves or converts the parameters leaves the two pairs sharing their storage, as
         they do in the original when it is made."""
         super()._apply(fn, recurse)
+        self.share()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and pickles share them, too; torch copies every parameter by itself."""
+        super().__setstate__(state)
+        self.share()
+
+    def share(self) -> None:
+        """Make the weights of `vgg16.classifier` views of those of `classifier`."""
         linear: Any = self.vgg16.classifier
         convolution: Any = self.classifier
         for layer in ("0", "3"):
-            linear[layer].weight.data = convolution[layer].weight.data.view(linear[layer].weight.shape)
-        return self
+            own, owner = linear[layer].weight, convolution[layer].weight
+            if own.data_ptr() != owner.data_ptr():
+                own.data = owner.data.view(own.shape)
 
     def features(self, image: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
         """pool3, pool4 and pool5 of an image N×3×H×W."""

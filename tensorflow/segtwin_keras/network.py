@@ -17,7 +17,7 @@ from segtwin.architectures import Architecture, families, get_architecture
 class Network(keras.Model):
     """Base class of the networks.
 
-    `model.save` and `keras.models.load_model`, `copy.deepcopy`, pickling and `keras.models.clone_model` keep all of
+    `model.save` and `keras.models.load_model`, `copy.deepcopy` and pickling keep all of
     it: the configuration is the architecture's name and the arguments it was built with, from which its page builds
     it again.
     """
@@ -161,6 +161,8 @@ def checked_network(model: keras.Model) -> Network:
     Raises:
         TypeError: it is none of `build`.
     """
+    if isinstance(model, Network) and not hasattr(model, "architecture"):
+        raise TypeError("keras.models.clone_model keeps the layers alone; take copy.deepcopy(model)")
     if not isinstance(model, Network):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(f"{kind} is no network of segtwin_keras.build; give the model that was built or loaded here")
