@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help install convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
+.PHONY: help install lock convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,10 +30,18 @@ test-fast: $(INSTALLED)  ## units without a framework, in under a minute
 test-wheel: $(INSTALLED)  ## the built wheel in an empty environment for each extra; downloads them all
 	$(BIN)/python tests/wheel.py
 
-lint: $(INSTALLED)  ## ruff and types
+lint: $(INSTALLED)  ## ruff, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+lock:  ## requirements.lock anew, from pyproject.toml (extra dev)
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	.venv-lock/bin/python -m pip freeze --exclude segtwin > requirements.lock
+	rm -rf .venv-lock
 
 notebooks: $(INSTALLED)  ## execute the notebooks of docs/ into docs/_built/
 	mkdir -p docs/_built
