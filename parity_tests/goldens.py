@@ -16,7 +16,7 @@ import segtwin
 from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_weights import Weights, convert, initialize
-from segtwin_weights.vgg16_npy import to_caffe
+from segtwin_weights.layouts import to_caffe
 
 FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))

@@ -15,7 +15,7 @@ from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_cli.main import main
 from segtwin_engines import comparison as parity_command
-from segtwin_weights import Weights, vgg16_npy
+from segtwin_weights import Weights, layouts
 
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
 
@@ -30,7 +30,7 @@ def run(*arguments: object) -> int:
 def vgg16(tmp_path: Path) -> Path:
     blobs = {}
     for name, (weight, bias) in recipe.vgg16_npy(1, TINY).items():
-        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = vgg16_npy.to_caffe(name, weight), bias
+        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = layouts.to_caffe(name, weight), bias
     segtwin_weights.write(Weights(blobs), tmp_path / "vgg16.npy")
     return tmp_path / "vgg16.npy"
 

@@ -19,7 +19,7 @@ from segtwin.architectures import get_architecture
 from segtwin_cli.main import main
 from segtwin_engines import comparison as parity_command
 from segtwin_engines.onnxruntime import onnx_blobs
-from segtwin_weights import Weights, vgg16_npy
+from segtwin_weights import Weights, layouts
 
 from engines import TWINS
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
     blobs = {}
     for name, (weight, bias) in recipe.vgg16_npy(1, WIDTHS).items():
-        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = vgg16_npy.to_caffe(name, weight), bias
+        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = layouts.to_caffe(name, weight), bias
     for net in NETS:
         weights = segtwin_weights.convert(Weights(blobs), net, 5, "zeros")
         segtwin_weights.write(weights, folder / f"{net}.safetensors")

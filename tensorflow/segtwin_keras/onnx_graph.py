@@ -16,11 +16,12 @@ import numpy as np
 import onnx_ir as ir
 import tf2onnx
 from onnx_ir.passes import common as passes
+from segtwin_weights.layouts import TO_OIHW
 from tf2onnx.onnx_opset.nn import conv_convert_inputs, conv_dims_attr, conv_kernel_shape
 from tf2onnx.onnx_opset.tensor import StridedSlice
 from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
-TO_CHANNELS_LAST, TO_CHANNELS_FIRST, KERNEL_TO_ONNX = (0, 2, 3, 1), (0, 3, 1, 2), (3, 2, 0, 1)
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 CHANNELS_LAST = " (channels last)"
 
 
@@ -252,9 +253,9 @@ def take_weights_as_the_hub_has_them(graph: ir.Graph, names: list[str]) -> None:
     for value, name in zip(graph.inputs[1:], names, strict=True):
         value.name = name
         if len(value.shape) == 4:
-            if any(permutation(node) != KERNEL_TO_ONNX for node, _ in value.uses()):
+            if any(permutation(node) != TO_OIHW for node, _ in value.uses()):
                 raise NotImplementedError(f"{name} is used in TensorFlow's layout")
-            value.shape = ir.Shape([value.shape[axis] for axis in KERNEL_TO_ONNX])
+            value.shape = ir.Shape([value.shape[axis] for axis in TO_OIHW])
         pass_by(value, ("Transpose",) if len(value.shape) == 4 else ("Reshape", "Squeeze", "Transpose"))
 
 

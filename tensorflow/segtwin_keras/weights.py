@@ -24,15 +24,13 @@ import keras
 import numpy as np
 from keras import layers
 from segtwin_weights import Weights, building
+from segtwin_weights.layouts import TO_HWIO
 
 from segtwin_keras.fcn import Scale
 from segtwin_keras.network import Network, checked_network
 from segtwin_keras.unet import BatchNorm
 from segtwin_keras.vggfcn import Carried
 
-KERNEL = (2, 3, 1, 0)
-"""Transposition of a kernel from the hub to Keras; it is the same for convolutions and
-deconvolutions, since both turn I and O."""
 BIAS = (0,)
 BATCHNORM = {
     "weight": ("gamma", BIAS),
@@ -54,7 +52,7 @@ def table(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
     slots: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
-            slots[architecture.parameter_name(layer.name, "weight")] = layer.kernel, KERNEL
+            slots[architecture.parameter_name(layer.name, "weight")] = layer.kernel, TO_HWIO
             if layer.use_bias:
                 slots[architecture.parameter_name(layer.name, "bias")] = layer.bias, BIAS
         elif isinstance(layer, Scale):

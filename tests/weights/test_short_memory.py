@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import segtwin_weights
 from goldens import FOLDER
-from segtwin_weights import hdf5_guard, vgg16_npy
+from segtwin_weights import hdf5_guard, layouts
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of Windows need a thread")
@@ -30,6 +30,6 @@ def test_small_files_start_no_thread(tmp_path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_many_threads_move_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(0).random((490, 130)).astype(np.float32)
-    alone = vgg16_npy.to_caffe("fc6", weight)
-    monkeypatch.setattr(vgg16_npy, "WORTH_A_THREAD", 0)
-    assert np.array_equal(vgg16_npy.to_caffe("fc6", weight), alone)
+    alone = layouts.to_caffe("fc6", weight)
+    monkeypatch.setattr(layouts, "WORTH_A_THREAD", 0)
+    assert np.array_equal(layouts.to_caffe("fc6", weight), alone)

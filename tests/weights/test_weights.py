@@ -9,14 +9,14 @@ import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
 from segtwin.architectures import get_architecture
-from segtwin_weights import Weights, WeightsError, surgery, vgg16_npy
+from segtwin_weights import Weights, WeightsError, layouts, surgery
 
 
 @pytest.fixture(scope="module")
 def vgg16() -> Weights:
     blobs = {}
     for name, (weight, bias) in recipe.vgg16_npy(3, TINY).items():
-        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = vgg16_npy.to_caffe(name, weight), bias
+        blobs[f"{name}/weight"], blobs[f"{name}/bias"] = layouts.to_caffe(name, weight), bias
     return Weights(blobs, {"architecture": "vgg16", "source": "vgg16.npy", "sha256": "0" * 64})
 
 

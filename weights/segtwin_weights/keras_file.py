@@ -33,7 +33,7 @@ from segtwin.architectures import Architecture, find_architecture
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from segtwin.files import check_room, whole, written_by_a_library
 
-from segtwin_weights import hdf5, keras_names, plausibility, vgg16_npy, zipped
+from segtwin_weights import hdf5, keras_names, layouts, plausibility, vgg16_npy, zipped
 from segtwin_weights.door import file_name, line, reader
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 MOST_TIMES = 3
 """Bytes of numbers that a file may declare, in sizes of the file: Keras compresses nothing."""
-KERNEL = (3, 2, 0, 1)
-"""From Keras' kernels of four axes to the hub's."""
 CLASSES = {"Convolution": "conv2d", "Deconvolution": "conv2d_transpose", "InnerProduct": "dense", "Scale": "scale"}
 """Caffe's layer types → the snake_case of the Keras classes by which Keras 3 counts layers."""
 
@@ -312,7 +310,7 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
             if part in keras_names.KERNELS and not carried:  # what vggfcn* carry along is in torch's layouts
                 if array.ndim == 2:
                     fc6 = name == "fc6" and content.flat_rows and not len(array) % CLASSIFIER_PIXELS
-                    array = vgg16_npy.to_caffe("fc6" if fc6 else "", array)
+                    array = layouts.to_caffe("fc6" if fc6 else "", array)
                 else:
                     array = _kernel(array, kind, part, content.channels_first, turned)
             blobs[blob] = array
@@ -363,7 +361,7 @@ def _kernel(array: np.ndarray, kind: str, part: str, channels_first: bool, turne
             height, width, inputs, times = array.shape
             array = array.transpose(2, 3, 0, 1).reshape(inputs * times, 1, height, width)
         else:
-            array = array.transpose(KERNEL)
+            array = array.transpose(layouts.TO_OIHW)
         return np.ascontiguousarray(array[:, :, ::-1, ::-1] if turned else array)
     if array.ndim == 5 or (array.ndim == 3 and kind.startswith("conv1d")):
         return np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1)))
@@ -380,7 +378,7 @@ def _turned(path: str | os.PathLike[str], content: Content, first: Layer | None)
         WeightsError: the file is of Theano's time, and nothing tells.
     """
     if first is not None:
-        kernel = first.arrays[0] if content.channels_first else first.arrays[0].transpose(KERNEL)
+        kernel = first.arrays[0] if content.channels_first else first.arrays[0].transpose(layouts.TO_OIHW)
         ends = [plausibility.training(one, None) for one in (kernel, kernel[:, :, ::-1, ::-1])]
         known = [end is not None and end.colour is not None for end in ends]
         if known[0] != known[1]:
@@ -480,8 +478,8 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
                 group.attrs["name"] = layer.name
                 for i, blob in enumerate(blobs):
                     if blob.ndim == 2:
-                        blob = vgg16_npy.from_caffe(layer.name if architecture is VGG16 else "", blob)
-                    group.create_dataset(str(i), data=blob.transpose(np.argsort(KERNEL)) if blob.ndim == 4 else blob)
+                        blob = layouts.from_caffe(layer.name if architecture is VGG16 else "", blob)
+                    group.create_dataset(str(i), data=blob.transpose(layouts.TO_HWIO) if blob.ndim == 4 else blob)
 
 
 def hdf5_bytes(arrays: Iterable[Any]) -> int:

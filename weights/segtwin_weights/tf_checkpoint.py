@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from segtwin.architectures import get_architecture, list_architectures
 
-from segtwin_weights import tf_table
+from segtwin_weights import layouts, tf_table
 from segtwin_weights.door import file_name, reader_of_parts, regular, shown
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
 from segtwin_weights.names import identify
@@ -79,7 +79,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     for name, blob in blobs.items():
         check_finite(path, name, blob)
         if blob.ndim == 4:
-            blobs[name] = np.ascontiguousarray(blob.transpose(3, 2, 0, 1))
+            blobs[name] = np.ascontiguousarray(blob.transpose(layouts.TO_OIHW))
         elif blob.ndim == 2:
             blobs[name] = np.ascontiguousarray(blob.T)
     metadata: Metadata = {"source": file_name(prefix)}

@@ -21,7 +21,6 @@ import math
 import os
 import warnings
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from segtwin import Converted, Preprocessing
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16, VGG_MEAN
 from segtwin.files import whole
 
-from segtwin_weights import pickles, zipped
+from segtwin_weights import layouts, pickles, zipped
 from segtwin_weights.door import file_name, quoted, reader, shown
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
@@ -69,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
         check_finite(path, f"{layer.name} biases", bias)
         if layer.kind == "InnerProduct":
             weight = weight.reshape(-1, weight.shape[-1])
-        blobs[f"{layer.name}/weight"] = to_caffe(layer.name, weight)
+        blobs[f"{layer.name}/weight"] = layouts.to_caffe(layer.name, weight)
         blobs[f"{layer.name}/bias"] = bias
     architecture = VGG16
     metadata: dict[str, Any] = {
@@ -104,59 +103,11 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
             "no place in it"
         )
     layers = {
-        layer.name: [from_caffe(layer.name, weights[f"{layer.name}/weight"]), weights[f"{layer.name}/bias"]]
+        layer.name: [layouts.from_caffe(layer.name, weights[f"{layer.name}/weight"]), weights[f"{layer.name}/bias"]]
         for layer in LAYERS
     }
     with whole(path) as draft, open(draft, "wb") as file:
         np.save(file, np.array(layers, dtype=object), allow_pickle=True)
-
-
-def to_caffe(name: str, weight: np.ndarray) -> np.ndarray:
-    """One layer's weights from vgg16.npy's layout to Caffe's, contiguous."""
-    if weight.ndim == 4:
-        return np.ascontiguousarray(weight.transpose(3, 2, 0, 1))  # HWIO → OIHW
-    return _outputs_first(weight, CLASSIFIER_PIXELS if name == "fc6" else 1)
-
-
-def from_caffe(name: str, weight: np.ndarray) -> np.ndarray:
-    """The way back of `to_caffe`."""
-    if weight.ndim == 4:
-        return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-    outputs, pixels = len(weight), CLASSIFIER_PIXELS if name == "fc6" else 1
-    return np.ascontiguousarray(weight.reshape(outputs, -1, pixels).transpose(2, 1, 0)).reshape(-1, outputs)
-
-
-WORTH_A_THREAD = 16 << 20
-"""Bytes that one thread moves in some milliseconds. Where memory is short, Python waits for ever
-for a thread that cannot begin."""
-
-
-def _outputs_first(
-    weight: np.ndarray, pixels: int, channels_at_once: int = 16, outputs_at_once: int = 64
-) -> np.ndarray:
-    """An inner product from (H·W·C)×O to O×(C·H·W), with H·W = `pixels`.
-
-    fc6 is 411 MB that change places: the move goes block by block, so that both of its ends stay in
-    the processor's cache, and two at a time.
-    """
-    outputs = weight.shape[1]
-    source = weight.reshape(pixels, -1, outputs)
-    channels = source.shape[1]
-    target = np.empty((outputs, channels, pixels), weight.dtype)
-
-    def move(o: int) -> None:
-        for c in range(0, channels, channels_at_once):
-            block = source[:, c : c + channels_at_once, o : o + outputs_at_once]
-            target[o : o + outputs_at_once, c : c + channels_at_once] = block.transpose(2, 1, 0)
-
-    moves = range(0, outputs, outputs_at_once)
-    if weight.nbytes < WORTH_A_THREAD:
-        for o in moves:
-            move(o)
-    else:
-        with ThreadPoolExecutor(max_workers=2) as pool:  # numpy copies without holding the interpreter's lock
-            list(pool.map(move, moves))
-    return target.reshape(outputs, -1)
 
 
 def _float32(path: object, name: str, array: np.ndarray) -> np.ndarray:
