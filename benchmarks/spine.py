@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from segtwin_weights import sources, vgg16_npy
+from segtwin_weights import sources
+from segtwin_weights.formats import vgg16_npy
 
 
 def seconds(work: Callable[[], object]) -> float:

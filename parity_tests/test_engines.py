@@ -14,7 +14,8 @@ from goldens import LEAST_FLOOR, TINY, recipe, recipe_weights
 from PIL import Image
 from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
-from segtwin_weights import Weights, prototxt
+from segtwin_weights import Weights
+from segtwin_weights.formats import prototxt
 
 LEVELS = (3, 4, 5, 6, 7)
 ENGINES = [name for name in segtwin_engines.available_engines() if name != "oracle"]

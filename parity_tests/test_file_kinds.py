@@ -16,7 +16,8 @@ import segtwin_weights
 import torch
 from goldens import TINY, recipe_weights
 from safetensors.numpy import save_file
-from segtwin_weights import WeightsError, safetensors_file, wire
+from segtwin_weights import WeightsError
+from segtwin_weights.formats import safetensors_file, wire
 
 FILES = {
     "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segtwin_weights
-from segtwin_weights import WeightsError, wire
+from segtwin_weights import WeightsError
+from segtwin_weights.formats import wire
 
 import tensorflow
 

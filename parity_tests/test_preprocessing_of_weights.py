@@ -17,7 +17,8 @@ from PIL import Image
 from segtwin import Preprocessing
 from segtwin.architectures import get_architecture
 from segtwin_cli.main import main
-from segtwin_weights import Weights, WeightsError, metadata, names, plausibility
+from segtwin_weights import Weights, WeightsError, metadata, plausibility
+from segtwin_weights.mappings import names
 
 OXFORD = (0.429470569, 0.550379455, 0.480015397)
 """B, G, R of the first filter's corner, as keras.applications' VGG16 prints it."""

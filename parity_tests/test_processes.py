@@ -545,7 +545,7 @@ def test_weights_that_are_replaced_while_they_are_read_come_from_one_file(
 ) -> None:
     """Another process exports other weights and then these again: the stamps before and after are
     equal, and what lies between is not."""
-    from segtwin_weights import onnx_weights
+    from segtwin_weights.formats import onnx_weights
 
     want = segtwin_weights.read(pair).fingerprint()
     inner, count = onnx_weights._external, []

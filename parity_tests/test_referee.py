@@ -8,7 +8,8 @@ import segtwin_weights
 from goldens import FOLDER, LEAST_FLOOR, TINY, CaffeGolden, caffe_goldens, recipe, recipe_weights
 from segtwin import oracle
 from segtwin.architectures import get_architecture, list_architectures
-from segtwin_weights import Weights, prototxt
+from segtwin_weights import Weights
+from segtwin_weights.formats import prototxt
 
 NETWORKS = [name for name in list_architectures() if prototxt.writable(get_architecture(name))]
 GOLDENS = [

@@ -11,8 +11,9 @@ import pytest
 import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
-from segtwin_weights import WeightsError, sources, vgg16_npy
-from segtwin_weights.names import KERAS_VGG16
+from segtwin_weights import WeightsError, sources
+from segtwin_weights.formats import vgg16_npy
+from segtwin_weights.mappings.names import KERAS_VGG16
 
 LAYERS = recipe.vgg16_npy(1, TINY)
 

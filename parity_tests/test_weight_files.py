@@ -21,7 +21,9 @@ from goldens import FOLDER, TINY, recipe, recipe_weights, weights_of
 from keras import layers
 from segtwin import oracle
 from segtwin.architectures import get_architecture, known_architectures, list_architectures
-from segtwin_weights import Weights, WeightsError, caffemodel, names, prototxt, safetensors_file, surgery, wire
+from segtwin_weights import Weights, WeightsError, surgery
+from segtwin_weights.formats import caffemodel, prototxt, safetensors_file, wire
+from segtwin_weights.mappings import names
 
 import tensorflow as tf
 from engines import exported

@@ -11,7 +11,9 @@ import segtwin_weights
 from segtwin.architectures import find_architecture, list_architectures
 from segtwin.palette import read_palette
 from segtwin.texts import read_lines
-from segtwin_weights import Weights, caffemodel, metadata, names, plausibility, surgery
+from segtwin_weights import Weights, metadata, plausibility, surgery
+from segtwin_weights.formats import caffemodel
+from segtwin_weights.mappings import names
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from segtwin.architectures import get_architecture, list_architectures
 from segtwin_engines.installed import require
 from segtwin_engines.loading import framework_twin, read_network
-from segtwin_weights import Weights, metadata, names, onnx_file
+from segtwin_weights import Weights, metadata, onnx_file
+from segtwin_weights.mappings import names
 
 from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size

@@ -11,7 +11,8 @@ import numpy as np
 import segtwin_weights
 from segtwin import Preprocessing
 from segtwin.architectures import find_architecture, list_architectures
-from segtwin_weights import Weights, WeightsError, metadata, names, plausibility, surgery
+from segtwin_weights import Weights, WeightsError, metadata, plausibility, surgery
+from segtwin_weights.mappings import names
 
 from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
 

@@ -28,7 +28,7 @@ from segtwin.inference import best_class, picture_of_page
 from segtwin.noise import BOUND
 from segtwin.printable import printable
 from segtwin_weights import Weights, metadata
-from segtwin_weights import names as names_of_weights
+from segtwin_weights.mappings import names as names_of_weights
 from segtwin_weights.onnx_check import load_graph
 
 from segtwin_engines.engine import fits

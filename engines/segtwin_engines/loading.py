@@ -13,9 +13,10 @@ import segtwin_weights
 from segtwin import Architecture, Preprocessing
 from segtwin.architectures import get_architecture
 from segtwin.errors import WeightsError, known_arguments, nearest
-from segtwin_weights import Weights, metadata, names
+from segtwin_weights import Weights, metadata
 from segtwin_weights.door import file_name
 from segtwin_weights.hub import file_kind
+from segtwin_weights.mappings import names
 
 from segtwin_engines.engine import Engine
 from segtwin_engines.installed import ENGINES, NotInstalledError, advice, available_engines, require

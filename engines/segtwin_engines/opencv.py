@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import segtwin_weights
 from segtwin import Architecture
-from segtwin_weights import Dimensions, Weights, prototxt
+from segtwin_weights import Dimensions, Weights
+from segtwin_weights.formats import prototxt
 
 
 def start(

@@ -23,7 +23,8 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin.architectures import Architecture
 from segtwin.files import whole, written_by_a_library
-from segtwin_weights import onnx_export, onnx_file, torch_file
+from segtwin_weights import onnx_export, onnx_file
+from segtwin_weights.formats import torch_file
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call

@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from segtwin.files import check_room, whole, written_by_a_library
-from segtwin_weights import keras_file, onnx_export, onnx_file
+from segtwin_weights import onnx_export, onnx_file
+from segtwin_weights.formats import keras_file
 
 import tensorflow as tf
 from segtwin_keras import onnx_graph

@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_nothing_of_an_export(
 
 def test_a_failing_second_shard_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.numpy
-    from segtwin_weights import safetensors_file
+    from segtwin_weights.formats import safetensors_file
 
     weights = segtwin_weights.initialize("fcn8s", widths=(2, 2, 3, 3, 4, 5, 5))
     save, count = safetensors.numpy.save_file, []

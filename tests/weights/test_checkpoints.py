@@ -18,7 +18,8 @@ import segtwin_weights
 import torch
 import torchvision
 from segtwin.architectures import get_architecture
-from segtwin_weights import WeightsError, checkpoints
+from segtwin_weights import WeightsError
+from segtwin_weights.mappings import checkpoints
 
 NARROW = (2, 3, 4, 5, 6)
 ZIPPED = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 import segtwin_weights
-from segtwin_weights import WeightsError, door, hdf5_guard, pickles, zipped
+from segtwin_weights import WeightsError, door
+from segtwin_weights.formats import hdf5_guard, pickles, zipped
 
 pytestmark = pytest.mark.slow
 
@@ -268,7 +269,7 @@ def test_a_file_is_walked_once_while_it_stays_as_it_is(good, tmp_path, monkeypat
 def test_a_fork_has_a_process_of_its_own(good) -> None:
     script = f"""
 import os, segtwin_weights
-from segtwin_weights import hdf5_guard
+from segtwin_weights.formats import hdf5_guard
 path = {str(good / "good.weights.h5")!r}
 segtwin_weights.read(path)
 first = hdf5_guard._child.process.pid
@@ -309,7 +310,7 @@ def test_it_ends_with_its_parent(number: int, good, tmp_path) -> None:
     heap(tmp_path / "heap.weights.h5")
     script = f"""
 import segtwin_weights, sys
-from segtwin_weights import hdf5_guard
+from segtwin_weights.formats import hdf5_guard
 segtwin_weights.read({str(good / "good.weights.h5")!r})
 hdf5_guard.SECONDS = 1000
 print(hdf5_guard._child.process.pid, flush=True)

@@ -18,7 +18,7 @@ READ = """
 import resource, sys, time
 from pathlib import Path
 import numpy, segtwin_weights
-from segtwin_weights import torch_file, vgg16_npy
+from segtwin_weights.formats import torch_file, vgg16_npy
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
 for path in sys.argv[1:]:

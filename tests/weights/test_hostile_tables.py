@@ -13,7 +13,8 @@ import onnx
 import pytest
 import segtwin_weights
 from onnx import helper, numpy_helper
-from segtwin_weights import WeightsError, wire
+from segtwin_weights import WeightsError
+from segtwin_weights.formats import wire
 
 pytestmark = pytest.mark.slow
 

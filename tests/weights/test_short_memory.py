@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import segtwin_weights
 from goldens import FOLDER
-from segtwin_weights import hdf5_guard, layouts
+from segtwin_weights import layouts
+from segtwin_weights.formats import hdf5_guard
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of Windows need a thread")

@@ -12,7 +12,8 @@ import pytest
 import segtwin_weights
 from segtwin import Preprocessing
 from segtwin.architectures import get_architecture
-from segtwin_weights import FORMATS, Weights, WeightsError, door, hub, wire
+from segtwin_weights import FORMATS, Weights, WeightsError, door, hub
+from segtwin_weights.formats import wire
 
 
 @pytest.fixture

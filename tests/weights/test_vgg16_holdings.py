@@ -9,7 +9,9 @@ import pytest
 import segtwin_weights
 import torch
 from goldens import TINY, recipe, recipe_weights
-from segtwin_weights import Weights, WeightsError, names, wire
+from segtwin_weights import Weights, WeightsError
+from segtwin_weights.formats import wire
+from segtwin_weights.mappings import names
 
 
 def test_torchvisions_old_classifier() -> None:

@@ -20,7 +20,8 @@ import segtwin_weights
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from segtwin_weights import Weights, WeightsError, pickles, wire
+from segtwin_weights import Weights, WeightsError
+from segtwin_weights.formats import pickles, wire
 
 pytestmark = pytest.mark.fuzz
 

@@ -11,21 +11,21 @@ from segtwin import Architecture, __version__
 from segtwin.architectures import list_architectures
 from segtwin.errors import known_arguments, nearest
 
-from segtwin_weights import (
+from segtwin_weights import metadata, plausibility
+from segtwin_weights.formats import (
     caffe_h5,
     caffemodel,
     keras_file,
-    metadata,
-    names,
     onnx_weights,
-    plausibility,
     safetensors_file,
     tf_checkpoint,
     torch_file,
     vgg16_npy,
 )
 from segtwin_weights.hub import Weights, WeightsError, check_finite, check_keys, file_kind
-from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions, initialize
+from segtwin_weights.initialize import initialize
+from segtwin_weights.mappings import names
+from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions
 
 __all__ = [
     "Dimensions",

@@ -219,7 +219,7 @@ old kind."""
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:
-    from segtwin_weights import hdf5
+    from segtwin_weights.formats import hdf5
 
     with damage(path), hdf5.opened(path) as file:
         kind = kinds.hdf5(file)
@@ -229,7 +229,7 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _zip_kind(path: str | os.PathLike[str]) -> str:
-    from segtwin_weights import zipped  # which needs what is above
+    from segtwin_weights.formats import zipped
 
     with damage(path), zipped.opened(path) as (archive, _):
         names = archive.namelist()

@@ -104,7 +104,7 @@ def protobuf(path: str | os.PathLike[str]) -> str | None:
     SavedModel     schema version 1, meta_graphs 2                                 …/protobuf/saved_model.proto
     Model          version 1, description 2, one of 200 …                          CoreML's Model.proto
     """
-    from segtwin_weights import wire
+    from segtwin_weights.formats import wire
 
     with wire.mapped(path) as data:
         top = _message(data)
@@ -144,7 +144,7 @@ def _prefix(path: str | os.PathLike[str]) -> str:
 
 def _message(data: object) -> Message | None:
     """The fields of a message; None where the bytes are none."""
-    from segtwin_weights import wire
+    from segtwin_weights.formats import wire
 
     if not isinstance(data, memoryview):
         return None
@@ -206,7 +206,7 @@ def hdf5(file: h5py.File) -> str:
     weights."""
     import h5py
 
-    from segtwin_weights import hdf5
+    from segtwin_weights.formats import hdf5
 
     if any(key in file.attrs for key in ("layer_names", "layer_names0", "nb_layers")) or {
         "model_weights",

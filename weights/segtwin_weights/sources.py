@@ -19,8 +19,8 @@ import requests
 from segtwin.architectures.vgg16 import VGG16
 from segtwin.files import replacing, whole
 
-from segtwin_weights import keras_file, vgg16_npy
 from segtwin_weights.catalogue import cache_folder, only_one
+from segtwin_weights.formats import keras_file, vgg16_npy
 from segtwin_weights.hub import WeightsError
 
 KERAS_URL = (

@@ -28,12 +28,13 @@ import numpy as np
 from segtwin import Converted
 from segtwin.files import whole
 
-from segtwin_weights import checkpoints, pickles, zipped
 from segtwin_weights.door import file_name, quoted, reader
 from segtwin_weights.door import loads as loads_json
+from segtwin_weights.formats import pickles, zipped
 from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha256
+from segtwin_weights.mappings import checkpoints
+from segtwin_weights.mappings.names import FEATURES_ONLY, hub_names, identify, state_dict_names
 from segtwin_weights.metadata import as_many
-from segtwin_weights.names import FEATURES_ONLY, hub_names, identify, state_dict_names
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

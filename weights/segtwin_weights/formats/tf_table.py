@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 from segtwin.errors import WeightsError
 
-from segtwin_weights import wire
 from segtwin_weights.door import Budget
+from segtwin_weights.formats import wire
 
 FOOTER = 48
 TRAILER = 5

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from segtwin import Converted
 
-from segtwin_weights import wire
 from segtwin_weights.door import SLACK
+from segtwin_weights.formats import wire
 from segtwin_weights.hub import WeightsError, at_most
-from segtwin_weights.names import identify
+from segtwin_weights.mappings.names import identify
 
 MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Nodes that are followed. What they do to numbers is what numpy does, so a chain of them is an

@@ -19,7 +19,7 @@ import numpy as np
 from segtwin.errors import WeightsError
 
 from segtwin_weights.door import quoted
-from segtwin_weights.pickles import Budget
+from segtwin_weights.formats.pickles import Budget
 
 MOST_INFLATED = 1032
 """Bytes that a byte of deflate becomes at most: 258 for a bit or two (RFC 1951)."""

@@ -33,12 +33,14 @@ from segtwin.architectures import Architecture, find_architecture
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from segtwin.files import check_room, whole, written_by_a_library
 
-from segtwin_weights import hdf5, keras_names, layouts, plausibility, vgg16_npy, zipped
+from segtwin_weights import layouts, plausibility
 from segtwin_weights.door import file_name, line, reader
 from segtwin_weights.door import loads as loads_json
+from segtwin_weights.formats import hdf5, vgg16_npy, zipped
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
-from segtwin_weights.keras_names import Described, Layer
-from segtwin_weights.names import KERAS_VGG16, identify
+from segtwin_weights.mappings import keras_names
+from segtwin_weights.mappings.keras_names import Described, Layer
+from segtwin_weights.mappings.names import KERAS_VGG16, identify
 from segtwin_weights.surgery import dimensions
 
 if TYPE_CHECKING:

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 from segtwin import Converted
 from segtwin.architectures import get_architecture, known_architectures
 
-from segtwin_weights import metadata, pickles, resnet34
+from segtwin_weights import metadata
 from segtwin_weights.door import quoted
+from segtwin_weights.formats import pickles
 from segtwin_weights.hub import WeightsError
-from segtwin_weights.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
+from segtwin_weights.mappings import resnet34
+from segtwin_weights.mappings.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
 
 DEEPEST = 40
 """How deep dicts may lie in each other; the modules of a TorchScript program are about ten deep."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segtwin.errors import WeightsError
 
-from segtwin_weights import hdf5_guard
+from segtwin_weights.formats import hdf5_guard
 
 if TYPE_CHECKING:
     import h5py
@@ -36,7 +36,7 @@ def opened(path: str | os.PathLike[str], part: tuple[int, int] | None = None) ->
     hdf5_guard.walk(path, part)
     import h5py
 
-    from segtwin_weights.hdf5_walk import Part
+    from segtwin_weights.formats.hdf5_walk import Part
 
     with ExitStack() as stack:
         yield stack.enter_context(h5py.File(stack.enter_context(Part(os.fspath(path), *part)) if part else path, "r"))

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from segtwin.architectures import get_architecture, list_architectures
 
-from segtwin_weights import layouts, tf_table
+from segtwin_weights import layouts
 from segtwin_weights.door import file_name, reader_of_parts, regular, shown
+from segtwin_weights.formats import tf_table
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, checkpoint_prefix, line
-from segtwin_weights.names import identify
+from segtwin_weights.mappings.names import identify
 
 KINDS = {"filter": "weight", "weights": "weight", "up_filter": "weight", "biases": "bias"}
 MOST_TIMES = 3

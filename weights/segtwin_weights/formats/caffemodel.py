@@ -26,10 +26,11 @@ from typing import BinaryIO
 import numpy as np
 from segtwin.files import whole_together
 
-from segtwin_weights import metadata, prototxt, wire
+from segtwin_weights import metadata
 from segtwin_weights.door import OBJECT, Budget, file_name, reader
+from segtwin_weights.formats import prototxt, wire
 from segtwin_weights.hub import Metadata, Weights, WeightsError, at_most, check_finite, sha256
-from segtwin_weights.names import identify
+from segtwin_weights.mappings.names import identify
 from segtwin_weights.surgery import dimensions
 
 MOST_DIMENSIONS = 32

@@ -15,11 +15,11 @@ import os
 
 import numpy as np
 
-from segtwin_weights import hdf5
-from segtwin_weights.caffemodel import BLOB_NAMES
 from segtwin_weights.door import file_name, reader
+from segtwin_weights.formats import hdf5
+from segtwin_weights.formats.caffemodel import BLOB_NAMES
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, damage, sha256
-from segtwin_weights.names import identify
+from segtwin_weights.mappings.names import identify
 
 MOST_TIMES = 3
 """Bytes of numbers that a file may declare, in sizes of the file: Caffe compresses nothing."""

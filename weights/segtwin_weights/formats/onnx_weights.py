@@ -27,12 +27,13 @@ import numpy as np
 from segtwin import Converted
 from segtwin.architectures import find_architecture
 
-from segtwin_weights import onnx_graph, onnx_stamp, wire
+from segtwin_weights import onnx_stamp
 from segtwin_weights.door import OBJECT, Budget, file_name, reader, regular, shown
+from segtwin_weights.formats import onnx_graph, wire
+from segtwin_weights.formats.onnx_graph import Graph
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
+from segtwin_weights.mappings.names import identify
 from segtwin_weights.metadata import loads
-from segtwin_weights.names import identify
-from segtwin_weights.onnx_graph import Graph
 
 DTYPES = {
     1: "<f4",

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from segtwin.files import whole, whole_together
 
-from segtwin_weights import checkpoints
 from segtwin_weights.door import OBJECT, Budget, check_name, line, reader, regular
 from segtwin_weights.door import loads as loads_json
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite
+from segtwin_weights.mappings import checkpoints
 from segtwin_weights.metadata import loads
 
 

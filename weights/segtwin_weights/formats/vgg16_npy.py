@@ -29,8 +29,9 @@ from segtwin import Converted, Preprocessing
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16, VGG_MEAN
 from segtwin.files import whole
 
-from segtwin_weights import layouts, pickles, zipped
+from segtwin_weights import layouts
 from segtwin_weights.door import file_name, quoted, reader, shown
+from segtwin_weights.formats import pickles, zipped
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
 
 LAYERS = [layer for layer in VGG16.layers if layer.width]

@@ -1,0 +1,1 @@
+"""Names of parameters in other projects, and the hub's names for the same numbers."""
