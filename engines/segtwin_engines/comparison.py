@@ -82,6 +82,18 @@ class Blob:
 
 
 @dataclass
+class View:
+    """What is drawn of an engine's output; the output itself is let go."""
+
+    labels: np.ndarray
+    """Best class of each pixel, H×W uint8."""
+    logits: np.ndarray
+    """Of the class that varies most, H×W float32."""
+    difference: np.ndarray
+    """Largest distance of a class's logit from the float64 run, in noise floors, H×W float32."""
+
+
+@dataclass
 class Comparison:
     """One image through every engine."""
 
@@ -94,8 +106,10 @@ class Comparison:
     """Share of the pixels whose best class is that of the float64 run."""
     picture: np.ndarray = field(repr=False)
     """The image as it is shown, H×W×3 uint8."""
-    outputs: dict[str, np.ndarray] = field(repr=False)
-    """Engine → the network's output, N×classes×H×W; TRUTH is the float64 run."""
+    varied: int
+    """The class whose logit varies most."""
+    views: dict[str, View] = field(repr=False)
+    """TRUTH and each engine → what is drawn of it."""
 
     @property
     def worst(self) -> float:
@@ -349,21 +363,35 @@ def compare(
         Blob(blob, truth[blob].shape, float(np.abs(truth[blob]).max()), floors[blob], bounds[blob], {})
         for blob in architecture.exported[1:]
     ]
-    outputs: dict[str, np.ndarray] = {TRUTH: truth[architecture.output]}
+    output = truth[architecture.output]
+    best, varied = best_class(output), int(output[0].std(axis=(1, 2)).argmax())
+    middle = (0, slice(None), best.shape[1] // 2, best.shape[2] // 2)
+    unit = np.abs(output).max() * floors[architecture.output]
+    views: dict[str, View] = {}
+    logits: dict[str, list[float]] = {}
+    agreement: dict[str, float] = {}
+
+    def look(engine: str, values: np.ndarray) -> None:
+        labels = best_class(values)
+        difference = (np.abs(values[0] - output[0]).max(0) / unit).astype(np.float32)
+        views[engine] = View(labels[0], values[0, varied].astype(np.float32), difference)
+        logits[engine] = [float(score) for score in values[middle]]
+        agreement[engine] = float((labels == best).mean())
+
+    look(TRUTH, output)
     for engine, compute in engines.items():
         step(f"{name}: {engine}")
         values = compute(data)
         for one in blobs:
             one.errors[engine] = oracle.relative_error(values[one.name], truth[one.name]) / one.floor
-        outputs[engine] = values[architecture.output]
-    best = best_class(truth[architecture.output])
-    middle = (0, slice(None), best.shape[1] // 2, best.shape[2] // 2)
+        look(engine, values[architecture.output])
     return Comparison(
         image=printable(Path(name).name),
         size=(image.shape[0], image.shape[1]),
         blobs=blobs,
-        logits={engine: [float(score) for score in output[middle]] for engine, output in outputs.items()},
-        agreement={engine: float((best_class(output) == best).mean()) for engine, output in outputs.items()},
+        logits=logits,
+        agreement=agreement,
         picture=image,
-        outputs=outputs,
+        varied=varied,
+        views=views,
     )

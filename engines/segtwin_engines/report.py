@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
 from segtwin.files import check_target, whole_together
-from segtwin.inference import best_class
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin.printable import json_text
@@ -52,7 +50,7 @@ def facts_of(parity: Parity) -> dict[str, Any]:
 
 def kept(comparison: Comparison) -> list[tuple[str, Any]]:
     """Fields of a comparison without its arrays."""
-    names = [one.name for one in fields(comparison) if one.name not in ("picture", "outputs")]
+    names = [one.name for one in fields(comparison) if one.name not in ("picture", "varied", "views")]
     return [(name, getattr(comparison, name)) for name in names]
 
 
@@ -149,28 +147,25 @@ def draw(comparison: Comparison, synthetic: bool) -> bytes:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    image, outputs, floor = comparison.picture, comparison.outputs, comparison.blobs[-1].floor
+    image, views, varied = comparison.picture, comparison.views, comparison.varied
     palette = voc_palette()
-    truth = outputs[TRUTH]
-    varied = int(truth[0].std(axis=(1, 2)).argmax())
-    low, high = float(truth[0, varied].min()), float(truth[0, varied].max())
+    low, high = float(views[TRUTH].logits.min()), float(views[TRUTH].logits.max())
     height = min(max(3 * image.shape[0] / image.shape[1], 1), 4.5)
     figure, axes = plt.subplots(
-        len(outputs),
+        len(views),
         3,
-        figsize=(10.5, (height + 0.1) * len(outputs) + 0.7),
+        figsize=(10.5, (height + 0.1) * len(views) + 0.7),
         layout="constrained",
         dpi=110,
         squeeze=False,
     )
-    for line, (engine, output) in enumerate(outputs.items()):
-        axes[line, 0].imshow(palette[best_class(output)[0]])
+    for line, (engine, view) in enumerate(views.items()):
+        axes[line, 0].imshow(palette[view.labels])
         axes[line, 0].set_ylabel(engine.replace(" (", "\n("), fontsize=9)
-        logits = axes[line, 1].imshow(output[0, varied], vmin=low, vmax=high, cmap="viridis")
+        logits = axes[line, 1].imshow(view.logits, vmin=low, vmax=high, cmap="viridis")
         if line:
-            difference = np.abs(output[0] - truth[0]).max(0) / (np.abs(truth).max() * floor)
-            distance = axes[line, 2].imshow(difference, vmin=0, vmax=BOUND, cmap="magma")
-            axes[line, 2].set_xlabel(f"at most {difference.max():.2f}", fontsize=8)
+            distance = axes[line, 2].imshow(view.difference, vmin=0, vmax=BOUND, cmap="magma")
+            axes[line, 2].set_xlabel(f"at most {view.difference.max():.2f}", fontsize=8)
     axes[0, 2].imshow(image)
     for axis in axes.flat:
         axis.set_xticks([])
