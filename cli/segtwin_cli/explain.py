@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from segtwin import explanation
+from segtwin import explanation, geometry
 from segtwin.architectures import Architecture, get_architecture
 from segtwin.explanation import Explained, formula
 from segtwin.files import whole
@@ -178,7 +178,7 @@ def both(rows: object, columns: object) -> str:
 
 def draw(architecture: Architecture, size: tuple[int, int], path: str) -> None:
     """Left: the image, its padding, and what the first and the middle output pixel see through each
-    branch. Right: what each crop cuts away."""
+    branch. Right: what each crop cuts away. Below: the two grids that each crop aligns."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -189,7 +189,13 @@ def draw(architecture: Architecture, size: tuple[int, int], path: str) -> None:
     shapes = architecture.shapes(height, width, every_layer=True)
     first = next(layer for layer in architecture.layers if layer.kind == "Convolution")
     pad = first.pad
-    figure, (where, cuts) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=(3, 2))
+    aligned = explanation.alignments(architecture)
+    figure = plt.figure(figsize=(13, 6 + 1.1 * len(aligned)), layout="constrained")
+    parts: Any = (figure,)
+    if aligned:
+        parts = figure.subfigures(2, 1, height_ratios=(6, 1.1 * len(aligned)))
+        draw_grids(parts[1], architecture)
+    where, cuts = parts[0].subplots(1, 2, width_ratios=(3, 2))
 
     where.add_patch(
         Rectangle(
@@ -245,3 +251,30 @@ def draw(architecture: Architecture, size: tuple[int, int], path: str) -> None:
     with whole(path) as draft:
         figure.savefig(draft, dpi=120, metadata={"Software": None} if path.endswith(".png") else None)
     plt.close(figure)
+
+
+def draw_grids(figure: Any, architecture: Architecture) -> None:
+    """For each crop, the pixel centres of both blobs in the coordinates of the image: where they coincide, the crop
+    begins."""
+    layers = {layer.name: layer for layer in architecture.layers}
+    aligned = explanation.alignments(architecture)
+    axes = figure.subplots(len(aligned), 1, squeeze=False)[:, 0]
+    for axis, (crop, (blob, like, _)) in zip(axes, aligned.items(), strict=True):
+        offset = architecture.offsets[crop]
+        for height, name in ((1, blob), (0, like)):
+            onto_image = geometry.maps_to_ancestors(layers, name, architecture.offsets)[architecture.input].inverse()
+            first = -2 if name == like else offset - 2
+            for pixel in range(first, first + 9):
+                place = float(onto_image.scale * pixel + onto_image.shift)
+                kept = pixel >= (offset if name == blob else 0)
+                colour, fill = "#1f77b4" if kept else "#bbbbbb", "full" if pixel >= 0 else "none"
+                axis.plot(place, height, "o", color=colour, fillstyle=fill)
+                above = (0, 6) if height else (0, -13)
+                axis.annotate(str(pixel), (place, height), above, textcoords="offset points", ha="center", fontsize=7)
+                if kept:
+                    axis.plot([place, place], [0, 1], color="#1f77b4", linewidth=0.5)
+        axis.set_ylim(-1.1, 2.1)
+        axis.set_yticks([0, 1], [like, blob], fontsize=8)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_title(f"{crop}: pixel {offset} of {blob} lies on pixel 0 of {like}", fontsize=9, loc="left")
+    axes[-1].set_xlabel(f"rows (or columns) of {architecture.input}", fontsize=8)
