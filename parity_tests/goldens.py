@@ -39,7 +39,7 @@ def recipe_weights(
     """The weights behind the Caffe goldens: learned layers from the recipe, fixed layers as the
     network starts them."""
     architecture = get_architecture(architecture)
-    start = initialize(architecture, num_classes, widths=widths)
+    start = initialize(architecture, num_classes=num_classes, widths=widths)
     drawn = {
         p.name: recipe.caffe(p.name, p.shape, seed) for p in architecture.parameters(num_classes, widths) if p.lr_mult
     }
@@ -351,7 +351,7 @@ def vgg16_weights(width: str, seed: int) -> Weights:
 def fcn8vgg_weights(width: str, num_classes: int, seed: int) -> Weights:
     """What the original makes of the vgg16.npy, with the score layers that it would draw at random
     drawn by the recipe."""
-    weights = convert(vgg16_weights(width, seed), "fcn8-vgg", num_classes, seed=0)
+    weights = convert(vgg16_weights(width, seed), "fcn8-vgg", num_classes=num_classes, seed=0)
     drawn = {}
     for layer in ("score_pool4", "score_pool3"):
         outputs, inputs, *_ = weights[f"{layer}/weight"].shape

@@ -53,7 +53,7 @@ def one_line(capsys: pytest.CaptureFixture, *words: object) -> None:
 def test_convert_makes_what_the_library_makes(tmp_path: Path, vgg16: Path) -> None:
     out = tmp_path / "new/folder/fcn8s.safetensors"
     assert run("convert", vgg16, out, "--to", "fcn8s", "--num-classes", 5, "--score-init", "zeros") == 0
-    want = segtwin_weights.convert(segtwin_weights.read(vgg16), "fcn8s", 5, "zeros")
+    want = segtwin_weights.convert(segtwin_weights.read(vgg16), "fcn8s", num_classes=5, score_init="zeros")
     assert segtwin_weights.read(out).fingerprint() == want.fingerprint()
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 

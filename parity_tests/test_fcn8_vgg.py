@@ -77,7 +77,7 @@ def test_pred_and_pred_up_are_the_originals(golden: FCN8VGGGolden, engine) -> No
 @pytest.mark.parametrize("golden", [g for g in GOLDENS if "score_fr_weights" in g.files], ids=str)
 def test_the_averaged_fc8_is_the_originals_bit_for_bit(golden: FCN8VGGGolden) -> None:
     """20 classes of 50 each, 21 of 47, 150 of 6."""
-    weights = convert(vgg16_weights("tiny", 1), "fcn8-vgg", golden.meta["num_classes"], seed=1)
+    weights = convert(vgg16_weights("tiny", 1), "fcn8-vgg", num_classes=golden.meta["num_classes"], seed=1)
     np.testing.assert_array_equal(weights["score_fr/weight"].transpose(2, 3, 1, 0), golden.files["score_fr_weights"])
     np.testing.assert_array_equal(weights["score_fr/bias"], golden.files["score_fr_biases"])
 
@@ -85,7 +85,7 @@ def test_the_averaged_fc8_is_the_originals_bit_for_bit(golden: FCN8VGGGolden) ->
 def test_fc8_for_501_classes_is_its_first_501() -> None:
     """1000 // 501 = 1 class each, 499 dropped."""
     vgg16 = vgg16_weights("tiny", 1)
-    weights = convert(vgg16, "fcn8-vgg", 501, seed=1)
+    weights = convert(vgg16, "fcn8-vgg", num_classes=501, seed=1)
     np.testing.assert_array_equal(weights["score_fr/weight"][:, :, 0, 0], vgg16["fc8/weight"][:501])
     np.testing.assert_array_equal(weights["score_fr/bias"], vgg16["fc8/bias"][:501])
 
@@ -111,7 +111,10 @@ def test_the_regularisation_terms_are_the_originals(golden: FCN8VGGGolden, frame
 
 def test_random_init_fc8_moves_score_fr_to_the_other_collection_and_starts_it_as_he_does() -> None:
     start = initialize(
-        get_architecture("fcn8-vgg").variant({"random_init_fc8": True}), 300, widths=(4, 6, 8, 10, 12, 14, 400), seed=5
+        get_architecture("fcn8-vgg").variant({"random_init_fc8": True}),
+        num_classes=300,
+        widths=(4, 6, 8, 10, 12, 14, 400),
+        seed=5,
     )
     assert start.metadata["architecture"] == "fcn8-vgg"
     for layer, sigma in (("score_fr", (2 / 400) ** 0.5), ("score_pool4", 1e-3), ("score_pool3", 1e-4)):

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (weight, bias) in recipe.vgg16_npy(1, WIDTHS).items():
         blobs[f"{name}/weight"], blobs[f"{name}/bias"] = layouts.to_caffe(name, weight), bias
     for net in NETS:
-        weights = segtwin_weights.convert(Weights(blobs), net, 5, "zeros")
+        weights = segtwin_weights.convert(Weights(blobs), net, num_classes=5, score_init="zeros")
         segtwin_weights.write(weights, folder / f"{net}.safetensors")
         export(net, folder, folder)
     with Image.open(PHOTO) as photo:

@@ -199,7 +199,7 @@ def test_half_and_half_travels_through_every_file(twin, tmp_path, capsys: pytest
 def test_conversion_of_an_fcn_keeps_its_own(tmp_path) -> None:
     """nyud-fcn32s-color: fcn32s' names, 40 classes, NYUD's mean."""
     nyud = Preprocessing("BGR", (116.190, 97.203, 92.318))
-    start = segtwin_weights.initialize("fcn32s", 40, widths=TINY)
+    start = segtwin_weights.initialize("fcn32s", num_classes=40, widths=TINY)
     assert metadata.stated(start) is None, "names alone prove nothing"
     told = segtwin_weights.convert(start, to="fcn16s", preprocessing=nyud)
     again = segtwin_weights.convert(told, to="fcn8s")
@@ -219,7 +219,7 @@ def test_files_of_schema_1_are_still_read() -> None:
 @pytest.mark.parametrize("target", ["fcn16s", "fcn8s", "fcn8s-atonce"])
 def test_channels_follow_the_source(channels: int, target: str) -> None:
     """nyud-fcn32s-color-d takes colour and depth."""
-    start = segtwin_weights.initialize("fcn32s", 5, channels, TINY)
+    start = segtwin_weights.initialize("fcn32s", num_classes=5, in_channels=channels, widths=TINY)
     random = np.random.default_rng(0)
     weights = Weights(
         {name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()}, start.metadata
@@ -234,7 +234,7 @@ def test_channels_follow_the_source(channels: int, target: str) -> None:
 
 
 def test_a_grey_vgg16_becomes_a_grey_fcn() -> None:
-    classifier = segtwin_weights.initialize("vgg16", 30, 1, TINY)
+    classifier = segtwin_weights.initialize("vgg16", num_classes=30, in_channels=1, widths=TINY)
     random = np.random.default_rng(0)
     weights = Weights(
         {name: random.standard_normal(blob.shape, np.float32) for name, blob in classifier.items()},
@@ -247,7 +247,7 @@ def test_a_grey_vgg16_becomes_a_grey_fcn() -> None:
 
 
 def test_a_trained_layer_of_another_shape_is_named() -> None:
-    weights = dict(segtwin_weights.initialize("fcn32s", 5, widths=TINY))
+    weights = dict(segtwin_weights.initialize("fcn32s", num_classes=5, widths=TINY))
     weights["conv3_2/weight"] = np.ones((*weights["conv3_2/weight"].shape[:2], 5, 5), np.float32)
     with pytest.raises(WeightsError, match="conv3_2/weight"):
         segtwin_weights.convert(Weights(weights), to="fcn16s")
@@ -255,7 +255,9 @@ def test_a_trained_layer_of_another_shape_is_named() -> None:
 
 @pytest.mark.parametrize("twin", [segtwin_torch, segtwin_keras])
 def test_a_files_dimensions_are_the_defaults(twin, tmp_path) -> None:
-    segtwin_weights.write(segtwin_weights.initialize("fcn8s", 5, 4, TINY), tmp_path / "five.safetensors")
+    segtwin_weights.write(
+        segtwin_weights.initialize("fcn8s", num_classes=5, in_channels=4, widths=TINY), tmp_path / "five.safetensors"
+    )
     for model in (twin.build("fcn8s", weights=tmp_path / "five.safetensors"), twin.load(tmp_path / "five.safetensors")):
         read = twin.read_weights(model)
         assert read["score_fr/weight"].shape[0] == 5
@@ -273,7 +275,7 @@ def test_a_files_dimensions_are_the_defaults(twin, tmp_path) -> None:
 def test_the_convolutional_vgg16_is_a_classifier() -> None:
     """What the FCN authors started from: fc6 O×I×7×7, fc7 O×I×1×1."""
     random = np.random.default_rng(0)
-    start = segtwin_weights.initialize("vgg16", 30, widths=TINY)
+    start = segtwin_weights.initialize("vgg16", num_classes=30, widths=TINY)
     flat = Weights(
         {name: random.standard_normal(blob.shape, np.float32) for name, blob in start.items()},
         {"architecture": "vgg16"},

@@ -49,7 +49,7 @@ def weights_of(name: str) -> tuple[Weights, np.ndarray, np.ndarray]:
     architecture = get_architecture(name)
     widths = {7: (3, 4, 5, 6, 7, 8, 9), 5: (3, 4, 5, 6, 7), 0: None}[len(architecture.widths)]
     random = np.random.default_rng(5)
-    start = initialize(name, 3, widths=widths, seed=3)
+    start = initialize(name, num_classes=3, widths=widths, seed=3)
     blobs = {
         key: blob if blob.any() else np.asarray(random.uniform(-0.5, 0.5, blob.shape), blob.dtype)
         for key, blob in start.items()

@@ -51,7 +51,7 @@ def check(golden: VGGFCNGolden, blobs: dict[str, np.ndarray]) -> None:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def tiny(request: pytest.FixtureRequest) -> tuple[str, Weights]:
-    return request.param, initialize(request.param, 5, widths=TINY, seed=3)
+    return request.param, initialize(request.param, num_classes=5, widths=TINY, seed=3)
 
 
 def test_the_twins_agree_blob_by_blob(tiny: tuple[str, Weights]) -> None:
@@ -135,12 +135,12 @@ def test_a_state_dict_of_the_original_classes_loads_and_comes_back(tiny: tuple[s
 
 def test_a_new_network_starts_as_torch_starts_it(tiny: tuple[str, Weights]) -> None:
     architecture, _ = tiny
-    start = initialize(architecture, 5, widths=(64, 64, 64, 64, 64, 64, 64), seed=9)
+    start = initialize(architecture, num_classes=5, widths=(64, 64, 64, 64, 64, 64, 64), seed=9)
     twins = [
         twin.read_weights(twin.build(architecture, num_classes=5, widths=TINY, seed=9)).fingerprint()
         for twin in TWINS.values()
     ]
-    assert twins == [initialize(architecture, 5, widths=TINY, seed=9).fingerprint()] * 2
+    assert twins == [initialize(architecture, num_classes=5, widths=TINY, seed=9).fingerprint()] * 2
     he = start["vgg16.features.28.weight"]
     assert he.std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)
     assert not start["vgg16.features.28.bias"].any()

@@ -22,6 +22,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin.architectures import Architecture
+from segtwin.errors import known_arguments
 from segtwin.files import whole, written_by_a_library
 from segtwin_weights import onnx_export, onnx_file
 from segtwin_weights.formats import torch_file
@@ -35,9 +36,11 @@ from segtwin_torch.weights import blob_names, in_eval_mode, table, used_weights
 OPSET = onnx_file.OPSETS["torch"][0]
 
 
+@known_arguments
 def export_onnx(
     model: nn.Module,
     path: str | os.PathLike[str],
+    *,
     opset: int = OPSET,
     external_data: bool | None = None,
     size: tuple[int, int] | None = None,

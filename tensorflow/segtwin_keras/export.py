@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import onnx
 import onnx_ir as ir
+from segtwin.errors import known_arguments
 from segtwin.files import check_room, whole, written_by_a_library
 from segtwin_weights import onnx_export, onnx_file
 from segtwin_weights.formats import keras_file
@@ -31,9 +32,11 @@ NOT_IN_DOUBLE = {"BatchNorm", "Resize"}
 """Layers that TensorFlow computes in float64 in pieces, of which tf2onnx makes no graph of blobs."""
 
 
+@known_arguments
 def export_onnx(
     model: keras.Model,
     path: str | os.PathLike[str],
+    *,
     opset: int = OPSET,
     external_data: bool | None = None,
     size: tuple[int, int] | None = None,
@@ -144,7 +147,11 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
     signature = [tf.TensorSpec((n, *size, model.input.shape[-1]), dtype, name=architecture.input)]
     signature += [tf.TensorSpec(variable.shape, dtype, name=name.replace("/", ".")) for name, variable in slots.items()]
     graph = onnx_graph.convert(
-        tf.function(forward, input_signature=signature, autograph=False), signature, opset, architecture.input, blobs
+        tf.function(forward, input_signature=signature, autograph=False),
+        signature,
+        opset,
+        architecture.input,
+        blobs,
     )
     onnx_graph.tidy(graph, list(slots), blobs[-1])
     return ir.to_proto(graph)

@@ -167,7 +167,7 @@ def test_fingerprints_tell_weights_apart() -> None:
 
 
 def test_dimensions_are_read_off_the_weights() -> None:
-    start = segtwin_weights.initialize("fcn8s", 7, 4, TINY)
+    start = segtwin_weights.initialize("fcn8s", num_classes=7, in_channels=4, widths=TINY)
     assert segtwin_weights.dimensions(start, "fcn8s") == (7, 4, TINY)
     with pytest.raises(WeightsError, match=r"not the weights of fcn8s: fc7/weight is missing"):
         segtwin_weights.dimensions(Weights({n: b for n, b in start.items() if "fc7" not in n}), "fcn8s")

@@ -76,7 +76,7 @@ def plan(
         num_classes, in_channels, widths = segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
     check_memory(architecture, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
     if start is None:
-        start = initialize(architecture, num_classes, in_channels, widths, seed)
+        start = initialize(architecture, num_classes=num_classes, in_channels=in_channels, widths=widths, seed=seed)
     arguments: dict[str, Any] = {
         "num_classes": architecture.num_classes if num_classes is None else num_classes,
         "in_channels": architecture.in_channels if in_channels is None else in_channels,

@@ -7,13 +7,16 @@ import zlib
 import numpy as np
 from segtwin import geometry
 from segtwin.architectures import Architecture, Draw, Parameter, get_architecture
+from segtwin.errors import known_arguments
 
 from segtwin_weights import metadata
 from segtwin_weights.hub import Weights
 
 
+@known_arguments
 def initialize(
     architecture: str | Architecture,
+    *,
     num_classes: int | None = None,
     in_channels: int | None = None,
     widths: tuple[int, ...] | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 from segtwin import Preprocessing
 from segtwin.architectures import Architecture, Draw, Parameter, get_architecture, list_architectures
 from segtwin.architectures.vgg16 import VGG16, VGG_MEAN
+from segtwin.errors import known_arguments
 
 from segtwin_weights import metadata
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, check_keys
@@ -32,9 +33,11 @@ class Change(NamedTuple):
     shape: tuple[int, ...]
 
 
+@known_arguments
 def convert(
     weights: Weights,
     to: str,
+    *,
     num_classes: int | None = None,
     score_init: str = "fc8-average",
     seed: int | None = None,
