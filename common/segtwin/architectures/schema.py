@@ -1,5 +1,4 @@
-"""What an architecture is made of: layers, parameters and everything that a user of the weights
-needs to know.
+"""Dataclasses of the tables: `Architecture`, `Layer`, `Parameter`, `Draw`.
 
 An architecture is a contract, not an interpreter. The models in `segtwin_torch` and `segtwin_keras`
 are written by hand, one layer a line; the tests compare both with the table of layers, and the
@@ -25,14 +24,14 @@ class Draw(NamedTuple):
     """Random initializer (i.i.d. elements)."""
 
     kind: str
-    """"normal" (mean 0), "truncated normal" (of mean 0, drawn again beyond two standard deviations)
-    or "uniform" (−size … size)."""
+    """"normal" (mean 0), "truncated normal" (mean 0, redrawn beyond two standard deviations) or
+    "uniform" (from −size to size)."""
     size: float
-    """The standard deviation, or the bound of "uniform"."""
+    """Standard deviation; for "uniform" the bound."""
 
 
 class Parameter(NamedTuple):
-    """One blob of weights, as Caffe would hold it."""
+    """One array of weights in the hub's layout."""
 
     name: str
     """`conv1_1/weight` or `conv1_1/bias`."""
@@ -42,27 +41,20 @@ class Parameter(NamedTuple):
     lr_mult: float
     decay_mult: float
     fill: str | float | Draw
-    """How it starts when nothing is copied into it: a constant, a draw, "bilinear", or "counter"
-    (an int64 zero)."""
+    """Initial value: a constant, a `Draw`, "bilinear", or "counter" (int64 zero)."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer; its top blob has its name. `relu` and `dropout` stand for the in-place layers that
-    follow, so the blob is what they leave."""
+    """One layer. Its top blob has the layer's name and is what the in-place ReLU and Dropout leave."""
 
     name: str
     kind: str
-    """Caffe's layer type: Convolution, Pooling, Deconvolution, Crop, Eltwise, InnerProduct, Scale,
-    Concat, Sigmoid. And what Caffe has not or has otherwise: BatchNorm (torch's, with weight and
-    bias), BGR (RGB turned round, minus the mean), DeconvolutionSame (cut to the size of its second
-    bottom as TensorFlow's SAME cuts), ArgMax, PadTo (zeros below and to the right, up to the size
-    of its second bottom), Resize (bilinear with aligned corners, to the size of its second bottom),
-    SpaceToBatch and BatchToSpace (blocks of 2×2)."""
+    """A key of `layer_kinds.KINDS`: Caffe's layer type, or the name of a kind that Caffe lacks."""
     bottoms: tuple[str, ...]
     width: str | int | None = None
-    """Which entry of the architecture's widths counts the outputs ("c1" … "fc7"), or "classes", or
-    their number."""
+    """Number of outputs: a key of `Architecture.widths` ("c1" … "fc7"), "classes", or an int. None:
+    as many as the bottom has."""
     kernel: int = 1
     stride: int = 1
     pad: int = 0
@@ -70,27 +62,25 @@ class Layer:
     dropout: float = 0.0
     bias: bool = True
     lr_mult: tuple[float, float] = (1, 2)
-    """Of the weight and of the bias."""
+    """Multiplier of the learning rate, for the weight and for the bias."""
     decay_mult: tuple[float, float] = (1, 0)
     fill: str | float | Draw = 0.0
-    """Of the weights: a constant, a draw, "bilinear", "he" (σ = √(2/N), N the incoming values of
-    one output), "he-truncated" (the same, of a 1×1 convolution, drawn again beyond 2σ), "fan-out"
-    (torchvision's ResNets: σ = √(2/N), N the values that one input goes out to) or "torch" (evenly
-    within ±1/√N, N = O·kh·kw of a deconvolution and I·kh·kw of a convolution)."""
+    """Initializer of the weight: a constant, a `Draw`, "bilinear", "he" (normal, σ = √(2/N), N the
+    fan-in), "he-truncated" (the same, redrawn beyond 2σ; 1×1 convolutions only), "fan-out" (normal,
+    σ = √(2/N), N the fan-out, as in torchvision's ResNets) or "torch" (uniform within ±1/√N,
+    N = I·kh·kw for a convolution, O·kh·kw for a deconvolution)."""
     sizes: str = "ceil"
-    """How a Pooling counts its windows: "ceil" (Caffe), "floor" (torch), or "same" (TensorFlow:
-    ⌈size / stride⌉, hanging over the far edge)."""
+    """Rounding of a Pooling's output size: "ceil" (Caffe), "floor" (torch) or "same" (TensorFlow)."""
     output_pad: int = 0
-    """Of a deconvolution: rows and columns more at the bottom and right, as torch's output_padding."""
+    """Additional rows and columns at the bottom and right of a deconvolution: torch's output_padding."""
     dilation: int = 1
-    """Of a convolution: pixels from one element of the kernel to the next."""
+    """Dilation of a convolution."""
     groups: int = 1
-    """Of a convolution: into how many groups the channels are split."""
+    """Groups of a convolution."""
     pad_after: int | None = None
-    """Of a convolution: padding at the bottom and right, where it differs from `pad` at the top and
-    left."""
+    """Padding of a convolution at the bottom and right, where it differs from `pad`."""
     module: str = ""
-    """What holds its weights, when that has another name than its blob: a module of the state_dict."""
+    """Module that holds the weights in the state_dict, where its name differs from the blob's."""
 
     @property
     def pads(self) -> tuple[int, int]:
@@ -99,18 +89,18 @@ class Layer:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The bottoms that the values come from: without the one that only lends its size."""
+        """The bottoms whose values are used, without one that only gives the size."""
         return self.bottoms[:1] if KINDS[self.kind].resizes_to_second else self.bottoms
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: its layers and everything a user of its weights has to know."""
+    """A network: its layers, its preprocessing and what else a user of its weights needs to know."""
 
     name: str
     layers: tuple[Layer, ...]
     output: str
-    """The blob that is the answer; the ONNX output of the same name."""
+    """Name of the output blob, and of the ONNX output."""
     num_classes: int
     colour: str
     """Order of the input's channels, "BGR" or "RGB"."""
@@ -118,49 +108,45 @@ class Architecture:
     """Subtracted from the values (0..255 divided by `divisor`), in the order of `colour`."""
     citation: str
     source: str
-    """The definition this architecture was read from, with its commit."""
+    """Repository, commit and file, or paper section, that the table was read from."""
     input: str = "data"
     in_channels: int = 3
     widths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     classes: tuple[str, ...] | None = None
-    """Names of the classes, when the published weights have them."""
+    """Names of the classes of the published weights."""
     published: str = ""
-    """What the publication reports of it."""
+    """Result that the publication reports."""
     dropout: float | None = 0.5
-    """The rate in training; None: the network has no dropout."""
+    """Dropout rate in training; None for a network without dropout."""
     options: tuple[str, ...] = ()
-    """Names of the architecture options of `build`."""
+    """Options of `build` that only some networks have."""
     naming: str = "caffe"
-    """How the hub names its weights: "caffe" (`conv1_1/weight`) or "torch" (the state_dict's keys,
-    `conv1.conv.0.weight`)."""
+    """Names in the hub: "caffe" (`conv1_1/weight`) or "torch" (state_dict keys, `conv1.conv.0.weight`)."""
     state: Callable[[int, int, Mapping[str, int]], tuple[Parameter, ...]] | None = None
-    """For networks without a table of layers: (num_classes, in_channels, widths) → every parameter,
-    in the order of the state_dict."""
+    """Function (num_classes, in_channels, widths) → parameters in the order of the state_dict, where
+    the layers do not determine them."""
     blob_names: tuple[str, ...] = ()
-    """For networks with layers whose tops have no name in the original: every blob that has, the
-    input first."""
+    """The named blobs, input first, of a network in which not every layer's top has a name."""
     divisor: float = 1.0
     """The 0..255 values are divided by it before the mean is subtracted."""
     std: tuple[float, ...] = ()
-    """Each channel is divided by its own, after the mean, in the order of `colour`; empty: by none."""
+    """Divisor of each channel after the mean, in the order of `colour`; empty for none."""
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Weight → the later one whose storage it shares: a load leaves the later one's numbers in
-    both."""
+    """Weight → the weight whose storage it shares. The latter's values are the ones that count."""
     idle: tuple[str, ...] = ()
-    """Weights that the original carries along and computes nothing with."""
+    """Weights that are in the original's state_dict and not used in its forward pass."""
     size_least: int = 1
-    """The smallest rows or columns of an input."""
+    """Smallest height and width of an input."""
     size_step: int = 1
-    """The next legal size is so many pixels larger."""
+    """Legal sizes are `size_least` + k · `size_step`, unless `size_rule` says otherwise."""
     size_rule: Callable[[int, int], None] | None = None
-    """Where that does not say it: (height, width) → ValueError for sizes that the original cannot
-    take, with one that it can."""
+    """Function (height, width) that raises an ArchitectureError for sizes that do not fit."""
     any_channels: bool = True
-    """Whether it takes images of any number of channels, not only the original's."""
+    """Whether it can be built for images of another number of channels."""
     variants: Mapping[str, Architecture] = field(default_factory=lambda: MappingProxyType({}))
     """Option of `build` → the architecture that it selects."""
     variant_of: str = ""
-    """Name of the network that such an option was given to."""
+    """For a variant: name of the base network."""
     unused: tuple[str, ...] = ()
     """Parameters of the base network that this variant does not use."""
 
