@@ -407,12 +407,11 @@ def test_of_two_processes_one_wins(tmp_path: Path, weights: Path) -> None:
     code = """
 import sys, os
 from segtwin_cli.main import main
-import segtwin_weights.torch_file, torch
+import segtwin_weights.formats.torch_file
 print("ready", flush=True)
 sys.stdin.readline()
 main()
 """
-    code = code.replace(", torch\n", "\n")
     for at in range(4):
         target = tmp_path / f"{at}.caffemodel"
         command = [sys.executable, "-c", code, "convert", str(weights), str(target)]
