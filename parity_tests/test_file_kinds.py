@@ -254,7 +254,7 @@ def test_folders(tmp_path: Path) -> None:
 
 def test_libraries_of_formats_are_imported_when_a_file_asks_for_them() -> None:
     script = (
-        "import sys, segtwin_weights; print(*({'h5py', 'onnx', 'safetensors', 'pooch', 'requests', 'torch', "
+        "import sys, segtwin_weights; print(*({'h5py', 'onnx', 'safetensors', 'requests', 'torch', "
         "'tensorflow'} & sys.modules.keys()))"
     )
     assert (

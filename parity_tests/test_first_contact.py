@@ -99,7 +99,7 @@ def test_a_framework_that_fails_late_is_one_line(weights: Path) -> None:
 
 @pytest.mark.parametrize("arguments", ["--help", "--version"])
 def test_starting_imports_almost_nothing(arguments: str) -> None:
-    names = "torch torchvision tensorflow keras onnx onnxruntime h5py matplotlib jinja2 requests pooch numpy PIL rich"
+    names = "torch torchvision tensorflow keras onnx onnxruntime h5py matplotlib jinja2 requests numpy PIL rich"
     code = f"""
 import sys
 from segtwin_cli.main import main

@@ -11,7 +11,7 @@ import pytest
 import segtwin
 import segtwin_weights
 from goldens import TINY, recipe
-from segtwin_weights import WeightsError, sources
+from segtwin_weights import WeightsError, catalogue, sources
 from segtwin_weights.formats import vgg16_npy
 from segtwin_weights.mappings.names import KERAS_VGG16
 
@@ -351,9 +351,17 @@ def test_the_hash_and_the_address_are_keras_own() -> None:
     import keras.src.applications.vgg16 as vgg16
 
     source = inspect.getsource(vgg16)
-    assert sources.KERAS_MD5 in source
-    assert sources.KERAS_URL.rsplit("/", 1)[1] in source
-    assert vgg16.WEIGHTS_PATH == sources.KERAS_URL
+    ours = catalogue.CATALOGUE["vgg16"].sources[0]
+    assert ours.hash.removeprefix("md5:") in source
+    assert ours.url.rsplit("/", 1)[1] in source
+    assert ours.url == vgg16.WEIGHTS_PATH
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, port: int, digest: str = "") -> None:
+    """Take a server on this machine for the publisher."""
+    entry = catalogue.Entry("", "vgg16.h5", (catalogue.Source(f"http://127.0.0.1:{port}/vgg16.h5", digest, "it"),))
+    monkeypatch.setitem(catalogue.CATALOGUE, "vgg16", entry)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture
@@ -382,9 +390,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(sources, "KERAS_URL", f"http://127.0.0.1:{running.server_address[1]}/vgg16.h5")
-        monkeypatch.setattr(sources, "KERAS_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+        publish(monkeypatch, running.server_address[1], f"md5:{hashlib.md5(file.read_bytes()).hexdigest()}")
         yield file
         running.shutdown()
 
@@ -404,14 +410,13 @@ def test_the_download_becomes_a_true_vgg16_npy(cache: Path, server: Path) -> Non
 
 def test_a_download_that_is_not_what_its_publisher_says_is_refused(cache: Path, server: Path) -> None:
     server.write_bytes(server.read_bytes() + b"x")
-    with pytest.raises(WeightsError, match="MD5 hash"):
+    with pytest.raises(WeightsError, match="has the md5"):
         sources.find_vgg16()
     assert list(cache.iterdir()) == []
 
 
 def test_without_a_network_the_weights_are_synthetic_and_say_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "KERAS_URL", "http://127.0.0.1:9/vgg16.h5")  # nobody listens there
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    publish(monkeypatch, 9)  # nobody listens there
     write = sources.write_synthetic
     monkeypatch.setattr(sources, "write_synthetic", lambda path: write(path, TINY))
     said: list[str] = []

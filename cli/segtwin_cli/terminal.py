@@ -104,7 +104,7 @@ def steps(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 class Bar:
-    """What pooch tells its progress to, as tqdm's interface has it, on rich's bar."""
+    """What a download tells its progress to, as tqdm's interface has it, on rich's bar."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self.progress, self.task = progress, progress.add_task(printable(name), total=None)

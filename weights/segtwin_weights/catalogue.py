@@ -40,6 +40,15 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 removed."""
 
 
+class UnreachableError(WeightsError):
+    """No source of a set answers."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+        """What the sources answered, in a few words."""
+
+
 class Source(NamedTuple):
     """One place of a set."""
 
@@ -123,15 +132,16 @@ def fetch(name: str, progress: Any = False, say: Callable[[str], None] = lambda 
 
     Args:
         name: a key of `CATALOGUE`.
-        progress: an object like a tqdm bar, as pooch takes it: `total`, `update(n)`, `reset()`,
+        progress: an object like a tqdm bar: `total`, `update(n)`, `reset()`,
             `close()`.
         say: told, line by line, what happens.
 
     Raises:
         ValueError: there is no such set.
-        WeightsError: no source can be reached; what comes has another hash than the publisher's, or
-            than the first time; another process holds the lock and does nothing; the hashes of the
-            first downloads cannot be read.
+        UnreachableError: no source can be reached.
+        WeightsError: what comes has another hash than the publisher's, or than the first time;
+            another process holds the lock and does nothing; the hashes of the first downloads cannot
+            be read.
         OSError: the cache cannot be written.
     """
     if name not in CATALOGUE:
@@ -186,9 +196,10 @@ def _download(name: str, entry: Entry, final: Path, progress: Any, say: Callable
     if download.size() == 0:
         download.forget()
     why = "; ".join(dict.fromkeys(failures))
-    raise WeightsError(
+    raise UnreachableError(
         f"{name} cannot be fetched ({why}); on a machine with a network fetch {entry.sources[0].url} and put it at "
-        f"{final}"
+        f"{final}",
+        why,
     )
 
 
@@ -204,11 +215,18 @@ def _arrived(partial: Path, final: Path, source: Source, say: Callable[[str], No
 
 
 @contextmanager
-def only_one(final: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def only_one(
+    final: Path, say: Callable[[str], None] = lambda line: None, download: str | None = None
+) -> Iterator[None]:
     """Hold the lock of a file in the cache, `final`.lock, for this thread alone; wait for another
     holder as long as it does something.
 
     The system gives the lock back when its holder ends, however it ends.
+
+    Args:
+        final: the file.
+        say: told when another process holds it.
+        download: name of the file that its holder downloads, where it is not `final` itself.
 
     Raises:
         WeightsError: the holder has not added a byte for WAIT_SECONDS.
@@ -216,7 +234,7 @@ def only_one(final: Path, say: Callable[[str], None] = lambda line: None) -> Ite
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     path = final.with_name(f"{final.name}.lock")
-    partial = final.with_name(f"{final.name}.partial")
+    partial = final.with_name(f"{download or final.name}.partial")
     lock = FileLock(path)
     size, since = -1, time.monotonic()
     waited = False

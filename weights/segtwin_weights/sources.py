@@ -14,22 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
-import requests
 from segtwin.architectures.vgg16 import VGG16
 from segtwin.files import replacing, whole
 
-from segtwin_weights.catalogue import cache_folder, only_one
+from segtwin_weights import catalogue
+from segtwin_weights.catalogue import UnreachableError, cache_folder, only_one
 from segtwin_weights.formats import keras_file, vgg16_npy
 from segtwin_weights.hub import WeightsError
 
-KERAS_URL = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-)
-KERAS_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
-"""Of that file, as `keras.applications.vgg16` states it."""
-CONNECT_SECONDS, READ_SECONDS = 5, 60
-"""Without a network nothing may hang."""
 SYNTHETIC_SEED = 16
 
 
@@ -54,7 +46,7 @@ def find_vgg16(say: Callable[[str], None] = lambda line: None, progress: Any = F
     cached = cache_folder() / "vgg16.npy"
     if cached.is_file():
         return cached
-    with only_one(cached, say):
+    with only_one(cached, say, download=catalogue.CATALOGUE["vgg16"].file):
         # another process may have made it meanwhile
         return cached if cached.is_file() else _make_vgg16(cached, say, progress)
 
@@ -63,14 +55,9 @@ def _make_vgg16(cached: Path, say: Callable[[str], None], progress: Any) -> Path
     """Fetch or make the file; the lock is held."""
     try:
         return download_vgg16(cached, progress)
-    except requests.RequestException as error:
-        reason = (
-            "no network"
-            if isinstance(error, requests.ConnectionError | requests.Timeout)
-            else " ".join(str(error).split())
-        )
+    except UnreachableError as error:
         say(
-            f"The Oxford weights cannot be fetched ({reason}). To use real ones, set VGG16_NPY=/path/to/vgg16.npy "
+            f"The Oxford weights cannot be fetched ({error.why}). To use real ones, set VGG16_NPY=/path/to/vgg16.npy "
             f"or put the file at {cached}."
         )
         synthetic = cached.with_name(f"vgg16-{vgg16_npy.SYNTHETIC}.npy")
@@ -85,23 +72,14 @@ def download_vgg16(path: Path, progress: Any = False) -> Path:
     """Fetch keras.applications' VGG-16, check it, and write it as vgg16.npy.
 
     Raises:
-        requests.RequestException: it cannot be fetched.
+        UnreachableError: no source answers.
         WeightsError: its hash or content is not what the publisher says.
         OSError: the file cannot be written.
     """
-    downloader = pooch.HTTPDownloader(progressbar=progress, timeout=(CONNECT_SECONDS, READ_SECONDS))
-    pooch.get_logger().setLevel("ERROR")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = KERAS_URL.rsplit("/", 1)[1]
-    try:
-        fetched = pooch.retrieve(
-            KERAS_URL, known_hash=f"md5:{KERAS_MD5}", fname=name, path=path.parent, downloader=downloader
-        )
-    except ValueError as error:  # pooch's word for a hash that differs; it keeps no such file
-        raise WeightsError(f"{KERAS_URL}: {' '.join(str(error).split())}") from None
+    fetched = catalogue.fetch("vgg16", progress)
     with replacing(True):
         vgg16_npy.write(keras_file.read(fetched), path)
-    Path(fetched).unlink()
+    fetched.unlink()
     return path
 
 
