@@ -15,6 +15,7 @@ import numpy as np
 import segtwin
 from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
+from segtwin.noise import LEAST_FLOOR
 from segtwin_weights import Weights, convert, initialize
 from segtwin_weights.layouts import to_caffe
 
@@ -22,8 +23,6 @@ FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))
 import recipe  # noqa: E402
 
-LEAST_FLOOR = 2.0**-23
-"""One float32 unit in the last place: no engine can be asked to be closer than its own rounding."""
 TF1_NOISE, TORCH_NOISE = 3.5e-6, 5e-6
 """The originals' float32 against float64, at most (golden/README.md says 3e-6 and 5e-6; `score_fr`
 at full width is 3.03e-6)."""
@@ -85,36 +84,38 @@ class Golden:
         """Out of an engine's whole blobs, what the file stores under `name`."""
         raise NotImplementedError
 
+    def source(self, name: str) -> str:
+        """The blob of which `name` is stored."""
+        return name
+
+    def parts(self, blob_name: str, blob: np.ndarray) -> dict[str, np.ndarray]:
+        """What the file stores of a blob."""
+        return {name: self.stored(name, {blob_name: blob}) for name in self.blobs if self.source(name) == blob_name}
+
     @cached_property
     def truth(self) -> dict[str, np.ndarray]:
         """Every stored blob in float64, by the numpy oracle."""
-        blobs = dict(oracle.blobs(self.architecture, self.weights, self.data))
-        return {name: self.stored(name, blobs) for name in self.blobs}
-
-    @cached_property
-    def draws(self) -> dict[str, list[float]]:
-        """Blob → float32's distance from float64, relative to its maximum, in the original (first)
-        and in numpy runs of other orders of summation.
-
-        Networks of full width, whose maxima are over many numbers, get one such run.
-        """
-        draws = {name: [oracle.relative_error(self.truth[name], want)] for name, want in self.blobs.items()}
-        narrow = sum(blob.size for blob in self.weights.values()) < FULL_WIDTH
-        for order in noise.ORDERS if narrow else noise.ORDERS[:1]:
-            blobs = dict(oracle.blobs(self.architecture, self.weights, self.data, "float32", order))
-            for name, errors in draws.items():
-                errors.append(oracle.relative_error(self.stored(name, blobs), self.truth[name]))
-        return draws
+        found: dict[str, np.ndarray] = {}
+        for name, blob in oracle.blobs(self.architecture, self.weights, self.data):
+            found |= self.parts(name, blob)
+        return {name: found[name] for name in self.blobs}
 
     @cached_property
     def floors(self) -> dict[str, float]:
-        """Blob → what float32 costs there, however it is added up: the largest of `draws`. No
-        engine under test has a part in it."""
-        far = max(errors[0] for errors in self.draws.values())
+        """Blob → what float32 costs there, however it is added up: in the original, and in numpy
+        runs of other orders of summation (`noise.rounding`). No engine under test has a part in it.
+
+        Networks of full width, whose maxima are over many numbers, get one such run.
+        """
+        original = {name: oracle.relative_error(self.truth[name], want) for name, want in self.blobs.items()}
+        far = max(original.values())
         assert far < self.most_noise, (
             f"{self}: the oracle is {far} away from the original; the floors would excuse anything"
         )
-        return {name: max(*errors, LEAST_FLOOR) for name, errors in self.draws.items()}
+        narrow = sum(blob.size for blob in self.weights.values()) < FULL_WIDTH
+        orders = noise.ORDERS if narrow else noise.ORDERS[:1]
+        ours = noise.rounding(self.architecture, self.weights, self.data, self.truth, orders, self.parts)
+        return {name: max(error, ours[name], LEAST_FLOOR) for name, error in original.items()}
 
     def errors(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Blob → distance of an engine's blob from the original's, in noise floors."""
@@ -306,6 +307,9 @@ class FCN8VGGGolden(SeedFCNGolden):
             n for n in self.VIEWS if n in self.files
         ]
         return {name: self.files[name].transpose(0, 3, 1, 2) for name in names}
+
+    def source(self, name: str) -> str:
+        return self.VIEWS.get(name, (name,))[0]
 
     def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
         blob, view = self.VIEWS.get(name, (name, np.s_[...]))

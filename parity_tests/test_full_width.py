@@ -19,7 +19,7 @@ import segtwin_torch
 import segtwin_weights
 import torch
 from goldens import FULL, LEAST_FLOOR, CaffeGolden, caffe_goldens, recipe_weights
-from segtwin import oracle
+from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import sources
@@ -66,8 +66,8 @@ def truth(golden: CaffeGolden) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def floors(golden: CaffeGolden, truth: dict[str, np.ndarray]) -> dict[str, float]:
-    pairs = oracle.blobs(golden.architecture, golden.weights, golden.data, "float32")
-    return {name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR) for name, blob in pairs}
+    errors = noise.rounding(golden.architecture, golden.weights, golden.data, truth, orders=(None,))
+    return {name: max(error, LEAST_FLOOR) for name, error in errors.items()}
 
 
 @pytest.fixture(scope="module")

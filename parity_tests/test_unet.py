@@ -9,7 +9,7 @@ import segtwin_keras
 import segtwin_torch
 import torch
 from goldens import LEAST_FLOOR, STATE_DICTS, CaffeGolden, UNetGolden, seed_weights, unet_goldens, unet_paper_goldens
-from segtwin import oracle
+from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_weights import Weights, WeightsError, convert, initialize, read, write
 
@@ -112,10 +112,8 @@ def full_width() -> tuple[Weights, np.ndarray, dict[str, np.ndarray], dict[str, 
     image = random.uniform(0, 1, (1, 1, 188, 204)).astype(np.float32)
     architecture = get_architecture("unet-paper")
     truth = oracle.run(architecture, weights, image)
-    floors = {
-        name: max(oracle.relative_error(blob, truth[name]), LEAST_FLOOR)
-        for name, blob in oracle.blobs(architecture, weights, image, "float32")
-    }
+    errors = noise.rounding(architecture, weights, image, truth, orders=(None,))
+    floors = {name: max(error, LEAST_FLOOR) for name, error in errors.items()}
     assert max(floors.values()) < 2e-6, "Caffe's own is 1e-6; a floor above would excuse anything"
     return weights, image, truth, floors
 

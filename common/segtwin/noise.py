@@ -18,7 +18,7 @@ on the network alone, not on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -60,6 +60,33 @@ def default_bounds(architecture: Architecture, weights: Mapping[str, np.ndarray]
     return {name: BOUND * growth(products) for name, products in longest_sums(architecture, weights).items()}
 
 
+def rounding(
+    architecture: Architecture,
+    weights: Mapping[str, np.ndarray],
+    data: np.ndarray,
+    truth: Mapping[str, np.ndarray],
+    orders: Iterable[str | None] = ORDERS,
+    parts: Callable[[str, np.ndarray], Mapping[str, np.ndarray]] = lambda name, blob: {name: blob},
+) -> dict[str, float]:
+    """Blob → the largest distance of float32 runs of the oracle from the truth, relative to the
+    blob's largest value.
+
+    Args:
+        architecture: the network.
+        weights: hub name → array.
+        data: N×C×H×W.
+        truth: the oracle's blobs in float64, or parts of them under names of their own.
+        orders: orders of summation, one run each.
+        parts: from a blob's name and the blob, what is compared with `truth`.
+    """
+    found: dict[str, float] = {}
+    for order in orders:
+        for blob_name, blob in oracle.blobs(architecture, weights, data, "float32", order):
+            for name, part in parts(blob_name, blob).items():
+                found[name] = max(found.get(name, 0.0), oracle.relative_error(part, truth[name]))
+    return found
+
+
 def floors(
     architecture: Architecture, weights: Mapping[str, np.ndarray], data: np.ndarray, truth: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
@@ -74,10 +101,7 @@ def floors(
         data: N×C×H×W.
         truth: the oracle's blobs in float64.
     """
-    own: dict[str, float] = {}
-    for order in ORDERS:
-        for name, blob in oracle.blobs(architecture, weights, data, "float32", order):
-            own[name] = max(own.get(name, 0.0), oracle.relative_error(blob, truth[name]))
+    own = rounding(architecture, weights, data, truth)
     found = {architecture.input: LEAST_FLOOR}
     for layer in architecture.layers:
         found[layer.name] = max(own.get(layer.name, 0.0), *(found[bottom] for bottom in layer.bottoms))
