@@ -39,6 +39,22 @@ class ImageError(SegtwinError, ValueError):
     """An image, or a file of one, cannot be used."""
 
 
+class LabelError(SegtwinError, ValueError):
+    """Labels do not fit what they are the labels of: their size, or a value that is no class."""
+
+
+class SolverError(SegtwinError, ValueError):
+    """A solver, or a solver.prototxt, asks for what there is not."""
+
+
+class DataError(SegtwinError, ValueError):
+    """A folder of images and labels cannot be used to train or to evaluate."""
+
+
+class RunError(SegtwinError, ValueError):
+    """A training cannot be started, or not be resumed."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """ "; did you mean fcn8s?", or "" where nothing is near."""
     found = get_close_matches(str(name), list(known), n=1)

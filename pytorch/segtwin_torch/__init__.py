@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
@@ -30,7 +29,10 @@ from torch import nn
 
 from segtwin_torch.export import export_onnx, save_checkpoint
 from segtwin_torch.fcn8_vgg import regularization_terms
+from segtwin_torch.layers import caffe_arithmetic
+from segtwin_torch.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
 from segtwin_torch.network import Network, network_class, unwrap
+from segtwin_torch.solver import CaffeSGD, caffe_schedule, gradients, parameter_groups, solver_steps
 from segtwin_torch.weights import ONE_AT_A_TIME, blob_names, dtype_name, in_eval_mode, load_weights, read_weights
 
 # torch's optimizers, and torchvision, import triton. It brings an LLVM, as TensorFlow does, and has
@@ -43,18 +45,28 @@ else:
         import_module("triton")
 
 __all__ = [
+    "BinaryCrossEntropy",
+    "BinaryCrossEntropyDice",
+    "CaffeSGD",
+    "CrossEntropy",
+    "Dice",
     "Network",
+    "SoftmaxWithLoss",
     "__version__",
     "blobs",
     "build",
     "caffe_arithmetic",
+    "caffe_schedule",
     "export_onnx",
+    "gradients",
     "list_networks",
     "load",
     "load_weights",
+    "parameter_groups",
     "read_weights",
     "regularization_terms",
     "save_checkpoint",
+    "solver_steps",
 ]
 
 
@@ -156,24 +168,6 @@ def load(path: str | os.PathLike[str], **overrides: Any) -> Network:
     """
     weights = segtwin_weights.read(path)
     return build(segtwin_weights.network_of(weights), weights=weights, **overrides)
-
-
-@contextmanager
-def caffe_arithmetic() -> Iterator[None]:
-    """Inside, torch computes a convolution on the CPU as Caffe does: im2col and one matrix product.
-
-    By default torch takes its vendor's kernels (oneDNN on x86), which are faster and may add up all
-    products of an output in one float32 number: 25,088 in fc6. What that may cost is
-    `segtwin.noise.growth`. The switch is torch's own and holds for the whole process while the
-    block runs.
-    """
-    with ONE_AT_A_TIME:
-        before = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
 
 
 def blobs(model: nn.Module, data: np.ndarray | torch.Tensor, caffe: bool = True) -> dict[str, np.ndarray]:

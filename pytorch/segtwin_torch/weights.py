@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from collections.abc import Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -26,14 +27,26 @@ ONE_AT_A_TIME = threading.RLock()
 them to stay, holds this."""
 
 
-def table(model: Network) -> dict[str, torch.Tensor]:
-    """Hub name → the model's own tensor."""
+def hub_names(model: Network, keys: Iterable[str]) -> dict[str, str]:
+    """Key of the state_dict → hub name."""
     architecture = model.architecture
     if architecture.naming != "caffe":
-        return model.state_dict()
+        return {key: key for key in keys}
     layers = {layer.name.replace("-", "_"): layer.name for layer in architecture.layers}
-    parts = ((*key.rsplit(".", 1), tensor) for key, tensor in model.state_dict().items())
-    return {f"{layers[module]}/{kind}": tensor for module, kind, tensor in parts}
+    parts = {key: key.rsplit(".", 1) for key in keys}
+    return {key: f"{layers[module]}/{kind}" for key, (module, kind) in parts.items()}
+
+
+def table(model: Network) -> dict[str, torch.Tensor]:
+    """Hub name → the model's own tensor."""
+    state = model.state_dict()
+    return {name: state[key] for key, name in hub_names(model, state).items()}
+
+
+def parameter_table(model: Network) -> dict[str, nn.Parameter]:
+    """Hub name → the model's own parameter, which autograd knows."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[key] for key, name in hub_names(model, parameters).items()}
 
 
 def blob_names(model: Network) -> tuple[str, ...]:

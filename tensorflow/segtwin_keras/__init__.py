@@ -29,22 +29,34 @@ from segtwin_weights import Weights, building
 from segtwin_keras.export import export_onnx, save_checkpoint
 from segtwin_keras.fcn8_vgg import regularization_terms
 from segtwin_keras.layers import caffe_arithmetic
+from segtwin_keras.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
 from segtwin_keras.network import Network, checked_network, make
+from segtwin_keras.solver import CaffeSchedule, CaffeSGD, gradients, multipliers, solver_steps
 from segtwin_keras.weights import ONE_AT_A_TIME, blob_names, blob_tensors, load_weights, read_weights
 
 __all__ = [
+    "BinaryCrossEntropy",
+    "BinaryCrossEntropyDice",
+    "CaffeSGD",
+    "CaffeSchedule",
+    "CrossEntropy",
+    "Dice",
     "Network",
+    "SoftmaxWithLoss",
     "__version__",
     "blobs",
     "build",
     "caffe_arithmetic",
     "export_onnx",
+    "gradients",
     "list_networks",
     "load",
     "load_weights",
+    "multipliers",
     "read_weights",
     "regularization_terms",
     "save_checkpoint",
+    "solver_steps",
 ]
 
 

@@ -40,11 +40,13 @@ def caffe_arithmetic() -> Iterator[None]:
 class Conv2D(layers.Conv2D):
     """Keras' own layer but for `caffe_arithmetic`; not padded."""
 
-    def convolution_op(self, inputs: KerasTensor, kernel: KerasTensor) -> KerasTensor:
-        """The convolution alone, without bias."""
-        if CAFFE.get() and tf.executing_eagerly():
-            return convolve(inputs, tf.convert_to_tensor(kernel), self.strides[0])
-        return super().convolution_op(inputs, kernel)
+    def call(self, inputs: KerasTensor) -> KerasTensor:
+        """N×H×W×filters."""
+        if not (CAFFE.get() and tf.executing_eagerly()):
+            return super().call(inputs)
+        x = convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
+        x = add_bias(x, tf.convert_to_tensor(self.bias)) if self.use_bias else x
+        return self.activation(x)
 
 
 @keras.saving.register_keras_serializable("segtwin")
@@ -56,7 +58,7 @@ class Conv2DTranspose(layers.Conv2DTranspose):
         if not (CAFFE.get() and tf.executing_eagerly()):
             return super().call(inputs)
         x = deconvolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
-        return x + self.bias if self.use_bias else x
+        return add_bias(x, tf.convert_to_tensor(self.bias)) if self.use_bias else x
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -101,6 +103,13 @@ def deconvolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
             )
             canvas.append(tf.pad(tiles, around))
     return tf.add_n(canvas)[:, : (rows - 1) * stride + size, : (columns - 1) * stride + size]
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """x + bias, whose gradient is summed over the columns first: one sum of all pixels of conv1_1 is off
+    by 100 roundings."""
+    images, rows, _, channels = x.shape
+    return x + tf.broadcast_to(bias, (images, rows, 1, channels))
 
 
 def product(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from segtwin import Preprocessing
 from segtwin.architectures import Architecture, Layer
 from segtwin.layer_kinds import KINDS, Message, Word
+from segtwin.solver import PUBLISHED
 
 
 class CaffeLayer(NamedTuple):
@@ -31,8 +33,6 @@ class CaffeLayer(NamedTuple):
 DEPLOY_SIZES = {"vgg16": (224, 224), "unet-paper": (572, 572)}
 DEPLOY_SIZE = (500, 500)
 """Rows and columns in a deploy file; Caffe and OpenCV reshape to whatever comes."""
-BASE_LR = {"fcn32s": 1e-10, "fcn16s": 1e-12, "fcn8s": 1e-14, "fcn8s-atonce": 1e-10}
-MAX_ITER = {"fcn8s-atonce": 300_000}
 
 
 def net(architecture: Architecture, classes: int, in_channels: int, widths: tuple[int, ...]) -> Iterator[CaffeLayer]:
@@ -144,17 +144,6 @@ def train_val(architecture: Architecture, classes: int, in_channels: int, widths
     return "".join(texts)
 
 
-def solver(architecture: Architecture, stem: str) -> str:
-    """solver.prototxt of the heavy nets: momentum 0.99, batch 1, a fixed rate."""
-    return body([
-        ("net", f"{stem}.train_val.prototxt"), ("test_iter", 736), ("test_interval", 999999999), ("display", 20),
-        ("average_loss", 20),
-        ("lr_policy", "fixed"), ("base_lr", BASE_LR[architecture.name]), ("momentum", 0.99), ("iter_size", 1),
-        ("max_iter", MAX_ITER.get(architecture.name, 100_000)), ("weight_decay", 0.0005), ("snapshot", 4000),
-        ("snapshot_prefix", f"snapshot/{stem}"), ("test_initialization", Word("false")),
-    ])  # fmt: skip
-
-
 def files(
     architecture: Architecture,
     classes: int,
@@ -165,7 +154,8 @@ def files(
 ) -> dict[str, str]:
     """Ending of the name → text, of every prototxt that goes with an architecture's .caffemodel."""
     texts = {".deploy.prototxt": deploy(architecture, classes, in_channels, widths, preprocessing)}
-    if architecture.name in BASE_LR:
+    if solver := PUBLISHED.get(architecture.name):
         texts[".train_val.prototxt"] = train_val(architecture, classes, in_channels, widths)
-        texts[".solver.prototxt"] = solver(architecture, stem)
+        named = replace(solver, net=f"{stem}.train_val.prototxt", snapshot_prefix=f"snapshot/{stem}")
+        texts[".solver.prototxt"] = named.prototxt()
     return texts
