@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segtwin.images import Converted, Page
 from segtwin.palette import voc_palette
-from segtwin.tiles import mirrored
+from segtwin.tiles import TILE, mirrored, overlap_tile
+
+if TYPE_CHECKING:
+    from segtwin.architectures import Architecture
 
 TINT = 0.5
 """Share of the class's colour in an overlay."""
@@ -24,6 +28,25 @@ def padded(data: np.ndarray, height: int, width: int) -> np.ndarray:
     """N×C×H×W mirrored at the bottom and right to N×C×height×width; the last pixel is not repeated."""
     rows, columns = (mirrored(0, new, size) for new, size in zip((height, width), data.shape[2:], strict=True))
     return np.ascontiguousarray(data[:, :, rows[:, np.newaxis], columns])
+
+
+def whole_output(
+    network: Callable[[np.ndarray], np.ndarray], data: np.ndarray, architecture: Architecture, tile: int = TILE
+) -> np.ndarray:
+    """The output for an image of any size that the network takes, N×classes×H×W: unet-paper tile by
+    tile; images of other sizes are mirrored at the bottom and right, and the output is cut.
+
+    Args:
+        network: N×C×h×w → N×classes×h×w (h − 184 and w − 184 of unet-paper).
+        data: N×C×H×W.
+        architecture: of the network.
+        tile: rows and columns of unet-paper's tiles.
+    """
+    height, width = data.shape[2:]
+    if architecture.name == "unet-paper":
+        return overlap_tile(network, data, tile)
+    legal = architecture.legal_size(height), architecture.legal_size(width)
+    return network(padded(data, *legal))[:, :, :height, :width]
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from segtwin_torch.layers import caffe_arithmetic
 from segtwin_torch.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
 from segtwin_torch.network import Network, network_class, unwrap
 from segtwin_torch.solver import CaffeSGD, caffe_schedule, gradients, parameter_groups, solver_steps
+from segtwin_torch.train import train
 from segtwin_torch.weights import ONE_AT_A_TIME, blob_names, dtype_name, in_eval_mode, load_weights, read_weights
 
 # torch's optimizers, and torchvision, import triton. It brings an LLVM, as TensorFlow does, and has
@@ -67,6 +68,7 @@ __all__ = [
     "regularization_terms",
     "save_checkpoint",
     "solver_steps",
+    "train",
 ]
 
 

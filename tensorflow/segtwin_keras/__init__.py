@@ -31,10 +31,12 @@ from segtwin_keras.fcn8_vgg import regularization_terms
 from segtwin_keras.layers import caffe_arithmetic
 from segtwin_keras.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
 from segtwin_keras.network import Network, checked_network, make
-from segtwin_keras.solver import CaffeSchedule, CaffeSGD, gradients, multipliers, solver_steps
+from segtwin_keras.solver import Adam, CaffeSchedule, CaffeSGD, gradients, multipliers, solver_steps
+from segtwin_keras.train import train
 from segtwin_keras.weights import ONE_AT_A_TIME, blob_names, blob_tensors, load_weights, read_weights
 
 __all__ = [
+    "Adam",
     "BinaryCrossEntropy",
     "BinaryCrossEntropyDice",
     "CaffeSGD",
@@ -57,6 +59,7 @@ __all__ = [
     "regularization_terms",
     "save_checkpoint",
     "solver_steps",
+    "train",
 ]
 
 

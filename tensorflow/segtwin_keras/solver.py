@@ -25,8 +25,51 @@ from segtwin_keras.network import Network, checked_network
 from segtwin_keras.weights import ONE_AT_A_TIME, hub_array, table
 
 
+class Multiplied(keras.optimizers.Optimizer):
+    """An optimizer whose rate and decay are multiplied variable by variable."""
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        weight_decay: float,
+        multipliers: Mapping[str, Sequence[float]] | None,
+        name: str,
+        **kwargs: Any,
+    ) -> None:
+        scheduled = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        rate = 1.0 if scheduled else float(learning_rate)
+        self_decay = Solver(base_lr=rate, weight_decay=weight_decay).weight_decay  # refuses what is no number
+        super().__init__(learning_rate if scheduled else rate, weight_decay=None, name=name, **kwargs)
+        if not scheduled:  # in float32 it would be off by 6e-8
+            self._untrack_variable(self.learning_rate)
+            self._learning_rate = keras.Variable(rate, dtype="float64", trainable=False, name="learning_rate")
+        self.decay = self_decay
+        self.multipliers = {path: tuple(map(float, pair)) for path, pair in (multipliers or {}).items()}
+
+    def slots(self, variables: list[keras.Variable], name: str) -> list[keras.Variable]:
+        """A variable of zeros beside each one."""
+        self.pairs = [self.multipliers.get(variable.path, (1.0, 1.0)) for variable in variables]
+        return [self.add_variable_from_reference(variable, name=name) for variable in variables]
+
+    def rate_and_gradient(
+        self, number: int, gradient: KerasTensor, variable: keras.Variable, learning_rate: KerasTensor
+    ) -> tuple[KerasTensor, KerasTensor]:
+        """lr · lr_mult in float64, and gradient + weight_decay · decay_mult · w."""
+        lr_mult, decay_mult = self.pairs[number]
+        rate = ops.cast(learning_rate, "float64") * lr_mult
+        return rate, ops.cast(gradient, variable.dtype) + self.decay * decay_mult * variable
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {
+            **super().get_config(),
+            "weight_decay": self.decay,
+            "multipliers": {path: list(pair) for path, pair in self.multipliers.items()},
+        }
+
+
 @keras.saving.register_keras_serializable("segtwin")
-class CaffeSGD(keras.optimizers.Optimizer):
+class CaffeSGD(Multiplied):
     """Caffe's SGD: the learning rate is inside the history, as in Keras' own.
 
         history ← momentum · history + lr · lr_mult · (gradient / iter_size + weight_decay · decay_mult · w)
@@ -55,41 +98,83 @@ class CaffeSGD(keras.optimizers.Optimizer):
         name: str = "caffe_sgd",
         **kwargs: Any,
     ) -> None:
-        scheduled = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
-        rate = 1.0 if scheduled else float(learning_rate)
-        solver = Solver(base_lr=rate, momentum=momentum, weight_decay=weight_decay, iter_size=iter_size)
-        super().__init__(learning_rate if scheduled else rate, weight_decay=None, name=name, **kwargs)
-        if not scheduled:  # in float32 it would be off by 6e-8
-            self._untrack_variable(self.learning_rate)
-            self._learning_rate = keras.Variable(rate, dtype="float64", trainable=False, name="learning_rate")
-        self.momentum, self.decay, self.iter_size = solver.momentum, solver.weight_decay, solver.iter_size
-        self.multipliers = {path: tuple(map(float, pair)) for path, pair in (multipliers or {}).items()}
+        solver = Solver(base_lr=1.0, momentum=momentum, iter_size=iter_size)
+        super().__init__(learning_rate, weight_decay, multipliers, name, **kwargs)
+        self.momentum, self.iter_size = solver.momentum, solver.iter_size
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Make the histories, which start at zero."""
         if not self.built:
             super().build(variables)
-            self.pairs = [self.multipliers.get(variable.path, (1.0, 1.0)) for variable in variables]
-            self.history = [self.add_variable_from_reference(variable, name="history") for variable in variables]
+            self.history = self.slots(variables, "history")
 
     def update_step(self, gradient: KerasTensor, variable: keras.Variable, learning_rate: KerasTensor) -> None:
         """One update of one variable."""
         number = self._get_variable_index(variable)
-        (lr_mult, decay_mult), history = self.pairs[number], self.history[number]
-        rate = ops.cast(ops.cast(learning_rate, "float64") * lr_mult, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype) / self.iter_size + self.decay * decay_mult * variable
-        self.assign(history, self.momentum * history + rate * gradient)
+        history = self.history[number]
+        rate, gradient = self.rate_and_gradient(number, gradient / self.iter_size, variable, learning_rate)
+        self.assign(history, self.momentum * history + ops.cast(rate, variable.dtype) * gradient)
         self.assign_sub(variable, history)
 
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "weight_decay": self.decay,
-            "iter_size": self.iter_size,
-            "multipliers": {path: list(pair) for path, pair in self.multipliers.items()},
-        }
+        return {**super().get_config(), "momentum": self.momentum, "iter_size": self.iter_size}
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class Adam(Multiplied):
+    """Adam as torch.optim.Adam computes it; the U-Nets from torch were trained with that one.
+
+        m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
+
+    Keras' own adds ε to √v before the correction: early steps along small gradients are shorter there.
+
+    Args:
+        learning_rate: kept in float64; or a schedule.
+        weight_decay: added to the gradient, as torch's.
+        beta_1: share of the mean that stays.
+        beta_2: share of the mean of squares that stays.
+        epsilon: ε.
+        multipliers: as of `CaffeSGD`.
+        name: of the optimizer.
+        **kwargs: of every Keras optimizer.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        weight_decay: float = 0.0,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        multipliers: Mapping[str, Sequence[float]] | None = None,
+        name: str = "adam_as_torch",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, multipliers, name, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Make both means, which start at zero."""
+        if not self.built:
+            super().build(variables)
+            self.m, self.v = self.slots(variables, "m"), self.slots(variables, "v")
+
+    def update_step(self, gradient: KerasTensor, variable: keras.Variable, learning_rate: KerasTensor) -> None:
+        """One update of one variable."""
+        number = self._get_variable_index(variable)
+        m, v = self.m[number], self.v[number]
+        rate, gradient = self.rate_and_gradient(number, gradient, variable, learning_rate)
+        steps = ops.cast(self.iterations + 1, "float64")
+        size = ops.cast(rate / (1 - ops.power(ops.cast(self.beta_1, "float64"), steps)), variable.dtype)
+        root = ops.cast(ops.sqrt(1 - ops.power(ops.cast(self.beta_2, "float64"), steps)), variable.dtype)
+        self.assign(m, m + (gradient - m) * (1 - self.beta_1))
+        self.assign(v, self.beta_2 * v + (1 - self.beta_2) * gradient * gradient)
+        self.assign_sub(variable, size * m / (ops.sqrt(v) / root + self.epsilon))
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable("segtwin")

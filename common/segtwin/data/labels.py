@@ -57,6 +57,15 @@ class Coding:
             classes[(values == np.array(entry)).all(axis=2) if values.ndim == 3 else values == entry[0]] = number
         return classes
 
+    def count(self, contents: Iterable[Contents]) -> Counter[int]:
+        """Class → pixels, of what label files hold."""
+        found: Counter[int] = Counter()
+        for one in contents:
+            for value, pixels in one.counts.items():
+                pixel = np.array([[value if len(value) == 3 else value[0]]])
+                found[int(self.classes(pixel)[0, 0])] += pixels
+        return found
+
     def read(self, sample: Sample) -> np.ndarray:
         """H×W uint8, the class of each pixel; 255 is void.
 
