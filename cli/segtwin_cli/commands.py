@@ -31,6 +31,12 @@ COMMANDS = {
         "Compare every blob on images in PyTorch, Keras and ONNX Runtime with a float64 run.",
     ),
     "predict": ("segtwin_cli.predict:predict", "Segment images, or folders of them: masks, overlays, probabilities."),
+    "check-data": (
+        "segtwin_cli.check_data:check_data",
+        "Look at every image and label of a folder: what would make a training go wrong.",
+    ),
+    "train": ("segtwin_cli.train:train", "Train a network on a folder of images and labels."),
+    "evaluate": ("segtwin_cli.evaluate:evaluate", "Score a network on images with labels."),
     "inspect": (
         "segtwin_cli.inspect:inspect",
         "Print what a file of weights holds; check it; compare it with another.",

@@ -46,7 +46,21 @@ _DEFINED_IN = {
     "tiles": ("overlap_tile",),
 }
 """Submodule → the names of it that are the package's own."""
-_SUBMODULES = {*_DEFINED_IN, "explanation", "files", "geometry", "layer_kinds", "noise", "oracle", "palette"}
+_SUBMODULES = {
+    *_DEFINED_IN,
+    "data",
+    "explanation",
+    "files",
+    "geometry",
+    "layer_kinds",
+    "losses",
+    "metrics",
+    "noise",
+    "oracle",
+    "palette",
+    "recipe",
+    "solver",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,8 @@ ONE_CLASS = 0.999
 """Share of the pixels from which one class is said to be everywhere."""
 RARE = 0.05
 """Share of all classes but the largest below which a network may well predict the largest alone."""
+FEW = 50
+"""Steps before which a network may well predict one class."""
 SAME = 3
 """Validations of exactly the same score after which nothing is being learned."""
 
@@ -74,6 +76,8 @@ def causes(
         found.append(
             "likely: the network started without weights; give --weights vgg16.npy, or those of a stage before"
         )
+    if collapsed and len(found) == 1 and len(steps) < FEW:
+        return []  # it has hardly begun
     if collapsed and len(found) == 1:
         found.append(
             "likely: too few steps so far; if it stays, try --overfit 4, which shows in minutes whether the network "
@@ -104,7 +108,7 @@ def _of_rate(recipe: Recipe, losses: Sequence[float]) -> list[str]:
             f"likely: the learning rate {recipe.base_lr:g} is for a loss that is summed over pixels, and this one is "
             "their mean; take 1e-4"
         ]
-    if first and abs(last - first) < 1e-3 * abs(first):
+    if len(losses) >= FEW and first and abs(last - first) < 1e-3 * abs(first):
         what = f"the loss stays at {last:.4g}: the learning rate {recipe.base_lr:g} is too small, or gradients vanish"
         return [f"likely: {what}"]
     if last > 1.5 * first:

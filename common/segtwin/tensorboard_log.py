@@ -4,6 +4,9 @@ written where the package tensorboard is not installed."""
 from __future__ import annotations
 
 import io
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,23 +26,31 @@ class Log:
     """
 
     def __init__(self, folder: Path, begin: int = 0) -> None:
+        self.writer = None
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
-            self.writer = None
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.events, self.summaries = event_pb2, summary_pb2
-        self.writer = EventFileWriter(str(folder))
+        # tensorboard's own EventFileWriter imports TensorFlow where it is installed
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self.writer = RecordWriter(open(folder / name, "ab"))  # noqa: SIM115 # `close` does
+        self._write(self.events.Event(wall_time=time.time(), file_version="brain.Event:2"))
         if begin:
             session = self.events.SessionLog(status=self.events.SessionLog.START)
-            self.writer.add_event(self.events.Event(session_log=session, step=begin))
+            self._write(self.events.Event(wall_time=time.time(), session_log=session, step=begin))
+
+    def _write(self, event: Any) -> None:
+        assert self.writer is not None
+        self.writer.write(event.SerializeToString())
+        self.writer.flush()
 
     def _add(self, step: int, **value: Any) -> None:
         if self.writer is not None:
             summary = self.summaries.Summary(value=[self.summaries.Summary.Value(**value)])
-            self.writer.add_event(self.events.Event(summary=summary, step=step))
+            self._write(self.events.Event(wall_time=time.time(), summary=summary, step=step))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """One number."""
@@ -58,7 +69,10 @@ class Log:
         for name, blob in weights.items():
             if blob.dtype.kind == "f" and blob.size:
                 values = blob.astype(np.float64).ravel()
-                counts, edges = np.histogram(values, BINS)
+                try:
+                    counts, edges = np.histogram(values, BINS)
+                except ValueError:  # all values lie closer together than float64 can cut into so many
+                    continue
                 histogram = self.summaries.HistogramProto(
                     min=values.min(), max=values.max(), num=values.size, sum=values.sum(),
                     sum_squares=(values**2).sum(), bucket_limit=edges[1:].tolist(), bucket=counts.tolist(),

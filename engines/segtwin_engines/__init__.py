@@ -14,6 +14,7 @@ from segtwin.explanation import explain
 
 from segtwin_engines.comparison import Comparison, Parity, parity
 from segtwin_engines.engine import Engine
+from segtwin_engines.evaluation import Evaluation, chosen, evaluate, write_data_page, write_evaluation
 from segtwin_engines.installed import ENGINES, available_engines
 from segtwin_engines.loading import Assumed, load
 from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
@@ -24,14 +25,19 @@ __all__ = [
     "Assumed",
     "Comparison",
     "Engine",
+    "Evaluation",
     "Parity",
     "Prediction",
     "__version__",
     "available_engines",
+    "chosen",
     "collect",
+    "evaluate",
     "explain",
     "load",
     "parity",
     "plan",
     "predict",
+    "write_data_page",
+    "write_evaluation",
 ]

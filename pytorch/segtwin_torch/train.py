@@ -180,5 +180,7 @@ def train(
     Raises:
         RunError, DataError, SolverError, WeightsError, OSError: in one line.
     """
-    job = training.prepare(name_or_weights, data, weights, recipe, overfit, say, workers, **fields)
+    job = training.prepare(
+        name_or_weights, data, weights, recipe, overfit, say, workers, run if resume else None, **fields
+    )
     return training.run(job, learner(job, device), run, resume, overwrite, "torch", progress, say, workers)

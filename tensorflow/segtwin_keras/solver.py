@@ -166,8 +166,10 @@ class Adam(Multiplied):
         m, v = self.m[number], self.v[number]
         rate, gradient = self.rate_and_gradient(number, gradient, variable, learning_rate)
         steps = ops.cast(self.iterations + 1, "float64")
-        size = ops.cast(rate / (1 - ops.power(ops.cast(self.beta_1, "float64"), steps)), variable.dtype)
-        root = ops.cast(ops.sqrt(1 - ops.power(ops.cast(self.beta_2, "float64"), steps)), variable.dtype)
+        # `ops.cast` would make them float32 first
+        beta_1, beta_2 = (ops.convert_to_tensor(beta, "float64") for beta in (self.beta_1, self.beta_2))
+        size = ops.cast(rate / (1 - ops.power(beta_1, steps)), variable.dtype)
+        root = ops.cast(ops.sqrt(1 - ops.power(beta_2, steps)), variable.dtype)
         self.assign(m, m + (gradient - m) * (1 - self.beta_1))
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * gradient * gradient)
         self.assign_sub(variable, size * m / (ops.sqrt(v) / root + self.epsilon))

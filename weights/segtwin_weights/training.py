@@ -140,6 +140,7 @@ def prepare(
     overfit: int | None = None,
     say: Callable[[str], None] = lambda line: None,
     workers: int = WORKERS,
+    resumed: str | os.PathLike[str] | None = None,
     **given: Any,
 ) -> Job:
     """Read recipe, starting weights and labels, and refuse what cannot be trained.
@@ -152,6 +153,7 @@ def prepare(
         overfit: learn so many images by heart: no augmentation, validation on the same images.
         say: takes each line that the user should read.
         workers: threads that read.
+        resumed: the folder of a run that is gone on with; its recipe holds where none is given.
         **given: fields of the recipe.
 
     Raises:
@@ -160,6 +162,8 @@ def prepare(
     """
     if isinstance(network, Weights):
         weights, network = network, segtwin_weights.network_of(network)
+    if resumed is not None and recipe is None and (Path(resumed) / RECIPE).is_file():
+        recipe = Path(resumed) / RECIPE
     start = _start(network, weights, given.get("num_classes"), say)
     if start is not None and given.get("num_classes") is None:
         given["num_classes"] = start.metadata.get("num_classes")
@@ -283,6 +287,8 @@ def run(
             job.val, job.coding, learner.architecture, learner.preprocessing, learner.in_channels, order="listed"
         )
     checked = streams.get("val") or streams["train"]
+    if not job.val:
+        say("there is nothing else to validate with: scores are of the images that are learned, and too good")
     board = Log(path / "tensorboard", begin)
     step = begin
     try:
@@ -408,19 +414,22 @@ def _resumed(path: Path, job: Job, learner: Learner, framework: str) -> tuple[di
 def checkpoint(path: Path, learner: Learner, log: Mapping[str, Any], step: int) -> None:
     """State, weights and log, published together: what is there before stays until they are whole."""
     weights = learner.weights()
-    arrays = {f"weights/{name}": np.ascontiguousarray(blob) for name, blob in weights.items()}
-    arrays |= {f"state/{name}": np.ascontiguousarray(one) for name, one in learner.state().items()}
+    arrays = {f"weights/{name}": np.require(blob, requirements="C") for name, blob in weights.items()}
+    arrays |= {f"state/{name}": np.require(one, requirements="C") for name, one in learner.state().items()}
     arrays["step"] = np.array(step, np.int64)
     with whole_together(path / STATE, path / LAST, path / LOG, replace=True) as (state, last, facts):
         save_file(arrays, state)
-        segtwin_weights.write(hub(weights, step), last)
+        segtwin_weights.write(hub(learner, step), last)
         facts.write_text(json.dumps(_plain(log), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def hub(weights: Weights, step: int) -> Weights:
+def hub(learner: Learner, step: int) -> Weights:
     """Weights as a file has them: float32, with what is known of them."""
+    weights = learner.weights()
     blobs = {name: blob.astype(np.float32) if blob.dtype == np.float64 else blob for name, blob in weights.items()}
-    return Weights(blobs, {**weights.metadata, "source": f"segtwin train, {step} steps"})
+    prepared = learner.preprocessing.for_channels(learner.in_channels).asdict()
+    more = {"preprocessing": prepared, "source": f"segtwin train, {step} steps"}
+    return Weights(blobs, {name: one for name, one in weights.metadata.items() if name != "synthetic"} | more)
 
 
 def _plain(value: Any) -> Any:
@@ -496,7 +505,7 @@ def _kept(path: Path, learner: Learner, log: dict[str, Any], scores: dict[str, A
     if reached > log["best"].get("mean_iou", -2.0):
         log["best"] = {"step": step, "mean_iou": reached}
         with whole(path / BEST, replace=True) as draft:
-            segtwin_weights.write(hub(learner.weights(), step), draft)
+            segtwin_weights.write(hub(learner, step), draft)
 
 
 def _example(job: Job, learner: Learner, stream: Stream) -> np.ndarray:
