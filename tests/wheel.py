@@ -21,10 +21,11 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = {
     "base": set(), "cli": set(), "cli,onnx": {"onnxruntime"}, "torch": {"torch", "onnxruntime"},
     "cli,torch": {"torch", "onnxruntime"}, "cli,keras": {"keras", "onnxruntime"},
-    "all": {"torch", "keras", "onnxruntime"},
+    "cli,torch,train": {"torch", "onnxruntime", "train"}, "all": {"torch", "keras", "onnxruntime", "train"},
 }  # fmt: skip
 """Extra → what it makes usable."""
 PHOTO = ROOT / "docs/images/chelsea.jpg"
+NUCLEI = ROOT / "docs/nuclei"
 MAKE_WEIGHTS = (
     "import segtwin_weights as w; w.write(w.initialize('unet-small', widths=(2, 2, 2, 2, 2), seed=1), 'u.safetensors')"
 )
@@ -110,7 +111,20 @@ def check(place: Place, usable: set[str]) -> None:
     """Everything that an installation can do, it does; what it cannot, it says."""
     assert place.works("segtwin", "--version").startswith("segtwin, version ")
     assert place.works("segtwin", "--help") == place.works("python", "-m", "segtwin", "--help")
-    for command in ("list", "source", "download", "convert", "export", "parity", "predict", "inspect", "explain"):
+    for command in (
+        "list",
+        "source",
+        "download",
+        "convert",
+        "export",
+        "parity",
+        "predict",
+        "inspect",
+        "explain",
+        "train",
+        "evaluate",
+        "check-data",
+    ):
         assert "--help" in place.works("segtwin", command, "--help")
     assert "fcn8s\t134,362,751" in place.works("segtwin", "list")
     for code in (MAKE_WEIGHTS, MAKE_FCN8S):
@@ -129,6 +143,7 @@ def check(place: Place, usable: set[str]) -> None:
     )
     check_modules(place, usable)
     check_engines(place, usable)
+    check_training(place, usable)
 
 
 def check_modules(place: Place, usable: set[str]) -> None:
@@ -150,7 +165,7 @@ def check_modules(place: Place, usable: set[str]) -> None:
 def check_engines(place: Place, usable: set[str]) -> None:
     """Export, predict and parity, with what is there."""
     nothing = "nowhere.safetensors"  # does not exist: what is missing is said before weights are read
-    assert place.offers() == {"auto", "oracle"} | usable
+    assert place.offers() == {"auto", "oracle"} | usable - {"train"}
     for framework in ("torch", "keras"):
         if framework in usable:
             place.works("segtwin", "export", "u.safetensors", f"{framework}.onnx", "--framework", framework)
@@ -183,6 +198,20 @@ def check_engines(place: Place, usable: set[str]) -> None:
             place.refuses("segtwin", "parity", nothing, "i.png", extra={"onnxruntime": "onnx"}.get(one, one))
     else:
         assert "holds" in place.works("segtwin", "parity", "u.safetensors", "i.png", "--report", "p.html")
+
+
+def check_training(place: Place, usable: set[str]) -> None:
+    """Train a step in each framework, and score what came of it."""
+    if "train" not in usable:
+        place.refuses("segtwin", "check-data", "nowhere", extra="train")
+        place.refuses("segtwin", "evaluate", "nowhere.safetensors", "nowhere", extra="train")
+        return
+    assert "nothing here makes a training go wrong" in place.works("segtwin", "check-data", NUCLEI)
+    for framework in sorted({"torch", "keras"} & usable):
+        words = ("--framework", framework, "--steps", "1", "--crop", "32", "--elastic", "3")
+        place.works("segtwin", "train", "unet-small", NUCLEI, "-o", f"run-{framework}", *words)
+        best = f"run-{framework}/best.safetensors"
+        assert "mean IoU" in place.works("segtwin", "evaluate", best, NUCLEI, "--report", f"{framework}.html")
 
 
 def main() -> None:

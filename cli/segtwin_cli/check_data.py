@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from segtwin.data import doctor
+from segtwin_engines.installed import require
 
 from segtwin_cli.data_options import read_table, table_option, val_option
 from segtwin_cli.terminal import (
@@ -39,8 +40,10 @@ def check_data(
     quiet: bool,
 ) -> int:
     """Look at every image and label of FOLDER; exit status 1 if a training on it would go wrong."""
+    require("train", purpose="segtwin check-data")
     refuse_to_replace_json(json_file, overwrite)
     if report is not None:
+        require("report", purpose="--report")
         refuse_to_replace(report, overwrite)
     stated = read_table(table)
     with steps(1, quiet) as step:

@@ -57,6 +57,7 @@ def evaluate(
     The published table (mean IU 63.6, 65.0, 65.5 and 65.4) is measured with --part seg11valid on VOC 2011.
     """
     require(engine, purpose=f"--engine {engine}")
+    require("train", purpose="segtwin evaluate")
     refuse_to_replace_json(json_file, overwrite)
     if report is not None:
         require("report", purpose="--report")

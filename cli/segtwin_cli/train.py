@@ -79,7 +79,7 @@ def train(
     """
     refuse_to_replace_json(json_file, overwrite)
     chosen = framework or next((one for one in ("torch", "keras") if not missing(one)), "torch")
-    require(chosen, purpose=f"--framework {chosen}")
+    require(chosen, "train", purpose=f"segtwin train --framework {chosen}")
     if chosen == "keras" and device != "cpu":
         raise RunError("--device is torch's; TensorFlow takes the devices that CUDA_VISIBLE_DEVICES shows")
     known = list_architectures()

@@ -21,9 +21,10 @@ MODULES = {
     "opencv": ("cv2",),
     "caffe": ("caffe",),
     "report": ("jinja2", "matplotlib"),
+    "train": ("scipy",),
 }
 """Framework or engine → the modules that it is imported from."""
-EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli"}
+EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli", "train": "train"}
 """Framework or engine → the extra that installs it: pip install 'segtwin[…]'."""
 PACKAGES = {"openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
 """Engine → the package that installs it, where no extra does."""
