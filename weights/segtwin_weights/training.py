@@ -231,8 +231,8 @@ def _start(
 def _without_weights(made: Recipe) -> Recipe:
     """Refuse a start that learns nothing."""
     architecture = made.architecture
-    fills = [one.fill for one in architecture.parameters() if one.lr_mult and one.name.endswith("weight")]
-    if all(fill == 0.0 for fill in fills):
+    first = next(one for one in architecture.parameters() if one.lr_mult and one.name.endswith("weight"))
+    if first.fill == 0.0:  # score layers may well start at zero
         raise RunError(
             f"{made.network} starts at zero, as its original does, and zeros learn nothing; give --weights (vgg16.npy, "
             "or a stage before)"
