@@ -49,9 +49,8 @@ def gradients(
     blobs = {architecture.input: data.astype(dtype)}
     for layer in architecture.layers:
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
-        top = oracle.OPERATORS[layer.kind](
-            layer, architecture, bottoms, _parameters(architecture, layer, weights, dtype)
-        )
+        parameters = oracle.parameters_of(layer, architecture, weights, dtype)
+        top = oracle.OPERATORS[layer.kind](layer, architecture, bottoms, parameters)
         blobs[layer.name] = np.maximum(top, 0) if layer.relu else top
     loss, slope = softmax_with_loss(blobs[architecture.output], label, normalization)
     return loss, of_output(architecture, weights, blobs, slope)
@@ -77,21 +76,13 @@ def of_output(
         if layer.relu:
             above = above * (blobs[layer.name] > 0)
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
-        parameters = _parameters(architecture, layer, weights, slope.dtype)
+        parameters = oracle.parameters_of(layer, architecture, weights, slope.dtype)
         below, own = OPERATORS[layer.kind](layer, architecture, bottoms, parameters, above)
         for bottom, one in zip(layer.bottoms, below, strict=False):  # a second bottom may lend its size alone
             slopes[bottom] = slopes[bottom] + one if bottom in slopes else one
         for kind, one in zip(("weight", "bias"), own, strict=False):
             found[architecture.parameter_name(layer, kind)] = one
     return {one.name: found[one.name] for one in architecture.parameters() if one.lr_mult and one.name in found}
-
-
-def _parameters(
-    architecture: Architecture, layer: Layer, weights: Mapping[str, np.ndarray], dtype: str | np.dtype
-) -> list[np.ndarray]:
-    kinds = ("weight", "bias", "running_mean", "running_var")
-    names = [architecture.parameter_name(layer, kind) for kind in kinds]
-    return [weights[name].astype(dtype) for name in names if name in weights]
 
 
 def convolution(

@@ -97,13 +97,12 @@ def _of_labels(coding: Coding, contents: Sequence[Contents]) -> list[str]:
 def _of_rate(recipe: Recipe, losses: Sequence[float]) -> list[str]:
     window = max(1, len(losses) // 5)
     first, last = float(np.mean(losses[:window])), float(np.mean(losses[-window:]))
-    summed = recipe.loss == "softmax" and recipe.normalization in ("BATCH_SIZE", "NONE")
-    if summed and recipe.base_lr > 1e-7:
+    if recipe.summed and recipe.base_lr > 1e-7:
         return [
             f"likely: the learning rate {recipe.base_lr:g} is for a loss that is a mean over pixels, and this one is "
             "their sum (normalization BATCH_SIZE); take 1e-10 (fcn32s) to 1e-14 (fcn8s), or normalization VALID"
         ]
-    if not summed and recipe.base_lr < 1e-8:
+    if not recipe.summed and recipe.base_lr < 1e-8:
         return [
             f"likely: the learning rate {recipe.base_lr:g} is for a loss that is summed over pixels, and this one is "
             "their mean; take 1e-4"

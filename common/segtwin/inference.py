@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segtwin.images import Converted, Page
+from segtwin.losses import IGNORE_LABEL
 from segtwin.palette import voc_palette
 from segtwin.tiles import TILE, mirrored, overlap_tile
 
@@ -115,6 +116,14 @@ def overlay_of(labels: np.ndarray, picture: np.ndarray, colours: np.ndarray) -> 
     """The image, tinted where there is a class other than 0."""
     tinted = np.rint((1 - TINT) * picture + TINT * colours[labels]).astype(np.uint8)
     return Image.fromarray(np.where((labels != 0)[..., np.newaxis], tinted, picture))
+
+
+def overlays(values: np.ndarray, labels: list[np.ndarray], classes: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """An image's values 0..255 as H×W×3 uint8, and the same tinted by each of the labels; void is not."""
+    picture = shown(values[..., :3] if values.shape[2] >= 3 else values[..., :1].repeat(3, 2))
+    _, colours = colours_of({}, None, classes)
+    masks = [np.where(one == IGNORE_LABEL, 0, one).astype(np.uint8) for one in labels]
+    return picture, [np.asarray(overlay_of(one, picture, colours)) for one in masks]
 
 
 def colours_of(facts: dict[str, Any], palette: list[list[int]] | None, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,17 +102,17 @@ class Confusion:
         rows = zip(names, self.accuracy, self.iou, self.dice, self.counts.sum(1), self.counts.sum(0), strict=True)
         return {
             "pixels": self.pixels,
-            "pixel_accuracy": _plain(self.pixel_accuracy),
-            "mean_accuracy": _plain(self.mean_accuracy),
-            "mean_iou": _plain(self.mean_iou),
-            "frequency_weighted_iou": _plain(self.frequency_weighted_iou),
-            "mean_dice": _plain(_mean(self.dice)),
+            "pixel_accuracy": plain(self.pixel_accuracy),
+            "mean_accuracy": plain(self.mean_accuracy),
+            "mean_iou": plain(self.mean_iou),
+            "frequency_weighted_iou": plain(self.frequency_weighted_iou),
+            "mean_dice": plain(_mean(self.dice)),
             "classes": [
                 {
                     "name": name,
-                    "accuracy": _plain(accuracy),
-                    "iou": _plain(iou),
-                    "dice": _plain(dice),
+                    "accuracy": plain(accuracy),
+                    "iou": plain(iou),
+                    "dice": plain(dice),
                     "pixels": int(there),
                     "predicted": int(found),
                 }
@@ -135,7 +135,8 @@ def _mean(values: np.ndarray) -> float:
     return float(there.mean()) if len(there) else float("nan")
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """For JSON, which has no word for NaN."""
     return None if np.isnan(value) else float(value)
 
 

@@ -58,12 +58,7 @@ def blobs(
     kept = {architecture.input: data.astype(dtype)}
     yield architecture.input, kept[architecture.input]
     for position, layer in enumerate(architecture.layers):
-        kinds = ("weight", "bias", "running_mean", "running_var")
-        parameters = [
-            weights[name].astype(dtype)
-            for kind in kinds
-            if (name := architecture.parameter_name(layer, kind)) in weights
-        ]
+        parameters = parameters_of(layer, architecture, weights, dtype)
         bottoms = [kept[bottom] for bottom in layer.bottoms]
         if layer.kind == "Convolution":
             top = convolution(layer, architecture, bottoms, parameters, order)
@@ -74,6 +69,15 @@ def blobs(
         kept = {name: blob for name, blob in kept.items() if name in needed or name == layer.name}
         if layer.name in architecture.blobs:
             yield layer.name, kept[layer.name]
+
+
+def parameters_of(
+    layer: Layer, architecture: Architecture, weights: Mapping[str, np.ndarray], dtype: str | np.dtype
+) -> list[np.ndarray]:
+    """Weight, bias, running mean and running variance of a layer, those that it has."""
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    names = [architecture.parameter_name(layer, kind) for kind in kinds]
+    return [weights[name].astype(dtype) for name in names if name in weights]
 
 
 def convolution(

@@ -133,6 +133,11 @@ class Recipe:
         return Augmentation(self.scale, self.elastic, self.flip, self.right_angles, self.crop, self.brightness)
 
     @property
+    def summed(self) -> bool:
+        """Whether the loss is a sum over pixels, which takes rates of another size than a mean."""
+        return self.loss == "softmax" and self.normalization in ("BATCH_SIZE", "NONE")
+
+    @property
     def every(self) -> int:
         """Steps between two validations."""
         return self.validate_every or max(1, self.steps // 10)

@@ -15,9 +15,10 @@ import numpy as np
 import segtwin
 from PIL import Image
 from segtwin import inference, metrics
+from segtwin.collapse import ONE_CLASS
 from segtwin.data.labels import Coding, coding_of, read_contents
 from segtwin.data.layouts import DataSet, Sample, find
-from segtwin.data.stream import image_values
+from segtwin.data.stream import read_pair
 from segtwin.errors import DataError, SegtwinError, known_arguments
 from segtwin.files import whole
 from segtwin.losses import IGNORE_LABEL
@@ -165,19 +166,13 @@ def _score(
     tile: int,
     threshold: float,
 ) -> None:
-    label = coding.read(sample)
-    values = image_values(sample, running.in_channels, running.preprocessing)
-    if values.shape[:2] != label.shape:
-        raise DataError(
-            f"{sample.labels[0]}: has {label.shape[0]}×{label.shape[1]} pixels, its image "
-            f"{values.shape[0]}×{values.shape[1]}"
-        )
+    values, label = read_pair(sample, coding, running.in_channels, running.preprocessing)
     data = running.preprocessing.for_channels(running.in_channels).apply(values[np.newaxis])
     pad = "reflect" if running.architecture is not None and running.architecture.size_step > 1 else None
     (predicted,) = inference.best_class(running.probabilities(data, pad, tile, always=False)[np.newaxis], threshold)
     own = Confusion(result.confusion.classes).add(label, predicted)
     result.confusion.counts += own.counts
-    scored = Scored(sample.name, _plain(own.pixel_accuracy), _plain(own.mean_iou))
+    scored = Scored(sample.name, metrics.plain(own.pixel_accuracy), metrics.plain(own.mean_iou))
     result.images.append(scored)
     if result.confusion.classes == 2:
         truth = np.where(label == IGNORE_LABEL, 0, label)
@@ -189,17 +184,10 @@ def _score(
         del result.worst[WORST:]
 
 
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def picture(values: np.ndarray, label: np.ndarray, predicted: np.ndarray, classes: int) -> bytes:
     """The image, the label over it, and the prediction over it, beside each other (PNG)."""
-    shown = inference.shown(values[..., :3] if values.shape[2] >= 3 else values[..., :1].repeat(3, 2))
-    _, colours = inference.colours_of({}, None, classes)
-    masks = [np.where(one == IGNORE_LABEL, 0, one).astype(np.uint8) for one in (label, predicted)]
-    panels = [shown, *(np.asarray(inference.overlay_of(one, shown, colours)) for one in masks)]
-    image = Image.fromarray(np.concatenate(panels, axis=1))
+    shown, tinted = inference.overlays(values, [label, predicted], classes)
+    image = Image.fromarray(np.concatenate([shown, *tinted], axis=1))
     image.thumbnail((3 * PICTURE, 3 * PICTURE))
     file = io.BytesIO()
     image.save(file, "PNG")
@@ -210,7 +198,7 @@ def looks_wrong(result: Evaluation) -> str:
     """One class everywhere, in a sentence; "" where it is not so."""
     predicted, truth = result.confusion.counts.sum(0), result.confusion.counts.sum(1)
     largest = int(predicted.argmax())
-    if predicted[largest] < 0.999 * predicted.sum() or (truth > 0).sum() < 2:
+    if predicted[largest] < ONE_CLASS * predicted.sum() or (truth > 0).sum() < 2:
         return ""
     return (
         f"{result.names[largest]} is predicted in {predicted[largest] / predicted.sum():.1%} of the pixels, and is "
@@ -254,11 +242,9 @@ def thumbnails(report: Any, most: int = 24) -> list[tuple[str, bytes]]:
         if one.error or report.coding is None or any(label.error for label in one.contents):
             continue
         try:
-            values = image_values(one.sample, 3, Preprocessing())
-            label = report.coding.read(one.sample)
+            values, label = read_pair(one.sample, report.coding, 3, Preprocessing())
             classes = min(256, max(2, int(np.where(label == IGNORE_LABEL, 0, label).max()) + 1))
-            if values.shape[:2] == label.shape:
-                found.append((one.sample.name, picture(values, label, label, classes)))
+            found.append((one.sample.name, picture(values, label, label, classes)))
         except (SegtwinError, ValueError, OSError):
             continue
     return found

@@ -24,7 +24,7 @@ class SoftmaxWithLoss(nn.Module):
     """Caffe's layer (BVLC/caffe at 9b89154, `src/caffe/layers/softmax_loss_layer.cpp`).
 
     The value is Caffe's, with probabilities clipped at FLT_MIN; the gradient is softmax − one-hot, not
-    clipped. `.unclipped` holds the last value without the clip.
+    clipped.
 
     Args:
         normalization: "BATCH_SIZE" (Caffe's `normalize: false`), "VALID" (`normalize: true`), "FULL" or
@@ -32,8 +32,6 @@ class SoftmaxWithLoss(nn.Module):
         ignore_label: its pixels do not count; None: every label is a class.
         clip: as Caffe reports it; False: the logarithm as it is.
     """
-
-    unclipped: float
 
     def __init__(
         self, normalization: str = "BATCH_SIZE", ignore_label: int | None = IGNORE_LABEL, clip: bool = True
@@ -66,11 +64,11 @@ class SoftmaxWithLoss(nn.Module):
         if weight is not None:
             scale = scale * weight.to(score).reshape(target.shape)
         loss = -(picked * scale).sum() / divisor
-        with torch.no_grad():
-            self.unclipped = float(loss)
-            reported = -(picked.clamp(min=-MOST_LOSS) * scale).sum() / divisor
+        if not self.clip:
+            return loss
         # the value of one, the gradient of the other
-        return reported + (loss - loss.detach()) if self.clip else loss
+        reported = -(picked.clamp(min=-MOST_LOSS) * scale).sum() / divisor
+        return reported.detach() + (loss - loss.detach())
 
 
 class CrossEntropy(SoftmaxWithLoss):

@@ -38,12 +38,12 @@ class Multiplied(keras.optimizers.Optimizer):
     ) -> None:
         scheduled = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
         rate = 1.0 if scheduled else float(learning_rate)
-        self_decay = Solver(base_lr=rate, weight_decay=weight_decay).weight_decay  # refuses what is no number
+        solver = Solver(base_lr=rate, weight_decay=weight_decay)  # refuses what is no number
         super().__init__(learning_rate if scheduled else rate, weight_decay=None, name=name, **kwargs)
         if not scheduled:  # in float32 it would be off by 6e-8
             self._untrack_variable(self.learning_rate)
             self._learning_rate = keras.Variable(rate, dtype="float64", trainable=False, name="learning_rate")
-        self.decay = self_decay
+        self.decay = solver.weight_decay
         self.multipliers = {path: tuple(map(float, pair)) for path, pair in (multipliers or {}).items()}
 
     def slots(self, variables: list[keras.Variable], name: str) -> list[keras.Variable]:

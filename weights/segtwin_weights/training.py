@@ -24,7 +24,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,7 +170,7 @@ def prepare(
         given["num_classes"] = start.metadata.get("num_classes")
     made = recipes.make(network, recipe, **given)
     if start is None:
-        made = _without_weights(made)
+        _check_start(made)
     found = find(data, made.val)
     for note in found.notes:
         say(note)
@@ -201,10 +202,11 @@ def prepare(
             "there is nothing to tell apart"
         )
     digest = hashlib.sha256()
+    hashed = cache(lambda file: hashlib.sha256(file.read_bytes()).digest())  # a volume is the file of many samples
     for sample in (*train, *val):
         for file in (sample.image, *sample.labels):
             digest.update(f"{sample.name}\0{file.name}\0".encode(errors="surrogateescape"))
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(hashed(file))
     return Job(made, found, coding, train, val, read, digest.hexdigest(), start, overfit is not None)
 
 
@@ -228,8 +230,8 @@ def _start(
     return segtwin_weights.convert(found, to=network, num_classes=num_classes)
 
 
-def _without_weights(made: Recipe) -> Recipe:
-    """Refuse a start that learns nothing."""
+def _check_start(made: Recipe) -> None:
+    """Refuse a start without weights that learns nothing."""
     architecture = made.architecture
     first = next(one for one in architecture.parameters() if one.lr_mult and one.name.endswith("weight"))
     if first.fill == 0.0:  # score layers may well start at zero
@@ -237,7 +239,6 @@ def _without_weights(made: Recipe) -> Recipe:
             f"{made.network} starts at zero, as its original does, and zeros learn nothing; give --weights (vgg16.npy, "
             "or a stage before)"
         )
-    return made
 
 
 # ------------------------------------------------------------------------------------------- the run
@@ -512,12 +513,9 @@ def _example(job: Job, learner: Learner, stream: Stream) -> np.ndarray:
     """H×W×3: an image's label and what is predicted, beside each other."""
     values, label = stream.decoded(0)
     data = learner.preprocessing.for_channels(learner.in_channels).apply(values[np.newaxis])
-    _, colours = inference.colours_of({}, None, indices(learner)) if indices(learner) <= 256 else (None, None)
-    if colours is None:
+    if indices(learner) > inference.MOST_CLASSES:
         return inference.shown(values[..., :1]).repeat(3, 2)
-    shown = inference.shown(values[..., :3] if values.shape[2] >= 3 else values[..., :1].repeat(3, 2))
-    masks = [np.where(one == 255, 0, one).astype(np.uint8) for one in (label, predicted(learner, data))]
-    return np.concatenate([np.asarray(inference.overlay_of(one, shown, colours)) for one in masks], axis=1)
+    return np.concatenate(inference.overlays(values, [label, predicted(learner, data)], indices(learner))[1], axis=1)
 
 
 def diverged(recipe: Recipe, step: int, loss: float, rate: float, path: Path) -> str:
@@ -525,7 +523,7 @@ def diverged(recipe: Recipe, step: int, loss: float, rate: float, path: Path) ->
     scale = (
         f"the loss is a sum over pixels (normalization {recipe.normalization}), which takes rates as 1e-10 (fcn32s) to "
         "1e-14 (fcn8s)"
-        if recipe.loss == "softmax" and recipe.normalization in ("BATCH_SIZE", "NONE")
+        if recipe.summed
         else "the loss is a mean over pixels"
     )
     return (
@@ -560,8 +558,3 @@ def curves(path: Path, log: Mapping[str, Any]) -> None:
     right.legend(frameon=False)
     with whole(path, replace=True) as draft:
         canvas.print_figure(draft, dpi=110, format="png")
-
-
-def continued(job: Job, steps: int) -> Job:
-    """The same with another number of steps."""
-    return replace(job, recipe=replace(job.recipe, steps=steps))

@@ -22,7 +22,6 @@ from segtwin.data.labels import Coding
 from segtwin.data.layouts import Sample
 from segtwin.errors import ArchitectureError, DataError
 from segtwin.images import pages
-from segtwin.losses import IGNORE_LABEL
 from segtwin.preprocessing import Preprocessing
 from segtwin.tiles import BORDER, looked_at
 
@@ -127,12 +126,7 @@ class Stream:
                 self._kept.move_to_end(index)
                 return self._kept[index]
         sample = self.samples[index]
-        values, label = image_values(sample, self.in_channels, self.preprocessing), self.coding.read(sample)
-        if values.shape[:2] != label.shape:
-            raise DataError(
-                f"{sample.labels[0]}: has {label.shape[0]}×{label.shape[1]} pixels, and {sample.image} "
-                f"{values.shape[0]}×{values.shape[1]}"
-            )
+        values, label = read_pair(sample, self.coding, self.in_channels, self.preprocessing)
         with self._lock:
             size = values.nbytes + label.nbytes
             if index not in self._kept and size <= KEPT:
@@ -195,6 +189,24 @@ class Stream:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def read_pair(
+    sample: Sample, coding: Coding, channels: int, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values 0..255 H×W×channels of a sample's image, and its label H×W.
+
+    Raises:
+        DataError: they differ in size.
+        ImageError, OSError: one of them cannot be read.
+    """
+    values, label = image_values(sample, channels, preprocessing), coding.read(sample)
+    if values.shape[:2] != label.shape:
+        raise DataError(
+            f"{sample.labels[0]}: has {label.shape[0]}×{label.shape[1]} pixels, and {sample.image} "
+            f"{values.shape[0]}×{values.shape[1]}"
+        )
+    return values, label
+
+
 def image_values(sample: Sample, channels: int, preprocessing: Preprocessing) -> np.ndarray:
     """Values 0..255 of a sample's image, H×W×channels."""
     bits = preprocessing.bits if preprocessing.bits != 8 else None
@@ -240,8 +252,3 @@ def _with_zeros(weight: np.ndarray | None, height: int, width: int) -> np.ndarra
     if weight is None:
         return None
     return np.pad(weight, ((0, height - weight.shape[0]), (0, width - weight.shape[1])))
-
-
-def void_share(label: np.ndarray) -> float:
-    """Share of the pixels that are void."""
-    return float((label == IGNORE_LABEL).mean())
