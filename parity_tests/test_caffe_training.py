@@ -196,7 +196,7 @@ def test_both_twins_have_the_oracles_gradients_of_every_network(name: str) -> No
     low, high = (-120, 130) if architecture.colour == "BGR" and architecture.divisor == 1 else (0, 1)
     data = random.uniform(low, high, (2, architecture.in_channels, height, width))
     exact = {one: blob.astype(np.float64) for one, blob in weights.items()}
-    logits = architecture.layers[-1].kind == "Sigmoid"
+    logits = architecture.sigmoid
     output = architecture.layers[-2].name if logits else architecture.output
     blobs = {architecture.input: data} | {
         layer.name: blob for layer, blob in zip(architecture.layers, every_top(architecture, exact, data), strict=True)

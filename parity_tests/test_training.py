@@ -3,6 +3,7 @@ every command takes, and what is refused."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(framework: str, data: Path, tmp_p
 @frameworks
 def test_dropout_is_the_same_after_a_resume(framework: str, data: Path, tmp_path: Path) -> None:
     """Masks are drawn from the seed and the number of the step."""
-    more = {"widths": (2, 2, 2, 2, 2), "validate_every": 2, "steps": 4, "batch": 1}
+    more = {"widths": (2, 2, 2, 2, 2), "validate_every": 2, "steps": 4, "batch": 1, "lr_policy": "fixed"}
     twin = TWINS[framework]
     twin.train("unet-paper", data, tmp_path / "whole", **more)
     twin.train("unet-paper", data, tmp_path / "parts", **{**more, "steps": 2})
@@ -298,16 +299,21 @@ def test_bad_data_is_refused_before_work(tmp_path: Path) -> None:
     sizes = blobs_of_light(tmp_path / "sizes")
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(sizes / "masks/2.png")
     with pytest.raises(DataError, match=r"masks/2\.png: has 16×16 pixels, and .*images/2\.png 32×32"):
-        run("torch", sizes, tmp_path / "run", steps=8)
+        run("torch", sizes, tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_label_is_left_out_and_said(tmp_path: Path) -> None:
+def test_broken_files_are_left_out_and_said(tmp_path: Path) -> None:
+    """A label, and an image whose end is missing, before the first step."""
     broken = blobs_of_light(tmp_path / "data")
     (broken / "masks/3.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    (broken / "images/5.png").write_bytes((broken / "images/5.png").read_bytes()[:400])
     said: list[str] = []
-    run("torch", broken, tmp_path / "run", say=said.append)
-    assert any(line.startswith("left out: ") and "masks/3.png" in line for line in said)
-    assert "images/3.png" not in json.dumps(log(tmp_path / "run")["data"])
+    run("torch", broken, tmp_path / "run", say=said.append, steps=1)
+    for name in ("masks/3.png", "images/5.png"):
+        assert any(line.startswith("left out: ") and name in line for line in said), name
+    taken = log(tmp_path / "run")["data"]
+    assert not {"3", "5"} & {Path(name).stem for name in taken["train"] + taken["val"]}
 
 
 @frameworks
@@ -379,3 +385,101 @@ def test_weights_that_are_given_go_on(data: Path, tmp_path: Path) -> None:
     assert result.steps == 1
     assert log(tmp_path / "second")["recipe"]["network"] == "unet-small"
     assert isinstance(read(tmp_path / "second" / "last.safetensors"), Weights)
+
+
+@frameworks
+def test_batches_in_parts_are_the_larger_batch(framework: str, data: Path, tmp_path: Path) -> None:
+    """2 × 2 images and 1 × 4: the same updates, where no BatchNorm looks at the whole batch."""
+    more = {"widths": (2, 2, 2, 2, 2), "steps": 3, "dtype": "float64", "dropout": 0.0, "validate_every": 3}
+    twin = TWINS[framework]
+    twin.train("unet-paper", data, tmp_path / "whole", batch=4, **more)
+    twin.train("unet-paper", data, tmp_path / "parts", batch=2, iter_size=2, **more)
+    whole, parts = log(tmp_path / "whole")["steps"], log(tmp_path / "parts")["steps"]
+    np.testing.assert_allclose([one[1] for one in parts], [one[1] for one in whole], rtol=EXACT)
+
+
+@frameworks
+def test_mixed_precision_keeps_weights_and_validation_in_float32(framework: str, data: Path, tmp_path: Path) -> None:
+    """Layers in bfloat16 (8 bits) for the step: a loss near float32's and not the same."""
+    run(framework, data, tmp_path / "mixed", dtype="mixed_bfloat16", steps=2, validate_every=1)
+    run(framework, data, tmp_path / "single", steps=2, validate_every=1)
+    mixed, single = (log(tmp_path / name)["steps"][0][1] for name in ("mixed", "single"))
+    assert 2.0**-20 < abs(mixed - single) / single < 2.0**-5
+    state = load_file(tmp_path / "mixed" / "state.safetensors")
+    assert {array.dtype for name, array in state.items() if "num_batches" not in name and name != "step"} == {
+        np.dtype(np.float32)
+    }
+    best = TWINS[framework].load(tmp_path / "mixed" / "last.safetensors", logits=True)
+    rounded = [blob.dtype for blob in TWINS[framework].blobs(best, np.zeros((1, 1, 32, 32), np.float32)).values()]
+    assert set(rounded) == {np.dtype(np.float32)}
+
+
+def test_names_and_colours_of_the_classes_travel(data: Path, tmp_path: Path) -> None:
+    labels = {"classes": ["night", "light"], "palette": [[0, 0, 0], [255, 255, 0]]}
+    for framework in TWINS:
+        run(framework, data, tmp_path / framework, steps=1, **labels)
+        metadata = read(tmp_path / framework / "best.safetensors").metadata
+        assert {name: metadata[name] for name in labels} == labels
+    with pytest.raises(RunError, match="classes names 3, and the network has 1"):
+        run("torch", data, tmp_path / "no", classes=["a", "b", "c"])
+    with pytest.raises(RunError, match="palette has 1 colours, and there are 2 classes"):
+        run("torch", data, tmp_path / "no", palette=[[0, 0, 0]])
+
+
+def test_a_rate_that_falls_to_zero_is_planned_anew_and_said(data: Path, tmp_path: Path) -> None:
+    run("torch", data, tmp_path / "run", steps=2)
+    said: list[str] = []
+    run("torch", data, tmp_path / "run", steps=4, resume=True, say=said.append)
+    assert any("it was planned for 2, and from here on is that of 4" in line for line in said)
+
+
+def test_processes_of_the_other_framework_are_refused(data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="torchrun starts PyTorch's processes"):
+        run("keras", data, tmp_path / "run")
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 0}}))
+    with pytest.raises(RunError, match="TF_CONFIG is TensorFlow's"):
+        run("torch", data, tmp_path / "run")
+    monkeypatch.setenv("TF_CONFIG", "{")
+    with pytest.raises(RunError, match="TF_CONFIG is no JSON"):
+        run("keras", data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(data: Path) -> None:
+    from segtwin.architectures import get_architecture
+    from segtwin.data import Coding, Stream, find
+
+    architecture = get_architecture("unet-small")
+    with pytest.raises(DataError, match="2 processes cannot share a batch of 3; take a multiple of 2"):
+        Stream(find(data).samples, Coding("foreground"), architecture, architecture.preprocessing, 1, 3, share=(0, 2))
+
+
+def test_the_report_of_an_evaluation_shows_the_worst_first(data: Path, tmp_path: Path) -> None:
+    run("torch", data, tmp_path / "run", steps=1)
+    page, facts = tmp_path / "page.html", tmp_path / "facts.json"
+    words = ["evaluate", str(tmp_path / "run" / "last.safetensors"), str(data), "--report", str(page)]
+    assert status([*words, "--json", str(facts), "--quiet"]) == 0
+    scores = json.loads(facts.read_text())
+    assert 0 <= scores["isbi"]["warping_error"] <= scores["pixel_error"]
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(r"<figcaption>([^<:]+): mean IoU", text)
+    by_score = sorted(scores["images"], key=lambda one: one["mean_iou"])
+    assert sorted(shown) == sorted(one["name"] for one in by_score)
+    assert next(one["mean_iou"] for one in by_score if one["name"] == shown[0]) == by_score[0]["mean_iou"]
+    assert "data:image/jpeg;base64,/9j/" in text
+    assert status(words) == 2  # the page is there already
+
+
+def test_the_demonstration_is_a_name_where_no_file_has_it(tmp_path: Path, monkeypatch) -> None:
+    """segtwin predict demo: the half of the picture that it was not trained on."""
+    monkeypatch.chdir(tmp_path)
+    picture = Path(__file__).parent.parent / "docs/nuclei/val"
+    assert status(["predict", "demo", str(picture / "images"), "-o", "out", "--quiet"]) == 0
+    found = np.array(Image.open(next(Path("out").glob("*.mask.png")))) == 1
+    wanted = np.array(Image.open(next((picture / "masks").glob("*.png")))) > 0
+    assert (found & wanted).sum() / (found | wanted).sum() > 0.8
+    Path("demo").write_bytes(b"something else")
+    assert status(["inspect", "demo"]) == 2

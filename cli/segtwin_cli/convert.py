@@ -17,10 +17,11 @@ from segtwin_weights.mappings import names
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.weights_file import WeightsFile
 
 
 @click.command()
-@click.argument("source", type=click.Path())
+@click.argument("source", type=WeightsFile())
 @click.argument("target", type=click.Path())
 @click.option(
     "--to",

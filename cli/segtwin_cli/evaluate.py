@@ -21,10 +21,11 @@ from segtwin_cli.terminal import (
     steps,
     write_json,
 )
+from segtwin_cli.weights_file import WeightsFile
 
 
 @click.command()
-@click.argument("weights", type=click.Path())
+@click.argument("weights", type=WeightsFile())
 @click.argument("data", type=click.Path())
 @click.option(
     "--engine", type=click.Choice(["auto", *ENGINES]), metavar=f"[{'|'.join(['auto', *available_engines()])}]",

@@ -19,13 +19,14 @@ from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
 from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.weights_file import WeightsFile
 
 CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
 """Framework → endings of its own files of weights."""
 
 
 @click.command()
-@click.argument("weights", type=click.Path())
+@click.argument("weights", type=WeightsFile())
 @click.argument("outputs", type=click.Path(), nargs=-1, required=True)
 @click.option("--framework", type=click.Choice(["torch", "keras"]), required=True, help="Whose model is exported.")
 @click.option("--opset", type=int, help="Version of the ONNX operators; by default 18.")

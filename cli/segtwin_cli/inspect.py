@@ -15,12 +15,13 @@ from segtwin_weights import Weights, WeightsError, metadata, plausibility, surge
 from segtwin_weights.mappings import names
 
 from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
+from segtwin_cli.weights_file import WeightsFile
 
 DIFFERENT = 1
 
 
 @click.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=WeightsFile())
 @click.option(
     "--check",
     is_flag=True,

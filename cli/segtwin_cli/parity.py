@@ -12,10 +12,11 @@ from segtwin_engines.installed import require
 from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import over, preprocessing_options, range_option
 from segtwin_cli.terminal import echo, overwrite_option, quiet_option, steps
+from segtwin_cli.weights_file import WeightsFile
 
 
 @click.command()
-@click.argument("weights", type=click.Path())
+@click.argument("weights", type=WeightsFile())
 @click.argument("images", type=click.Path(), nargs=-1, required=True)
 @click.option("--report", type=click.Path(), help="Write an HTML page here, and .json and .png beside it.")
 @click.option("--torch-onnx", type=click.Path(), help="Test this export of the torch model, not a fresh one.")

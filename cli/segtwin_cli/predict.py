@@ -28,10 +28,11 @@ from segtwin_cli.terminal import (
     steps,
     write_json,
 )
+from segtwin_cli.weights_file import WeightsFile
 
 
 @click.command()
-@click.argument("weights", type=click.Path())
+@click.argument("weights", type=WeightsFile())
 @click.argument("images", type=click.Path(), nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="The folder to write to.")
 @click.option(

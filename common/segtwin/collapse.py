@@ -7,7 +7,7 @@ The questions: "predictions are all black" (milesial/Pytorch-UNet#370 #420 #506)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ def causes(
     coding: Coding,
     contents: Sequence[Contents],
     with_weights: bool,
+    zero: Sequence[str] = (),
+    dead: Callable[[], Sequence[str]] = tuple,
 ) -> list[str]:
     """Sentences, the likeliest cause first; none where nothing is wrong.
 
@@ -45,6 +47,8 @@ def causes(
         coding: of the labels.
         contents: of the training's label files.
         with_weights: whether it started from weights.
+        zero: trained weights that are all zero.
+        dead: gives the layers whose ReLU lets nothing through.
     """
     found: list[str] = []
     total = sum(one["predicted"] for one in scores["classes"])
@@ -72,6 +76,16 @@ def causes(
             f"STUCK: the last {SAME} validations have the same mean IoU, {validations[-1]['mean_iou']}: nothing changes"
         )
     found += _of_rate(recipe, losses)
+    if zero:
+        found.append(
+            f"likely: {' and '.join(zero[:3])} {'is' if len(zero) == 1 else 'are'} still zero after {len(steps)} "
+            "steps: what comes before cannot reach the output; start from weights that are not zero, or learn faster"
+        )
+    if silent := list(dead()):
+        found.append(
+            f"likely: the ReLU of {silent[0]} lets nothing through ({len(silent)} such layers): a step was too long "
+            "for it to come back; begin anew with a tenth of the learning rate"
+        )
     if not with_weights and recipe.network.startswith(("fcn", "vggfcn")):
         found.append(
             "likely: the network started without weights; give --weights vgg16.npy, or those of a stage before"

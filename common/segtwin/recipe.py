@@ -24,6 +24,8 @@ from segtwin.solver import LIGHT, PUBLISHED, Solver
 LOSSES = ("softmax", "cross-entropy", "border", "bce", "dice", "bce-dice")
 SIGMOID_LOSSES = ("bce", "dice", "bce-dice")
 OPTIMIZERS = ("caffe-sgd", "adam")
+MIXED = "mixed_bfloat16"
+DTYPES = ("float32", "float64", MIXED)
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,15 @@ class Recipe:
     """A share, a number of images or a file of names, where the data have no part for validation."""
     table: tuple[tuple[int, ...], ...] = ()
     """Grey value, or colour, of each class."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, for whoever uses the weights."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """Their colours, red, green, blue 0..255."""
     validate_every: int | None = None
     """Steps; None: ten times in all."""
     dtype: str = "float32"
+    """"float32", "float64"; or "mixed_bfloat16": weights, loss and update in float32, layers in bfloat16, which
+    has float32's range, so that no loss has to be scaled."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done, before any work.
@@ -82,7 +90,7 @@ class Recipe:
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("normalization", self.normalization, NORMALIZATIONS),
             ("order", self.order, ("epochs", "caffe", "listed")),
-            ("dtype", self.dtype, ("float32", "float64")),
+            ("dtype", self.dtype, DTYPES),
         ):
             if value not in known:
                 raise RunError(f"there is no {what} {value!r}; there are {', '.join(known)}{nearest(value, known)}")
@@ -98,6 +106,11 @@ class Recipe:
             raise RunError(f"normalization is of the loss softmax; {self.loss} is a mean over pixels")
         _ = self.solver, self.augmentation
         self.check(self.architecture)
+        count = self.architecture.num_classes if self.num_classes is None else self.num_classes
+        if self.classes and len(self.classes) not in ({count} if count > 1 else {1, 2}):
+            raise RunError(f"classes names {len(self.classes)}, and the network has {count}")
+        if self.palette and len(self.palette) < max(2, count):
+            raise RunError(f"palette has {len(self.palette)} colours, and there are {max(2, count)} classes")
 
     @property
     def architecture(self) -> Architecture:
@@ -110,7 +123,7 @@ class Recipe:
         Raises:
             RunError: a sigmoid's loss of scores, or the reverse.
         """
-        sigmoid = architecture.layer(architecture.output).kind == "Sigmoid"
+        sigmoid = architecture.sigmoid
         classes = architecture.num_classes if self.num_classes is None else self.num_classes
         if self.loss in SIGMOID_LOSSES and not (sigmoid and classes == 1):
             raise RunError(
@@ -131,6 +144,22 @@ class Recipe:
     def augmentation(self) -> Augmentation:
         """The augmentation's part."""
         return Augmentation(self.scale, self.elastic, self.flip, self.right_angles, self.crop, self.brightness)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Names and colours of the classes, as weights state them."""
+        stated = {"classes": list(self.classes), "palette": [list(colour) for colour in self.palette]}
+        return {name: one for name, one in stated.items() if one}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether layers are computed in bfloat16."""
+        return self.dtype == MIXED
+
+    @property
+    def weights_dtype(self) -> str:
+        """Of weights and update."""
+        return "float32" if self.mixed else self.dtype
 
     @property
     def summed(self) -> bool:
@@ -165,17 +194,18 @@ def default(network: str, num_classes: int | None = None) -> dict[str, Any]:
     """The fields of a network's own recipe: what learns at a first try.
 
     The Caffe nets get their authors' solver; fcn8-vgg and vggfcn* the mean cross-entropy with Adam; the
-    U-Nets Adam (UNET-ZOO's optimizer), with cross-entropy and Dice of one class together.
+    U-Nets Adam (UNET-ZOO's optimizer), with cross-entropy and Dice of one class together. Adam's rate falls
+    to zero (poly, 0.9), so that the last weights are good ones.
     """
     architecture = get_architecture(network)
     classes = architecture.num_classes if num_classes is None else num_classes
     if network in PUBLISHED:
         return of_solver(PUBLISHED[network], "BATCH_SIZE") | {"flip": "horizontal"}
-    sigmoid = architecture.layer(architecture.output).kind == "Sigmoid"
+    sigmoid = architecture.sigmoid
     loss = "bce-dice" if sigmoid and classes == 1 else "cross-entropy"
     rate = 1e-3 if sigmoid else 1e-4
     geometry = {"flip": "both", "right_angles": True} if sigmoid or network == "unet-paper" else {"flip": "horizontal"}
-    return {"loss": loss, "optimizer": "adam", "base_lr": rate, **geometry}
+    return {"loss": loss, "optimizer": "adam", "base_lr": rate, "lr_policy": "poly", "power": 0.9, **geometry}
 
 
 def of_solver(solver: Solver, normalization: str) -> dict[str, Any]:
@@ -229,10 +259,13 @@ def make(network: str, recipe: str | os.PathLike[str] | Mapping[str, Any] | None
         if name not in known:
             raise RunError(f"{recipe if not isinstance(recipe, Mapping) else 'recipe'}: there is no field {name!r}"
                            f"{nearest(name, known)}")  # fmt: skip
-    if (own := chosen.pop("network", network)) != network:
-        raise RunError(f"{recipe}: is a recipe of {own}, and the network is {network}")
+    if (of := chosen.pop("network", network)) != network:
+        raise RunError(f"{recipe}: is a recipe of {of}, and the network is {network}")
     classes = stated.get("num_classes", chosen.get("num_classes"))
-    merged = {**default(network, classes), **chosen, **stated}
+    own = default(network, classes)
+    if "lr_policy" in {**chosen, **stated}:  # its numbers go with it
+        own = {name: value for name, value in own.items() if name not in OF_A_POLICY}
+    merged = {**own, **chosen, **stated}
     if merged.get("optimizer") == "adam":
         merged.pop("momentum", None)
     typed = {name: _tuple(value) if name in TUPLES else value for name, value in merged.items()}
@@ -242,7 +275,8 @@ def make(network: str, recipe: str | os.PathLike[str] | Mapping[str, Any] | None
         raise RunError(f"recipe: {error}") from None
 
 
-TUPLES = ("stepvalue", "widths", "scale", "crop", "table")
+OF_A_POLICY = ("gamma", "power", "stepsize", "stepvalue")
+TUPLES = ("stepvalue", "widths", "scale", "crop", "table", "classes", "palette")
 FLOATS = ("base_lr", "momentum", "weight_decay", "gamma", "power", "elastic", "brightness", "dropout")
 
 

@@ -303,7 +303,7 @@ def check_scores(architecture: Architecture, logits: bool) -> None:
     Raises:
         ArchitectureError: it ends with a sigmoid.
     """
-    if architecture.layer(architecture.output).kind == "Sigmoid" and not logits:
+    if architecture.sigmoid and not logits:
         raise ArchitectureError(
             f"{architecture.name}: its output are probabilities, and the loss takes scores; build it with logits=True"
         )

@@ -21,12 +21,14 @@ class Log:
     """A folder of event files.
 
     Args:
-        folder: where they go.
+        folder: where they go; None: nowhere.
         begin: step to go on from; events of later steps, of a run that was stopped, are not shown.
     """
 
-    def __init__(self, folder: Path, begin: int = 0) -> None:
+    def __init__(self, folder: Path | None, begin: int = 0) -> None:
         self.writer = None
+        if folder is None:
+            return
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.record_writer import RecordWriter

@@ -73,7 +73,8 @@ class CaffeSGD(torch.optim.Optimizer):
             for w in group["params"]:
                 if w.grad is None:
                     continue
-                gradient = w.grad / group["iter_size"] + group["weight_decay"] * group["decay_mult"] * w
+                gradient = w.grad if group["iter_size"] == 1 else w.grad / group["iter_size"]
+                gradient = gradient.add(w, alpha=group["weight_decay"] * group["decay_mult"])
                 state = self.state[w]
                 if "history" not in state:
                     state["history"] = torch.zeros_like(w)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -118,6 +119,23 @@ class every_layer_in:
 
     def __exit__(self, *_: object) -> None:
         keras.config.set_dtype_policy(self.before)
+
+
+@contextmanager
+def computed_in(network: Network, policy: str) -> Iterator[None]:
+    """Inside, layers compute in what a policy says, as "mixed_bfloat16"; their variables stay as they are.
+    What is traced inside stays so."""
+    if policy == network.input.dtype:
+        yield
+        return
+    before = [(layer, layer.dtype_policy) for layer in network.layers]
+    try:
+        for layer, _ in before:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer, own in before:
+            layer.dtype_policy = own
 
 
 def explained(error: ValueError) -> ValueError:

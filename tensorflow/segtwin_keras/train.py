@@ -15,15 +15,9 @@ from segtwin.recipe import Recipe
 from segtwin_weights import Weights, training
 
 import tensorflow as tf
-from segtwin_keras.losses import (
-    BinaryCrossEntropy,
-    BinaryCrossEntropyDice,
-    CrossEntropy,
-    Dice,
-    OneNumber,
-    SoftmaxWithLoss,
-)
-from segtwin_keras.network import Network
+from segtwin_keras.losses import BinaryCrossEntropy, CrossEntropy, Dice, OneNumber, SoftmaxWithLoss
+from segtwin_keras.network import Network, computed_in
+from segtwin_keras.processes import Processes, joined
 from segtwin_keras.solver import Adam, CaffeSGD, multipliers, trained
 from segtwin_keras.weights import hub_array, load_weights, read_weights
 
@@ -31,13 +25,14 @@ STATES = {"caffe-sgd": {"history": "history"}, "adam": {"adam_m": "m", "adam_v":
 """Optimizer → name in a checkpoint → the optimizer's list of variables."""
 
 
-def loss_of(recipe: Recipe) -> OneNumber:
-    """The loss that a recipe names."""
+def losses_of(recipe: Recipe) -> list[tuple[OneNumber, bool]]:
+    """What a recipe's loss is the sum of, and of each whether it is a mean over the pixels that count."""
     if recipe.loss == "softmax":
-        return SoftmaxWithLoss(recipe.normalization)
+        return [(SoftmaxWithLoss(recipe.normalization), recipe.normalization == "VALID")]
     if recipe.loss in ("cross-entropy", "border"):
-        return CrossEntropy()
-    return {"bce": BinaryCrossEntropy, "dice": Dice, "bce-dice": BinaryCrossEntropyDice}[recipe.loss]()
+        return [(CrossEntropy(), True)]
+    both: list[tuple[OneNumber, bool]] = [(BinaryCrossEntropy(), True), (Dice(), False)]
+    return {"bce": both[:1], "dice": both[1:], "bce-dice": both}[recipe.loss]
 
 
 class Learner:
@@ -46,16 +41,18 @@ class Learner:
     Args:
         model: made by `build`, with logits where it ends with a sigmoid.
         recipe: of the training.
+        processes: that train together.
     """
 
-    def __init__(self, model: Network, recipe: Recipe) -> None:
+    def __init__(self, model: Network, recipe: Recipe, processes: training.Processes | None = None) -> None:
         self.model, self.recipe = model, recipe
+        self.processes = processes or training.Processes()
         self.architecture, self.preprocessing = model.architecture, model.preprocessing
         self.in_channels = model.in_channels
         self.num_classes = int(
             model.metadata.get("num_classes") or recipe.num_classes or model.architecture.num_classes
         )
-        self.loss = loss_of(recipe)
+        self.losses = losses_of(recipe)
         self.parameters = trained(model)
         self.variables = [variable for variable, _ in self.parameters.values()]
         pairs = multipliers(model)
@@ -67,13 +64,16 @@ class Learner:
                 recipe.base_lr, recipe.momentum, recipe.weight_decay, recipe.iter_size, multipliers=pairs
             )
         self.optimizer.build(self.variables)
-        self.gradients = tf.function(self._gradients, reduce_retracing=True)
+        gradients: Any = self._gradients
+        if isinstance(self.processes, Processes):
+            gradients = self.processes.together(gradients)
+        self.gradients = tf.function(gradients, reduce_retracing=True)
         self.update = tf.function(self._update)
         self.forward = tf.function(lambda data: self.model(data, training=False), reduce_retracing=True)
 
     def step(self, number: int, batches: Sequence[Batch], rate: float) -> float:
-        """Train on iter_size batches; the mean of their losses before the update."""
-        seed = np.random.SeedSequence([self.recipe.seed, 3, number]).generate_state(2, np.uint32)
+        """Train on iter_size batches; the mean of their losses before the update, of all processes."""
+        seed = np.random.SeedSequence([self.recipe.seed, 3 + self.processes.rank, number]).generate_state(2, np.uint32)
         for layer in self.model.layers:
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 layer.seed_generator.state.assign(seed)
@@ -93,14 +93,17 @@ class Learner:
     def _loss(self, batch: Batch) -> tuple[KerasTensor, list[KerasTensor]]:
         data = tf.constant(batch.data.transpose(0, 2, 3, 1), self.model.input.dtype)
         label = tf.constant(batch.label[:, 0], "int64")
-        weight = None if batch.weight is None else tf.constant(batch.weight[:, 0], self.model.input.dtype)
-        return self.gradients(data, label, weight)
+        more = () if batch.weight is None else (tf.constant(batch.weight[:, 0], self.model.input.dtype),)
+        return self.gradients(data, label, tf.constant(self.processes.weight(batch), self.model.input.dtype), *more)
 
     def _gradients(
-        self, data: KerasTensor, label: KerasTensor, weight: KerasTensor | None
+        self, data: KerasTensor, label: KerasTensor, weight: KerasTensor, *more: KerasTensor
     ) -> tuple[KerasTensor, list[KerasTensor]]:
         with tf.GradientTape() as tape:
-            loss = self.loss(label, self.model(data, training=True), weight)
+            with computed_in(self.model, self.recipe.dtype):
+                output = ops.cast(self.model(data, training=True), self.recipe.weights_dtype)
+            parts = [one(label, output, *more) * (weight if mean else 1) for one, mean in self.losses]
+            loss = ops.sum(ops.stack(parts))
         values = [variable.value for variable in self.variables]
         return loss, tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
@@ -111,6 +114,12 @@ class Learner:
         """N×C×H×W → scores, or logits of one class, N×classes×H×W."""
         x = ops.convert_to_tensor(data.transpose(0, 2, 3, 1), self.model.input.dtype)
         return self.forward(x).numpy().transpose(0, 3, 1, 2).astype(np.float32)
+
+    def blobs(self, data: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Every blob of an inference pass, N×C×H×W."""
+        from segtwin_keras import blobs
+
+        return blobs(self.model, data.astype(self.recipe.weights_dtype), caffe=False)
 
     def weights(self) -> Weights:
         """The network's, under the hub's names, with metadata."""
@@ -133,12 +142,11 @@ class Learner:
         self.optimizer.iterations.assign(number)
 
 
-def learner(job: training.Job) -> Learner:
+def learner(job: training.Job, processes: training.Processes | None = None) -> Learner:
     """The learner of a job."""
     from segtwin_keras import build
 
     recipe = job.recipe
-    sigmoid = recipe.architecture.layer(recipe.architecture.output).kind == "Sigmoid"
     options: dict[str, Any] = {} if recipe.dropout is None else {"dropout": recipe.dropout}
     model = build(
         recipe.network,
@@ -146,12 +154,13 @@ def learner(job: training.Job) -> Learner:
         in_channels=recipe.in_channels,
         widths=recipe.widths,
         weights=job.start,
-        logits=sigmoid,
-        dtype=recipe.dtype,  # type: ignore[arg-type] # checked by the recipe
+        logits=recipe.architecture.sigmoid,
+        dtype=recipe.weights_dtype,  # type: ignore[arg-type] # checked by the recipe
         seed=recipe.seed,
         **options,
     )
-    return Learner(model, recipe)
+    model.metadata |= recipe.labels
+    return Learner(model, recipe, processes)
 
 
 def train(
@@ -170,6 +179,9 @@ def train(
     **fields: Any,
 ) -> training.Result:
     """Train a network on a folder of images and labels: what `segtwin train` does.
+
+    Where TF_CONFIG names several workers, the processes share each batch of the recipe and train as one
+    process does, but for dropout, whose masks are of each process.
 
     Args:
         name_or_weights: a network's name, or weights to start from.
@@ -191,7 +203,11 @@ def train(
     Raises:
         RunError, DataError, SolverError, WeightsError, OSError: in one line.
     """
-    job = training.prepare(
-        name_or_weights, data, weights, recipe, overfit, say, workers, run if resume else None, **fields
-    )
-    return training.run(job, learner(job), run, resume, overwrite, "keras", progress, say, workers)
+    with joined() as processes:
+        if processes.rank:  # one speaks
+            progress, say = lambda said: None, lambda line: None
+        job = training.prepare(
+            name_or_weights, data, weights, recipe, overfit, say, workers, run if resume else None, **fields
+        )
+        learned = learner(job, processes)
+        return training.run(job, learned, run, resume, overwrite, "keras", progress, say, workers)

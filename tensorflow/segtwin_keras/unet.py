@@ -132,8 +132,9 @@ class BatchNorm(layers.Layer):
         """Normalised, scaled and shifted; the same shape."""
         if training:
             x = more_than_one(x)
-            mean, variance = ops.mean(x, axis=(0, 1, 2)), ops.var(x, axis=(0, 1, 2))
-            self.keep(mean, variance, ops.shape(x)[:3])
+            mean, variance, processes = statistics(x)
+            images, height, width = ops.shape(x)[:3]
+            self.keep(mean, variance, images * height * width * processes)
         else:
             mean, variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
         # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
@@ -147,10 +148,9 @@ class BatchNorm(layers.Layer):
             x = (x - mean) / ops.sqrt(variance + BATCHNORM_EPS) * self.gamma + self.beta
         return self.activation(x)
 
-    def keep(self, mean: KerasTensor, variance: KerasTensor, sizes: tuple[Any, ...]) -> None:
+    def keep(self, mean: KerasTensor, variance: KerasTensor, values: KerasTensor) -> None:
         """Move the running statistics."""
-        images, height, width = sizes
-        pixels = ops.cast(images * height * width, variance.dtype)
+        pixels = ops.cast(values, variance.dtype)
         share = BATCHNORM_MOMENTUM
         self.moving_mean.assign((1 - share) * self.moving_mean + share * mean)
         self.moving_variance.assign((1 - share) * self.moving_variance + share * variance * (pixels / (pixels - 1)))
@@ -163,6 +163,17 @@ class BatchNorm(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
         return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}
+
+
+def statistics(x: KerasTensor) -> tuple[KerasTensor, KerasTensor, int]:
+    """Mean and biased variance of each channel, of the batch of all processes of a strategy; and how many
+    processes there are."""
+    context = tf.distribute.get_replica_context()
+    processes = 1 if context is None else context.num_replicas_in_sync
+    if processes == 1:
+        return ops.mean(x, axis=(0, 1, 2)), ops.var(x, axis=(0, 1, 2)), 1
+    mean = context.all_reduce("mean", ops.mean(x, axis=(0, 1, 2)))
+    return mean, context.all_reduce("mean", ops.mean(ops.square(x - mean), axis=(0, 1, 2))), processes
 
 
 def more_than_one(x: KerasTensor) -> KerasTensor:

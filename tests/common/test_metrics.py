@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.classification as tm
+from segtwin import metrics
 from segtwin.errors import LabelError
 from segtwin.metrics import Confusion, objects, rand_and_information
 from sklearn.metrics import confusion_matrix
@@ -86,3 +87,44 @@ def test_rand_and_information_of_a_split_and_a_merge() -> None:
 def test_objects_touch_at_their_sides() -> None:
     assert objects(np.array([[1, 0], [0, 1]])).max() == 2
     assert objects(np.array([[1, 1], [0, 1]])).max() == 1
+
+
+def pieces(ring: list[int], corners: bool, sides_only: bool) -> int:
+    """Connected pieces of a pixel's neighbours, found by scipy."""
+    from scipy.ndimage import label
+
+    places = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    patch = np.zeros((3, 3), int)
+    for place, value in zip(places, ring, strict=True):
+        patch[place] = value
+    found, count = label(patch, np.ones((3, 3)) if corners else None)
+    touching = {found[place] for place in places[1::2]} - {0}
+    return len(touching) if sides_only else count
+
+
+def test_a_simple_pixel_neither_joins_nor_parts() -> None:
+    """All 256 neighbourhoods, against scipy's connected pieces."""
+    for code, simple in enumerate(metrics._simple()):
+        ring = [code >> bit & 1 for bit in range(8)]
+        objects = pieces(ring, corners=False, sides_only=True)
+        rest = pieces([1 - one for one in ring], corners=True, sides_only=False)
+        assert simple == (objects == 1 and rest == 1), ring
+
+
+def test_the_warping_error_counts_topology_alone() -> None:
+    truth = np.zeros((20, 30), bool)
+    truth[2:18, 2:14] = truth[2:18, 15:28] = True
+    assert metrics.warping_error(truth, truth) == 0
+    moved = np.zeros_like(truth)
+    moved[3:19, 3:13] = moved[3:19, 14:29] = True
+    assert (moved != truth).mean() > 0.1
+    assert metrics.warping_error(truth, moved) == 0  # borders elsewhere, the same two objects
+    merged = truth.copy()
+    merged[8, 14] = True
+    assert metrics.warping_error(truth, merged) == 1 / truth.size  # one pixel joins two objects
+    merged[2:18, 14] = True
+    assert 1 / truth.size <= metrics.warping_error(truth, merged) <= 16 / truth.size
+    hole = truth.copy()
+    hole[5:8, 5:8] = False
+    assert metrics.warping_error(truth, hole) == 9 / truth.size
+    assert metrics.warping_error(truth, np.zeros_like(truth)) >= 2 / truth.size  # an object shrinks to one pixel

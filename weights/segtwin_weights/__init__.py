@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from segtwin import Architecture, __version__
@@ -28,6 +29,7 @@ from segtwin_weights.mappings import names
 from segtwin_weights.surgery import Dimensions, convert, dimensions, found_dimensions
 
 __all__ = [
+    "DEMO",
     "Dimensions",
     "Weights",
     "WeightsError",
@@ -50,6 +52,8 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+DEMO = Path(__file__).parent / "demo" / "demo.safetensors"
+"""The demonstration: unet-small, nuclei under a fluorescence microscope; its folder says how it was made."""
 FORMATS = {
     "vgg16.npy": vgg16_npy,
     "safetensors": safetensors_file,

@@ -272,7 +272,7 @@ def check_run(
         warnings.warn(f"{path}: not compared with the model, whose values are not finite", Converted, stacklevel=4)
         return
     bound = rounding(model)
-    probability = source.output if source.architecture.layer(source.output).kind == "Sigmoid" else None
+    probability = source.output if source.architecture.sigmoid else None
     errors = {name: oracle.relative_error(got[name], want[name]) for name in names if name != probability}
     bounds = dict.fromkeys(errors, bound)
     if any(not errors[name] <= bound for name in errors) and all(off < 1e-2 for off in errors.values()):

@@ -23,7 +23,9 @@ import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -36,15 +38,18 @@ from safetensors.numpy import load_file, save_file
 from segtwin import collapse, inference
 from segtwin import recipe as recipes
 from segtwin.architectures import Architecture
+from segtwin.data.doctor import image_size
 from segtwin.data.labels import Coding, Contents, coding_of, read_contents
 from segtwin.data.layouts import DataSet, Sample, find
 from segtwin.data.stream import Batch, Stream
-from segtwin.errors import DataError, RunError
+from segtwin.errors import DataError, RunError, SegtwinError
 from segtwin.files import uninterrupted, whole, whole_together
+from segtwin.images import Converted
 from segtwin.losses import IGNORE_LABEL
 from segtwin.metrics import Confusion
 from segtwin.preprocessing import Preprocessing
 from segtwin.recipe import Recipe
+from segtwin.solver import trained
 from segtwin.tensorboard_log import Log
 
 import segtwin_weights
@@ -56,8 +61,50 @@ LEARNED = 0.99
 """Pixel accuracy from which a network has learned a few images by heart."""
 
 
+class Processes:
+    """The processes that train together: here, one alone. A recipe's batch is that of all of them, so that
+    many train as one does."""
+
+    rank, size = 0, 1
+    """Number of this one, and how many there are; the first one writes."""
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """The sum over all processes, float64."""
+        return values
+
+    def weight(self, batch: Batch) -> float:
+        """What the mean over the pixels of this process' images weighs in that of the whole batch, times
+        the processes: 1 where all have as many that are not void.
+
+        Raises:
+            DataError: the images of the processes differ in size.
+        """
+        if self.size == 1:
+            return 1.0
+        facts = np.zeros((self.size, 3))
+        facts[self.rank] = (batch.label != IGNORE_LABEL).sum(), *batch.data.shape[2:]
+        pixels, *sizes = self.total(facts).T
+        if any(len(set(one)) > 1 for one in sizes):
+            raise DataError("the images of one batch have one size: give --crop, or --batch 1 and one process")
+        return float(pixels[self.rank] * self.size / max(pixels.sum(), 1))
+
+
+def tensorflow_workers() -> int:
+    """Processes that TF_CONFIG names.
+
+    Raises:
+        RunError: it is no JSON of a cluster.
+    """
+    try:
+        return len(json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", []))
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise RunError(f"TF_CONFIG is no JSON of a cluster and a task ({error})") from None
+
+
 class Learner(Protocol):
     """A network with its optimizer, in a framework."""
+
+    processes: Processes
 
     architecture: Architecture
     preprocessing: Preprocessing
@@ -65,11 +112,15 @@ class Learner(Protocol):
     num_classes: int
 
     def step(self, number: int, batches: Sequence[Batch], rate: float) -> float:
-        """Train on iter_size batches; the mean of their losses before the update."""
+        """Train on iter_size batches; the mean of their losses before the update, of all processes."""
         ...
 
     def output(self, data: np.ndarray) -> np.ndarray:
         """N×C×H×W → scores, or logits of one class, N×classes×H×W."""
+        ...
+
+    def blobs(self, data: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Every blob of an inference pass, N×C×H×W."""
         ...
 
     def weights(self) -> Weights:
@@ -112,10 +163,12 @@ class Result:
     """"step" and "mean_iou" of `best.safetensors`."""
     causes: list[str] = field(default_factory=list)
     """What is wrong, if something is."""
+    rank: int = 0
+    """Of this process among those that trained; the first one writes and speaks."""
 
     def asdict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "run": str(self.run)}
+        return {**{name: one for name, one in asdict(self).items() if name != "rank"}, "run": str(self.run)}
 
 
 @dataclass(frozen=True)
@@ -177,6 +230,7 @@ def prepare(
     samples = tuple({sample.name: sample for part in ("train", "val") for sample in found.parts.get(part, ())}.values())
     read = dict(zip([sample.name for sample in samples], read_contents(samples, workers), strict=True))
     broken = {name: one.error for name, files in read.items() for one in files if one.error}
+    broken |= _images(samples, read, workers)
     for error in broken.values():
         say(f"left out: {error}")
     whole_files = [one for name, files in read.items() if name not in broken for one in files]
@@ -208,6 +262,34 @@ def prepare(
             digest.update(f"{sample.name}\0{file.name}\0".encode(errors="surrogateescape"))
             digest.update(hashed(file))
     return Job(made, found, coding, train, val, read, digest.hexdigest(), start, overfit is not None)
+
+
+def _images(samples: Sequence[Sample], read: Mapping[str, list[Contents]], workers: int) -> dict[str, str]:
+    """Name → what is wrong, of images that cannot be decoded.
+
+    Raises:
+        DataError: a label has another size than its image.
+    """
+
+    def of(sample: Sample) -> tuple[int, int] | str:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Converted)  # said when it is read for training
+                return image_size(sample)
+        except (SegtwinError, ValueError, OSError, MemoryError) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            return text if str(sample.image) in text else f"{sample.image}: {text}"
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        sizes = dict(zip([sample.name for sample in samples], pool.map(of, samples), strict=True))
+    for sample in samples:
+        size = sizes[sample.name]
+        for label in read[sample.name]:
+            if isinstance(size, tuple) and not label.error and label.size != size:
+                raise DataError(
+                    f"{label.file}: has {label.size[0]}×{label.size[1]} pixels, and {sample.image} {size[0]}×{size[1]}"
+                )
+    return {name: size for name, size in sizes.items() if isinstance(size, str)}
 
 
 def _start(
@@ -275,14 +357,14 @@ def run(
         OSError: a file cannot be written.
     """
     path = Path(folder)
-    recipe = job.recipe
-    log, begin = _opened(path, job, learner, resume, overwrite, framework)
+    recipe, processes = job.recipe, learner.processes
     streams = {
         "train": Stream(
             job.train, job.coding, learner.architecture, learner.preprocessing, learner.in_channels, recipe.batch,
-            recipe.seed, recipe.augmentation, recipe.order, recipe.loss == "border",
+            recipe.seed, recipe.augmentation, recipe.order, recipe.loss == "border", (processes.rank, processes.size),
         )
     }  # fmt: skip
+    log, begin = _opened(path, job, learner, resume, overwrite, framework, say)
     if job.val:
         streams["val"] = Stream(
             job.val, job.coding, learner.architecture, learner.preprocessing, learner.in_channels, order="listed"
@@ -290,18 +372,19 @@ def run(
     checked = streams.get("val") or streams["train"]
     if not job.val:
         say("there is nothing else to validate with: scores are of the images that are learned, and too good")
-    board = Log(path / "tensorboard", begin)
+    board = Log(path / "tensorboard" if processes.rank == 0 else None, begin)
     step = begin
     try:
         batches = streams["train"].batches(begin * recipe.iter_size, recipe.steps * recipe.iter_size, workers)
         while True:
             if _due(log, recipe, step):
                 scores = validated(job, learner, checked)
-                _judge(job, log, scores, step, say)
+                _judge(job, learner, checked, log, scores, step, say)
                 _kept(path, learner, log, scores, step)
                 board.scores(scores, step)
                 board.weights(learner.weights(), step)
-                board.pictures(_example(job, learner, checked), step)
+                if processes.rank == 0:
+                    board.pictures(_example(job, learner, checked), step)
                 log["validations"].append({"step": step, **scores})
                 checkpoint(path, learner, log, step)
                 progress(Said(step, recipe.steps, log["steps"][-1][1], log["steps"][-1][2], 0.0, scores))
@@ -321,14 +404,17 @@ def run(
             board.scalar("learning_rate", rate, step)
             progress(Said(step, recipe.steps, loss, rate, recipe.batch * recipe.iter_size / max(spent, 1e-9)))
     except KeyboardInterrupt:
-        with uninterrupted():
-            checkpoint(path, learner, log, step)
-        say(f"interrupted after step {step}; {path / STATE} holds it, --resume goes on")
+        if processes.size == 1:  # else another may be a step behind: what was written last holds
+            with uninterrupted():
+                checkpoint(path, learner, log, step)
+            say(f"interrupted after step {step}; {path / STATE} holds it, --resume goes on")
         raise
     finally:
         board.close()
-    curves(path / "curves.png", log)
-    return Result(path, step, log["steps"][-1][1], log["validations"][-1], log["best"], log["causes"])
+    if processes.rank == 0:
+        curves(path / "curves.png", log)
+    loss, scores = log["steps"][-1][1], log["validations"][-1]
+    return Result(path, step, loss, scores, log["best"], log["causes"], processes.rank)
 
 
 def _due(log: Mapping[str, Any], recipe: Recipe, step: int) -> bool:
@@ -338,13 +424,19 @@ def _due(log: Mapping[str, Any], recipe: Recipe, step: int) -> bool:
 
 
 def _opened(
-    path: Path, job: Job, learner: Learner, resume: bool, overwrite: bool, framework: str
+    path: Path,
+    job: Job,
+    learner: Learner,
+    resume: bool,
+    overwrite: bool,
+    framework: str,
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Any], int]:
     """The log, and the step to begin with."""
     there = (path / RECIPE).exists() or (path / STATE).exists()
     if resume:
-        return _resumed(path, job, learner, framework)
-    if there and not overwrite:
+        return _resumed(path, job, learner, framework, say)
+    if there and not overwrite and learner.processes.rank == 0:
         raise RunError(
             f"{path}: holds a run already; go on with it by --resume, or choose another folder, or --overwrite"
         )
@@ -359,11 +451,14 @@ def _opened(
         },
         "start": None if job.start is None else {**job.start.metadata, "fingerprint": job.start.fingerprint()},
         "versions": versions(),
+        "processes": learner.processes.size,
         "steps": [],
         "validations": [],
         "best": {},
         "causes": [],
     }  # fmt: skip
+    if learner.processes.rank:
+        return log, 0
     path.mkdir(parents=True, exist_ok=True)
     with whole(path / RECIPE, replace=True) as draft:
         draft.write_text(job.recipe.toml(), encoding="utf-8")
@@ -373,7 +468,9 @@ def _opened(
     return log, 0
 
 
-def _resumed(path: Path, job: Job, learner: Learner, framework: str) -> tuple[dict[str, Any], int]:
+def _resumed(
+    path: Path, job: Job, learner: Learner, framework: str, say: Callable[[str], None]
+) -> tuple[dict[str, Any], int]:
     """Log and step of a run that was stopped; the learner is put where it was."""
     if not (path / STATE).is_file():
         raise RunError(f"{path}: holds no {STATE}, nothing to resume; leave --resume out to begin")
@@ -404,16 +501,25 @@ def _resumed(path: Path, job: Job, learner: Learner, framework: str) -> tuple[di
     learner.restore(weights, state, step)
     log["steps"] = log["steps"][:step]
     log["validations"] = [one for one in log["validations"] if one["step"] <= step]
+    if job.recipe.lr_policy == "poly" and job.recipe.steps != before.steps:
+        say(
+            f"the learning rate falls to zero over all steps (poly): it was planned for {before.steps}, and from here "
+            f"on is that of {job.recipe.steps}"
+        )
     log["recipe"]["steps"] = job.recipe.steps
     if framework and framework != log["framework"]:
         log["framework"] = f"{log['framework']}, {framework} from step {step}"
-    with whole(path / RECIPE, replace=True) as draft:
-        draft.write_text(job.recipe.toml(), encoding="utf-8")
+    if learner.processes.rank == 0:
+        with whole(path / RECIPE, replace=True) as draft:
+            draft.write_text(job.recipe.toml(), encoding="utf-8")
     return log, step
 
 
 def checkpoint(path: Path, learner: Learner, log: Mapping[str, Any], step: int) -> None:
-    """State, weights and log, published together: what is there before stays until they are whole."""
+    """State, weights and log, published together: what is there before stays until they are whole. The
+    first process writes."""
+    if learner.processes.rank:
+        return
     weights = learner.weights()
     arrays = {f"weights/{name}": np.require(blob, requirements="C") for name, blob in weights.items()}
     arrays |= {f"state/{name}": np.require(one, requirements="C") for name, one in learner.state().items()}
@@ -471,20 +577,34 @@ def predicted(learner: Learner, data: np.ndarray) -> np.ndarray:
 
 
 def validated(job: Job, learner: Learner, stream: Stream) -> dict[str, Any]:
-    """The four metrics, IoU and Dice of whole images, as they are in the files."""
-    confusion = Confusion(indices(learner))
-    for index in range(len(stream.samples)):
+    """The four metrics, IoU and Dice of whole images, as they are in the files; each process predicts
+    its part of them."""
+    confusion, processes = Confusion(indices(learner)), learner.processes
+    for index in range(processes.rank, len(stream.samples), processes.size):
         values, label = stream.decoded(index)
         data = learner.preprocessing.for_channels(learner.in_channels).apply(values[np.newaxis])
         confusion.add(label, predicted(learner, data))
+    confusion.counts = processes.total(confusion.counts.astype(np.float64)).astype(np.int64)
     return confusion.asdict()
 
 
-def _judge(job: Job, log: dict[str, Any], scores: dict[str, Any], step: int, say: Callable[[str], None]) -> None:
+def _judge(
+    job: Job,
+    learner: Learner,
+    stream: Stream,
+    log: dict[str, Any],
+    scores: dict[str, Any],
+    step: int,
+    say: Callable[[str], None],
+) -> None:
     """Notice a collapse, and say its likely cause, once."""
+    weights = learner.weights()
     found = collapse.causes(
         job.recipe, scores, log["steps"], [*log["validations"], scores], job.coding,
         [one for sample in job.train for one in job.contents[sample.name]], job.start is not None,
+        [one.name for one in trained(job.recipe.architecture) if one.name in weights and weights[one.name].ndim == 4
+         and not weights[one.name].any()],
+        lambda: dead(learner, stream),
     )  # fmt: skip
     for cause in found:
         if cause not in log["causes"]:
@@ -500,13 +620,22 @@ def _judge(job: Job, log: dict[str, Any], scores: dict[str, Any], step: int, say
         )
 
 
+def dead(learner: Learner, stream: Stream) -> list[str]:
+    """Layers whose ReLU lets nothing through, of the first image that validates."""
+    data, _, _, _ = stream.one(0)
+    blobs = learner.blobs(data[np.newaxis])
+    layers = [one.name for one in learner.architecture.layers if one.relu]
+    return [name for name in layers if name in blobs and not blobs[name].any()]
+
+
 def _kept(path: Path, learner: Learner, log: dict[str, Any], scores: dict[str, Any], step: int) -> None:
     """Write the best network."""
     reached = scores["mean_iou"] if scores["mean_iou"] is not None else -1.0
     if reached > log["best"].get("mean_iou", -2.0):
         log["best"] = {"step": step, "mean_iou": reached}
-        with whole(path / BEST, replace=True) as draft:
-            segtwin_weights.write(hub(learner, step), draft)
+        if learner.processes.rank == 0:
+            with whole(path / BEST, replace=True) as draft:
+                segtwin_weights.write(hub(learner, step), draft)
 
 
 def _example(job: Job, learner: Learner, stream: Stream) -> np.ndarray:

@@ -151,6 +151,11 @@ class Architecture:
     """Parameters of the base network that this variant does not use."""
 
     @property
+    def sigmoid(self) -> bool:
+        """Whether the output is probabilities of a sigmoid; `logits` leaves it off."""
+        return self.layer(self.output).kind == "Sigmoid"
+
+    @property
     def stored_name(self) -> tuple[str, str | None]:
         """The name under which `get_architecture` finds it, and the option of `build` that selects it."""
         if not self.variant_of:

@@ -71,6 +71,7 @@ class Stream:
         order: "epochs" (every image once, in an order of its own each time), "caffe" (`caffe_order`), or
             "listed".
         border_weights: make the U-Net paper's weight map for every label.
+        share: number of this process, and processes that share each batch; only its part is made.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Stream:
         augmentation: Augmentation | None = None,
         order: str = "epochs",
         border_weights: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if not samples:
             raise DataError("there is no image with a label")
@@ -96,7 +98,10 @@ class Stream:
         self.preprocessing, self.in_channels = preprocessing, in_channels
         self.batch, self.seed, self.order = batch, seed, order
         self.augmentation = augmentation or Augmentation()
-        self.border_weights = border_weights
+        self.border_weights, (rank, size) = border_weights, share
+        if batch % size:
+            raise DataError(f"{size} processes cannot share a batch of {batch}; take a multiple of {size} (--batch)")
+        self._places = range(rank * batch // size, (rank + 1) * batch // size)
         self._kept: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
         self._drawn: list[int] = []
@@ -149,12 +154,12 @@ class Stream:
         return prepared, label, weight, self.samples[index].name
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0.
+        """The batch of a step, counted from 0, or this process' part of it.
 
         Raises:
             DataError: its images differ in size.
         """
-        ones = [self.one(step * self.batch + number) for number in range(self.batch)]
+        ones = [self.one(step * self.batch + number) for number in self._places]
         first = ones[0][0].shape
         for data, _, _, name in ones:
             if data.shape != first:
