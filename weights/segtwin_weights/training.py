@@ -273,14 +273,14 @@ def _images(samples: Sequence[Sample], read: Mapping[str, list[Contents]], worke
 
     def of(sample: Sample) -> tuple[int, int] | str:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Converted)  # said when it is read for training
-                return image_size(sample)
+            return image_size(sample)
         except (SegtwinError, ValueError, OSError, MemoryError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             return text if str(sample.image) in text else f"{sample.image}: {text}"
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    # around the threads: the filters are the whole process'
+    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
+        warnings.simplefilter("ignore", Converted)  # said when it is read for training
         sizes = dict(zip([sample.name for sample in samples], pool.map(of, samples), strict=True))
     for sample in samples:
         size = sizes[sample.name]

@@ -115,7 +115,9 @@ def examine(
         step(sample.name)
         return look(sample)
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    # around the threads: the filters are the whole process'
+    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
+        warnings.simplefilter("ignore", Converted)
         checked = list(pool.map(one, samples))
     findings = [Finding("note", "layout", note) for note in data.notes]
     findings += _of_files(data, checked)
@@ -138,9 +140,7 @@ def look(sample: Sample) -> Checked:
     """Read an image and its labels; an error is in the result."""
     found = Checked(sample)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Converted)
-            found.size = image_size(sample)
+        found.size = image_size(sample)
         digest = hashlib.sha256(sample.image.read_bytes())
         digest.update(str(sample.page).encode())
         found.digest = digest.hexdigest()
