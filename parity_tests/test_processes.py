@@ -15,6 +15,7 @@ import segtwin_weights
 from PIL import Image
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.filterwarnings("ignore::segtwin.images.Converted")
 EXACT = 1e-12
 """float64: sums over two processes are added up in another order."""
 RUNS = {
@@ -29,7 +30,7 @@ import json, sys
 framework, network, data, run, more = sys.argv[1:]
 twin = __import__(f"segtwin_{framework}")
 more = json.loads(more)
-result = twin.train(more.pop("weights", None) or network, data, run, **more)
+result = twin.train(network, data, run, **more)
 print(result.rank, result.loss)
 """
 
@@ -82,9 +83,17 @@ def train(framework: str, network: str, data: Path, run: Path, more: dict[str, o
         started.append(
             subprocess.Popen([sys.executable, *arguments], env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         )
-    for one in started:
-        _, errors = one.communicate(timeout=300)
-        assert one.returncode == 0, errors.decode()[-2000:]
+    ended = []
+    try:
+        for one in started:
+            _, errors = one.communicate(timeout=300)
+            ended.append((one.returncode, errors.decode()[-2000:]))
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+    for status, errors in ended:
+        assert status == 0, errors
 
 
 def free_port() -> int:
@@ -106,7 +115,7 @@ def test_two_processes_train_as_one(framework: str, network: str, data: Path, tm
     more = fields(network, tmp_path)
     train(framework, network, data, tmp_path / "two", more)
     twin = {"torch": segtwin_torch, "keras": segtwin_keras}[framework]
-    twin.train(more.pop("weights", None) or network, data, tmp_path / "one", **more)
+    twin.train(network, data, tmp_path / "one", **more)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=EXACT)
     one, two = (json.loads((tmp_path / run / "log.json").read_text()) for run in ("one", "two"))
     assert two["validations"] == one["validations"]

@@ -105,17 +105,12 @@ def train(
     fields = {**given, "table": read_table(table), "crop": size(crop), "scale": scale or None}
     fields |= {} if class_file is None else {"classes": read_names(class_file)}
     fields |= {} if palette is None else {"palette": read_palette(palette)}
-    start: Any = network
-    if network not in known:
-        from segtwin_weights import read
-
-        start = read(network)
     twin = import_module(f"segtwin_{chosen}")
     options = {"device": device} if chosen == "torch" else {}
     console = errors()
     with notes(console, quiet), shown(quiet) as progress:
         result = twin.train(
-            start,
+            network,
             data,
             run,
             weights=weights,

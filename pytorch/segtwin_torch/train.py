@@ -183,7 +183,7 @@ def train(
     for dropout, whose masks are of each process.
 
     Args:
-        name_or_weights: a network's name, or weights to start from.
+        name_or_weights: a network's name, or weights (or a file of them) to start from.
         data: the folder; its layout is told.
         run: the folder to write to.
         weights: to start from; those of VGG-16 or of another FCN are converted.

@@ -34,7 +34,7 @@ class Processes(training.Processes):
             raise RunError(f"TF_CONFIG: {' '.join(str(error).split())}") from None
         if self.strategy.num_replicas_in_sync != self.size:
             raise RunError("show each process one GPU (CUDA_VISIBLE_DEVICES), and TF_CONFIG a worker for each")
-        self._total = tf.function(lambda values: self.strategy.run(self._sum, (values,)))
+        self._total = tf.function(lambda values: self.strategy.run(self._sum, (values,)), autograph=False)
 
     def _sum(self, values: KerasTensor) -> KerasTensor:
         return tf.distribute.get_replica_context().all_reduce("sum", tf.identity(values))  # on this device

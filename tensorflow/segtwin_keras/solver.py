@@ -56,8 +56,11 @@ class Multiplied(keras.optimizers.Optimizer):
     ) -> tuple[KerasTensor, KerasTensor]:
         """lr · lr_mult in float64, and gradient + weight_decay · decay_mult · w."""
         lr_mult, decay_mult = self.pairs[number]
-        rate = ops.cast(learning_rate, "float64") * lr_mult
-        return rate, ops.cast(gradient, variable.dtype) + self.decay * decay_mult * variable
+        rate, gradient = ops.cast(learning_rate, "float64"), ops.cast(gradient, variable.dtype)
+        # what changes nothing is left out of the graph
+        rate = rate if lr_mult == 1 else rate * lr_mult
+        decay = self.decay * decay_mult
+        return rate, gradient if decay == 0 else gradient + decay * variable
 
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
@@ -112,7 +115,8 @@ class CaffeSGD(Multiplied):
         """One update of one variable."""
         number = self._get_variable_index(variable)
         history = self.history[number]
-        rate, gradient = self.rate_and_gradient(number, gradient / self.iter_size, variable, learning_rate)
+        mean = gradient if self.iter_size == 1 else gradient / self.iter_size
+        rate, gradient = self.rate_and_gradient(number, mean, variable, learning_rate)
         self.assign(history, self.momentum * history + ops.cast(rate, variable.dtype) * gradient)
         self.assign_sub(variable, history)
 

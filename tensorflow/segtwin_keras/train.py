@@ -67,9 +67,11 @@ class Learner:
         gradients: Any = self._gradients
         if isinstance(self.processes, Processes):
             gradients = self.processes.together(gradients)
-        self.gradients = tf.function(gradients, reduce_retracing=True)
-        self.update = tf.function(self._update)
-        self.forward = tf.function(lambda data: self.model(data, training=False), reduce_retracing=True)
+        self.gradients = tf.function(gradients, reduce_retracing=True, autograph=False)
+        self.update = tf.function(self._update, autograph=False)
+        self.forward = tf.function(
+            lambda data: self.model(data, training=False), reduce_retracing=True, autograph=False
+        )
 
     def step(self, number: int, batches: Sequence[Batch], rate: float) -> float:
         """Train on iter_size batches; the mean of their losses before the update, of all processes."""
@@ -184,7 +186,7 @@ def train(
     process does, but for dropout, whose masks are of each process.
 
     Args:
-        name_or_weights: a network's name, or weights to start from.
+        name_or_weights: a network's name, or weights (or a file of them) to start from.
         data: the folder; its layout is told.
         run: the folder to write to.
         weights: to start from; those of VGG-16 or of another FCN are converted.

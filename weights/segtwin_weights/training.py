@@ -37,7 +37,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from segtwin import collapse, inference
 from segtwin import recipe as recipes
-from segtwin.architectures import Architecture
+from segtwin.architectures import Architecture, list_architectures
 from segtwin.data.doctor import image_size
 from segtwin.data.labels import Coding, Contents, coding_of, read_contents
 from segtwin.data.layouts import DataSet, Sample, find
@@ -200,7 +200,7 @@ def prepare(
     """Read recipe, starting weights and labels, and refuse what cannot be trained.
 
     Args:
-        network: name, or weights to start from, whose network it is.
+        network: name, or weights (or a file of them) to start from, whose network it is.
         data: folder.
         weights: to start from; those of another network of the family are converted.
         recipe: a TOML file, the name of a recipe, or fields.
@@ -214,7 +214,11 @@ def prepare(
         RunError, DataError, SolverError, WeightsError: what is wrong, in one line.
         OSError: a file cannot be read.
     """
+    if not isinstance(network, Weights) and network not in list_architectures() and Path(network).exists():
+        network = segtwin_weights.read(network)
     if isinstance(network, Weights):
+        if weights is not None:
+            raise RunError("two weights to start from are given; name the network, and give those to start from")
         weights, network = network, segtwin_weights.network_of(network)
     if resumed is not None and recipe is None and (Path(resumed) / RECIPE).is_file():
         recipe = Path(resumed) / RECIPE
