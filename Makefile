@@ -22,7 +22,7 @@ convert-vgg: out/parity.html  ## vgg16.npy → weights, both models, both ONNX f
 	    sys.exit(report["verdict"] != "equal")'
 
 test: $(INSTALLED)  ## every test, in two processes of up to 8 GB
-	$(BIN)/pytest parity_tests/ tests/ -n 2 --dist loadfile
+	$(BIN)/pytest parity_tests/ tests/ -n 2 --dist loadfile --durations=30
 
 test-fast: $(INSTALLED)  ## units without a framework, in under a minute
 	$(BIN)/pytest tests/ -n 2 --dist loadfile -m "not slow and not full_width and not fuzz"
