@@ -50,8 +50,10 @@ def joined(device: str) -> Iterator[tuple[training.Processes, str]]:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Processes(device), device
-    except distributed.DistError as error:
-        raise RunError(f"another process of the training has ended ({' '.join(str(error).split())})") from None
+    except RuntimeError as error:  # Gloo's errors have no class of their own
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise RunError(f"another process of the training has ended ({' '.join(str(error).split())[:200]})") from None
     finally:
         if started:
             distributed.destroy_process_group()
