@@ -228,9 +228,9 @@ def status(words: list[str]) -> int:
     return int(ended.value.code or 0)
 
 
-def test_what_cannot_be_resumed_is_refused(data: Path, tmp_path: Path) -> None:
-    """By what both frameworks share."""
-    folder, framework = tmp_path / "run", "torch"
+@frameworks
+def test_what_cannot_be_resumed_is_refused(framework: str, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
     run(framework, data, folder, steps=2, validate_every=1)
     more = {"validate_every": 1}
     for change, message in (
@@ -365,9 +365,9 @@ def test_an_fcn_is_trained_stage_by_stage_from_vgg16(framework: str, data: Path,
     assert log(tmp_path / "16")["start"]["fingerprint"] == convert(before, to="fcn16s").fingerprint()
 
 
-def test_a_disk_that_is_full_keeps_the_last_state(data: Path, tmp_path: Path, monkeypatch) -> None:
-    """By what both frameworks share."""
-    folder, framework = tmp_path / "run", "torch"
+@frameworks
+def test_a_disk_that_is_full_keeps_the_last_state(framework: str, data: Path, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "run"
     run(framework, data, folder, steps=2, validate_every=1)
     before = (folder / "state.safetensors").read_bytes()
 

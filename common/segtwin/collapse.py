@@ -34,7 +34,7 @@ def causes(
     coding: Coding,
     contents: Sequence[Contents],
     with_weights: bool,
-    zero: Sequence[str] = (),
+    zero: Callable[[], Sequence[str]] = tuple,
     dead: Callable[[], Sequence[str]] = tuple,
 ) -> list[str]:
     """Sentences, the likeliest cause first; none where nothing is wrong.
@@ -47,7 +47,7 @@ def causes(
         coding: of the labels.
         contents: of the training's label files.
         with_weights: whether it started from weights.
-        zero: trained weights that are all zero.
+        zero: gives the trained weights that are all zero; asked, as `dead`, where something is wrong.
         dead: gives the layers whose ReLU lets nothing through.
     """
     found: list[str] = []
@@ -76,9 +76,9 @@ def causes(
             f"STUCK: the last {SAME} validations have the same mean IoU, {validations[-1]['mean_iou']}: nothing changes"
         )
     found += _of_rate(recipe, losses)
-    if zero:
+    if empty := list(zero()):
         found.append(
-            f"likely: {' and '.join(zero[:3])} {'is' if len(zero) == 1 else 'are'} still zero after {len(steps)} "
+            f"likely: {' and '.join(empty[:3])} {'is' if len(empty) == 1 else 'are'} still zero after {len(steps)} "
             "steps: what comes before cannot reach the output; start from weights that are not zero, or learn faster"
         )
     if silent := list(dead()):

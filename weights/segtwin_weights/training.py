@@ -38,7 +38,7 @@ from safetensors.numpy import load_file, save_file
 from segtwin import collapse, inference
 from segtwin import recipe as recipes
 from segtwin.architectures import Architecture, list_architectures
-from segtwin.data.doctor import image_size
+from segtwin.data.doctor import image_size, why_not
 from segtwin.data.labels import Coding, Contents, coding_of, read_contents
 from segtwin.data.layouts import DataSet, Sample, find
 from segtwin.data.stream import Batch, Stream
@@ -279,8 +279,7 @@ def _images(samples: Sequence[Sample], read: Mapping[str, list[Contents]], worke
         try:
             return image_size(sample)
         except (SegtwinError, ValueError, OSError, MemoryError) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            return text if str(sample.image) in text else f"{sample.image}: {text}"
+            return why_not(error, sample)
 
     # around the threads: the filters are the whole process'
     with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
@@ -602,13 +601,10 @@ def _judge(
     say: Callable[[str], None],
 ) -> None:
     """Notice a collapse, and say its likely cause, once."""
-    weights = learner.weights()
     found = collapse.causes(
         job.recipe, scores, log["steps"], [*log["validations"], scores], job.coding,
         [one for sample in job.train for one in job.contents[sample.name]], job.start is not None,
-        [one.name for one in trained(job.recipe.architecture) if one.name in weights and weights[one.name].ndim == 4
-         and not weights[one.name].any()],
-        lambda: dead(learner, stream),
+        lambda: zero(learner), lambda: dead(learner, stream),
     )  # fmt: skip
     for cause in found:
         if cause not in log["causes"]:
@@ -622,6 +618,12 @@ def _judge(
             else f"NOT learned by heart: {accuracy:.2%} of the pixels are right after {step} steps; before training on "
             "more data look at the labels (segtwin check-data), the learning rate and the loss"
         )
+
+
+def zero(learner: Learner) -> list[str]:
+    """Trained kernels that are all zero."""
+    weights, names = learner.weights(), [one.name for one in trained(learner.architecture)]
+    return [name for name in names if name in weights and weights[name].ndim == 4 and not weights[name].any()]
 
 
 def dead(learner: Learner, stream: Stream) -> list[str]:

@@ -145,10 +145,15 @@ def look(sample: Sample) -> Checked:
         digest.update(str(sample.page).encode())
         found.digest = digest.hexdigest()
     except (ImageError, OSError, ValueError, MemoryError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        found.error = text if str(sample.image) in text else f"{sample.image}: {text}"
+        found.error = why_not(error, sample)
     found.contents = [contents_of(file, sample.page) for file in sample.labels]
     return found
+
+
+def why_not(error: Exception, sample: Sample) -> str:
+    """Why an image cannot be read, in one line with its file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if str(sample.image) in text else f"{sample.image}: {text}"
 
 
 def image_size(sample: Sample) -> tuple[int, int]:
