@@ -30,6 +30,10 @@ COMMANDS = {
         "segtwin_cli.parity:parity",
         "Compare every blob on images in PyTorch, Keras and ONNX Runtime with a float64 run.",
     ),
+    "diagnose": (
+        "segtwin_cli.diagnose:diagnose",
+        "Find what is wrong with somebody's port: the first blob that differs, how, and why.",
+    ),
     "predict": ("segtwin_cli.predict:predict", "Segment images, or folders of them: masks, overlays, probabilities."),
     "check-data": (
         "segtwin_cli.check_data:check_data",

@@ -79,8 +79,8 @@ def echo_path(path: object) -> None:
 
 
 @contextmanager
-def steps(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show `total` steps of long work; each call of what is yielded begins the next one.
+def steps(total: int | None, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show `total` steps of long work (None: nobody knows how many); each call of what is yielded begins the next one.
     Conversions on the way become notes."""
     console = errors()
     show = console.is_terminal and not quiet

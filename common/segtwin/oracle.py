@@ -128,10 +128,14 @@ def deconvolution(
     images, _, height, width = x.shape
     outputs, kernel, stride, pad = weight.shape[1], layer.kernel, layer.stride, layer.pad
     top = np.zeros((images, outputs, (height - 1) * stride + kernel, (width - 1) * stride + kernel), x.dtype)
-    for i in range(kernel):
-        for j in range(kernel):
-            pixels = np.einsum("io,nihw->nohw", weight[:, :, i, j], x, optimize=True)
-            top[:, :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride] += pixels
+    inputs = len(weight)
+    for i in range(kernel):  # one row of the kernel at a time: a matrix product, then col2im
+        flat = weight[:, :, i].reshape(inputs, -1).T
+        for image in range(images):
+            columns = (flat @ x[image].reshape(inputs, -1)).reshape(outputs, kernel, height, width)
+            rows = top[image, :, i : i + (height - 1) * stride + 1 : stride]
+            for j in range(kernel):
+                rows[:, :, j : j + (width - 1) * stride + 1 : stride] += columns[:, j]
     more = layer.output_pad - pad
     top = top[:, :, pad : top.shape[2] + more, pad : top.shape[3] + more]
     return top + bias[0][:, None, None] if bias else top

@@ -1,0 +1,441 @@
+"""Wrong heads: crops, upsampling, sums, concatenations, the at-once scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from segtwin import oracle
+from segtwin.architectures import Architecture, Layer
+from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, weight_is
+from segtwin.hypotheses.catalogue import Hypothesis
+from segtwin.oracle import Operator
+
+NEAR = 9
+"""Crop offsets are tried up to so many pixels away."""
+
+
+def of(case: Case) -> Iterator[Hypothesis]:
+    """Hypotheses about crops, upsampling and what joins two paths."""
+    for layer in case.architecture.layers:
+        if layer.kind == "Crop":
+            yield from crops(case, layer)
+        elif layer.kind in ("Deconvolution", "DeconvolutionSame"):
+            yield from upsampling(case, layer)
+        elif layer.kind == "Resize":
+            yield from resizing(layer)
+        elif layer.kind == "PadTo":
+            yield from fitting(layer)
+        elif layer.kind == "Eltwise":
+            yield from sums(layer)
+        elif layer.kind == "Concat":
+            yield Hypothesis(
+                "concat_order", (layer.name,),
+                f"{layer.name} has its parts in the wrong order: it is {', '.join(layer.bottoms)}",
+                computed_by(reversed_parts, layer.name),
+            )  # fmt: skip
+        elif layer.kind == "Scale":
+            yield from scales(case, layer)
+    joined = [layer.name for layer in case.architecture.layers if layer.kind == "Concat"]
+    if len(joined) > 1:
+        yield Hypothesis(
+            "concat_order", tuple(joined), "the concatenations have their parts in the wrong order: the upsampled map "
+            "comes first, then the skip", computed_by(reversed_parts, *joined),
+        )  # fmt: skip
+    cropped = [layer.name for layer in case.architecture.layers if layer.kind == "Crop"]
+    if len(cropped) > 1:
+        yield Hypothesis(
+            "crop_centre", tuple(cropped), "the crops cut out the middle: their offsets are the same at every size",
+            computed_by(centre, *cropped),
+        )  # fmt: skip
+    growing = [layer.name for layer in case.architecture.layers if layer.kind == "Deconvolution"]
+    for id, words, operator in interpolations():
+        if len(growing) > 1 and cropped:
+            yield Hypothesis(
+                id, tuple(growing), f"the deconvolutions are {words}",
+                computed_by(operator, *growing),
+            )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- crops
+
+
+def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
+    """Other offsets, and the middle."""
+    offset = case.architecture.offsets[layer.name]
+    near = [offset + sign * by for by in range(1, NEAR + 1) for sign in (-1, 1)]
+    for other in dict.fromkeys([*near, 0]):
+        if other >= 0 and other != offset:
+            yield Hypothesis(
+                "crop_offset", (layer.name,), f"{layer.name} begins at row and column {other}: the offset is {offset}",
+                cropped_at(layer.name, other), f"{other - offset:+d}",
+            )  # fmt: skip
+    yield Hypothesis(
+        "crop_centre", (layer.name,), f"{layer.name} cuts out the middle: the offset is {offset} at every size",
+        computed_by(centre, layer.name),
+    )  # fmt: skip
+    yield Hypothesis(
+        "crop_end", (layer.name,), f"{layer.name} cuts off the beginning alone: the offset is {offset}",
+        computed_by(end, layer.name),
+    )  # fmt: skip
+
+
+def centre(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """The middle of the first bottom."""
+    x, like = bottoms
+    rows, columns = ((have - want) // 2 for have, want in zip(x.shape[2:], like.shape[2:], strict=True))
+    return x[:, :, rows : rows + like.shape[2], columns : columns + like.shape[3]]
+
+
+def end(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """The last rows and columns of the first bottom."""
+    x, like = bottoms
+    return x[:, :, x.shape[2] - like.shape[2] :, x.shape[3] - like.shape[3] :]
+
+
+# -------------------------------------------------------------------------------------- upsampling
+
+
+def upsampling(case: Case, layer: Layer) -> Iterator[Hypothesis]:
+    """Kernels of deconvolutions, and what takes their place."""
+    name = case.architecture.parameter_name(layer, "weight")
+    if name not in case.weights:
+        return
+    kernel = layer.kernel
+    weight = case.weights[name]
+    inputs, outputs = weight.shape[:2]
+    bilinear = inputs == outputs and np.array_equal(weight, diagonal(weight[0, 0])(weight))
+    if not bilinear:
+        yield from learned(layer, name, inputs == outputs)
+    if inputs == outputs and layer.fill == "bilinear":
+        f, c = -(kernel // -2), (kernel - 1) / 2 if kernel % 2 == 0 else -(kernel // -2) - 1
+        for id, values, words in kernels(kernel, layer.stride):
+            yield Hypothesis(
+                id, (layer.name,),
+                f"the kernel of {layer.name} {words}: it is bilinear, (1 − |x − {c:g}|/{f})(1 − |y − {c:g}|/{f})",
+                weight_is(name, diagonal(values)),
+            )  # fmt: skip
+        if inputs > 1:
+            yield Hypothesis(
+                "deconv_off_diagonal", (layer.name,),
+                f"{layer.name} adds up all classes, its weight is filled off the diagonal: every class is upsampled "
+                "by itself",
+                weight_is(name, lambda w: diagonal(w[0, 0], dense=True)(w)),
+            )  # fmt: skip
+            yield Hypothesis(
+                "deconv_first_class", (layer.name,), f"{layer.name} upsamples the first class alone",
+                weight_is(name, first_class),
+            )  # fmt: skip
+    if layer.fill == "bilinear" and layer.kind == "Deconvolution":
+        for id, words, operator in interpolations():
+            yield Hypothesis(
+                id, (layer.name,), f"{layer.name} is {words}",
+                computed_by(operator, layer.name),
+            )  # fmt: skip
+    if layer.kind == "DeconvolutionSame":
+        for shift, words in ((1, "later"), (-1, "earlier")):
+            yield Hypothesis(
+                "deconv_offset", (layer.name,), f"{layer.name} is cut one pixel {words} than TensorFlow's SAME cuts it",
+                computed_by(same_shifted(shift), layer.name), f"{shift:+d}",
+            )  # fmt: skip
+        yield Hypothesis(
+            "crop_offset", (layer.name,), f"{layer.name} is cut from the first row and column on: SAME cuts both ends",
+            computed_by(same_shifted(None), layer.name), "0",
+        )  # fmt: skip
+        for id, corners in (("align_corners", True), ("half_pixels", False)):
+            yield Hypothesis(
+                id, (layer.name,), f"{layer.name} is an interpolation, align_corners={corners}: it is a deconvolution",
+                computed_by(resized(corners), layer.name),
+            )  # fmt: skip
+    if layer.pad or layer.output_pad:
+        for rows in (-1, 1):
+            yield Hypothesis(
+                "deconv_offset", (layer.name,),
+                f"{layer.name} is shifted by a pixel: it pads {layer.pad}, with {layer.output_pad} more at the bottom "
+                "and right (TensorFlow's SAME cuts otherwise)",
+                computed_by(deconvolution_shifted(rows), layer.name), f"{rows:+d}",
+            )  # fmt: skip
+
+
+def learned(layer: Layer, name: str, square: bool) -> Iterator[Hypothesis]:
+    """Layouts of a kernel I×O×kh×kw that is not bilinear."""
+    changes: list[tuple[str, str, Change]] = [
+        ("kernel_flipped", "is mirrored along both axes", lambda w: w[:, :, ::-1, ::-1]),
+        ("kernel_transposed", "has rows and columns exchanged", lambda w: w.swapaxes(2, 3)),
+        ("kernel_flipped_rows", "has its rows in the reverse order", lambda w: w[:, :, ::-1]),
+        ("kernel_flipped_columns", "has its columns in the reverse order", lambda w: w[:, :, :, ::-1]),
+    ]
+    if square:
+        changes.insert(0, ("kernel_in_out", "has inputs and outputs exchanged: a deconvolution's kernel is I×O×kh×kw",
+                           lambda w: w.swapaxes(0, 1)))  # fmt: skip
+    for id, words, change in changes:
+        yield Hypothesis(id, (layer.name,), f"{name} {words}", weight_is(name, change))
+
+
+def first_class(weight: np.ndarray) -> np.ndarray:
+    """Everything but the first class left at zero."""
+    new = np.zeros_like(weight)
+    new[0, 0] = weight[0, 0]
+    return new
+
+
+def diagonal(kernel: np.ndarray, dense: bool = False) -> Change:
+    """A kernel on the diagonal of a weight I×O×kh×kw, or everywhere."""
+
+    def change(weight: np.ndarray) -> np.ndarray:
+        if dense:
+            return np.broadcast_to(kernel, weight.shape).astype(weight.dtype)
+        new = np.zeros_like(weight)
+        for place in range(min(weight.shape[:2])):
+            new[place, place] = kernel
+        return new
+
+    return change
+
+
+def kernels(kernel: int, stride: int) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Kernels that are taken for the bilinear one."""
+    place = np.arange(kernel)
+
+    def outer(values: np.ndarray) -> np.ndarray:
+        return np.outer(values, values)
+
+    f = -(kernel // -2)
+    yield "bilinear_odd", outer(np.maximum(0, 1 - np.abs(place - (f - 1)) / f)), (
+        "is that of an odd kernel (c = f − 1 at an even size), half a pixel off"
+    )  # fmt: skip
+    yield "bilinear_odd_centre", outer(np.maximum(0, 1 - np.abs(place - kernel // 2) / f)), (
+        "has its centre at k/2, half a pixel off"
+    )  # fmt: skip
+    yield "nearest", outer((np.abs(place - (kernel - 1) / 2) < stride / 2).astype(float)), "repeats pixels"
+    yield "deconv_ones", np.ones((kernel, kernel)), "is all ones"
+    yield "deconv_zeros", np.zeros((kernel, kernel)), "is all zeros"
+    bilinear = outer(1 - np.abs(place - (kernel - 1) / 2) / f)
+    yield "deconv_normalised", bilinear / bilinear.sum(), "is divided by its sum"
+    yield "align_corners_kernel", outer(np.minimum(1, np.linspace(0, 2, kernel))[:] * np.minimum(
+        1, np.linspace(2, 0, kernel))), "reaches zero at its ends"  # fmt: skip
+
+
+def interpolations() -> Iterator[tuple[str, str, Operator]]:
+    """What takes the place of a deconvolution and the crop after it."""
+    right = ": it is a deconvolution without padding, and the crop that follows has its offset"
+    yield "upsampling_same", f"cut as TensorFlow's SAME cuts it{right}", same
+    yield "align_corners", f"an interpolation with aligned corners (align_corners=True){right}", resized(True)
+    yield "half_pixels", f"an interpolation of pixel centres (align_corners=False){right}", resized(False)
+
+
+def same(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """SAME gives stride times the size. What follows in the table cuts at its own offset, so zeros
+    take the place of the rows and columns that SAME lacks at the end."""
+    full = oracle.deconvolution(layer, architecture, bottoms[:1], parameters)
+    off = (layer.kernel - layer.stride) // 2
+    top = np.zeros_like(full)
+    rows, columns = (size * layer.stride for size in bottoms[0].shape[2:])
+    part = full[:, :, off : off + rows, off : off + columns]
+    top[:, :, : part.shape[2], : part.shape[3]] = part
+    return top
+
+
+def same_shifted(shift: int | None) -> Operator:
+    """SAME's cut some pixels later, or from the first pixel on (None)."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        x, like = bottoms
+        full = oracle.deconvolution(layer, architecture, [x], parameters)
+        begin = [
+            0 if shift is None else (have - want) // 2 + shift
+            for have, want in zip(full.shape[2:], like.shape[2:], strict=True)
+        ]
+        return shifted(full, begin[0], begin[1], *like.shape[2:])
+
+    return operator
+
+
+def shifted(x: np.ndarray, top: int, left: int, rows: int, columns: int) -> np.ndarray:
+    """A cut that may reach beyond the edges, where it is zero."""
+    wide = np.pad(x, ((0, 0), (0, 0), (max(0, -top), rows), (max(0, -left), columns)))
+    top, left = max(0, top), max(0, left)
+    return wide[:, :, top : top + rows, left : left + columns]
+
+
+def deconvolution_shifted(shift: int) -> Operator:
+    """A deconvolution of the same size, some pixels later."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        weight, *bias = parameters
+        right = oracle.deconvolution(layer, architecture, bottoms, [weight])
+        full = oracle.deconvolution(replace(layer, pad=0, output_pad=0), architecture, bottoms, [weight])
+        top = shifted(full, layer.pad + shift, layer.pad + shift, *right.shape[2:])
+        return top + bias[0][:, None, None] if bias else top
+
+    return operator
+
+
+def resizing(layer: Layer) -> Iterator[Hypothesis]:
+    """An interpolation of another kind."""
+    for id, operator, words in (
+        ("align_corners", resized(False), "align_corners=False"), ("nearest", nearest, "that repeats pixels"),
+        ("half_pixels_missing", asymmetric, "with neither aligned corners nor pixel centres (TensorFlow 1's)"),
+    ):  # fmt: skip
+        yield Hypothesis(
+            id, (layer.name,), f"{layer.name} is an interpolation {words}: it is bilinear with align_corners=True",
+            computed_by(operator, layer.name), "resize",
+        )  # fmt: skip
+
+
+def size_of(layer: Layer, bottoms: list[np.ndarray]) -> tuple[int, int]:
+    """Rows and columns of an interpolation in a layer's place."""
+    if len(bottoms) > 1:
+        return bottoms[1].shape[2], bottoms[1].shape[3]
+    rows, columns = ((have - 1) * layer.stride + layer.kernel for have in bottoms[0].shape[2:])
+    return rows, columns
+
+
+def resized(corners: bool) -> Operator:
+    """Linear interpolation along each axis."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        x = bottoms[0]
+        for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
+            have = x.shape[axis]
+            if corners:
+                place = np.linspace(0, have - 1, want)
+            else:
+                place = ((np.arange(want) + 0.5) * have / want - 0.5).clip(0, have - 1)
+            x = sampled(x, axis, place)
+        return x
+
+    return operator
+
+
+def sampled(x: np.ndarray, axis: int, place: np.ndarray) -> np.ndarray:
+    """Values between pixels."""
+    have = x.shape[axis]
+    first = np.minimum(place.astype(int), max(have - 2, 0))
+    second = np.minimum(first + 1, have - 1)
+    share = (place - first).astype(x.dtype).reshape(-1, *[1] * (3 - axis))
+    return x.take(first, axis) * (1 - share) + x.take(second, axis) * share
+
+
+def asymmetric(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Linear interpolation at y · have / want."""
+    x = bottoms[0]
+    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
+        x = sampled(x, axis, (np.arange(want) * x.shape[axis] / want).clip(0, x.shape[axis] - 1))
+    return x
+
+
+def nearest(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Pixels repeated."""
+    x = bottoms[0]
+    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
+        x = x.take((np.arange(want) * x.shape[axis]) // want, axis)
+    return x
+
+
+def fitting(layer: Layer) -> Iterator[Hypothesis]:
+    """Padding of an upsampled map on the wrong side."""
+
+    def before(
+        own: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        x, like = bottoms
+        return np.pad(x, ((0, 0), (0, 0), *((b - a, 0) for a, b in zip(x.shape[2:], like.shape[2:], strict=True))))
+
+    for id, operator, words in (
+        ("fit_before", before, "padded above and to the left"),
+        ("fit_resized", resized(False), "resized"),
+        ("fit_resized_corners", resized(True), "resized, align_corners=True"),
+    ):  # fmt: skip
+        yield Hypothesis(
+            id, (layer.name,), f"{layer.name} is {words}: it is padded below and to the right with zeros",
+            computed_by(operator, layer.name),
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ joining paths
+
+
+def sums(layer: Layer) -> Iterator[Hypothesis]:
+    """Something else than a sum; a part left out."""
+    for id, words, function in (
+        ("fuse_mean", "a mean", lambda parts: sum(parts[1:], start=parts[0]) / parts[0].dtype.type(len(parts))),
+        ("fuse_max", "a maximum", lambda parts: np.maximum.reduce(parts)),
+        ("fuse_product", "a product", lambda parts: np.multiply.reduce(parts)),
+    ):  # fmt: skip
+        yield Hypothesis(
+            id, (layer.name,), f"{layer.name} is {words}: it is a sum",
+            computed_by(joined(function), layer.name),
+        )  # fmt: skip
+    for number, bottom in enumerate(layer.bottoms):
+        yield Hypothesis(
+            "skip_missing", (layer.name,), f"{layer.name} lacks {bottom}",
+            computed_by(joined(all_but(number)), layer.name), bottom,
+        )  # fmt: skip
+
+
+def joined(function: Callable[[list[np.ndarray]], np.ndarray]) -> Operator:
+    """A function of the bottoms."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        return function(bottoms)
+
+    return operator
+
+
+def all_but(number: int) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """The sum of all bottoms but one."""
+
+    def function(parts: list[np.ndarray]) -> np.ndarray:
+        return np.add.reduce([part for place, part in enumerate(parts) if place != number])
+
+    return function
+
+
+def times(factor: float) -> Change:
+    """A multiplication."""
+    return lambda array: array * array.dtype.type(factor)
+
+
+def reversed_parts(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """The parts of a concatenation in the reverse order."""
+    return np.concatenate(bottoms[::-1], axis=1)
+
+
+def scales(case: Case, layer: Layer) -> Iterator[Hypothesis]:
+    """The at-once scales forgotten, or applied behind the score layer, where they scale its bias, too."""
+    name = case.architecture.parameter_name(layer, "weight")
+    yield Hypothesis(
+        "scale_missing", (layer.name,), f"{layer.name} is not applied",
+        weight_is(name, np.ones_like),
+    )  # fmt: skip
+    for score in case.architecture.layers:
+        if score.bottoms[:1] == (layer.name,) and score.kind == "Convolution" and score.bias:
+            factor = float(np.asarray(case.weights[name]).flat[0])
+            bias = case.architecture.parameter_name(score, "bias")
+            yield Hypothesis(
+                "scale_late", (score.name,), f"{layer.name} is applied behind {score.name}, and scales its bias",
+                weight_is(bias, times(factor)),
+            )  # fmt: skip

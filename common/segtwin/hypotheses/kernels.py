@@ -1,0 +1,160 @@
+"""Wrong weights: orders of axes, mirrored kernels, swapped layers, biases left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from segtwin.architectures import Layer
+from segtwin.hypotheses.case import Apply, Case, Change, weight_is
+from segtwin.hypotheses.catalogue import Hypothesis
+
+
+def of(case: Case) -> Iterator[Hypothesis]:
+    """Hypotheses about the weights of a network."""
+    those = [layer for layer in case.architecture.layers if layer.kind == "Convolution" and known(case, layer)]
+    spatial = [layer for layer in those if layer.kernel > 1]
+    for id, _, words, change in orders():
+        if len(spatial) > 1:
+            yield Hypothesis(
+                id, tuple(layer.name for layer in spatial), f"the kernels of all convolutions {words}",
+                every(case, spatial, change),
+            )  # fmt: skip
+        for layer in spatial:
+            yield Hypothesis(
+                id if layer.kernel < 7 or "order" not in id else f"{layer.name}_order" if layer.relu else id,
+                (layer.name,), f"{weight(case, layer)} {words.replace('are', 'is', 1).replace('were', 'was')}",
+                weight_is(weight(case, layer), change),
+                "chw" if id == "kernel_order_chw" else "",
+            )  # fmt: skip
+    for layer in those:
+        shape = case.weights[weight(case, layer)].shape
+        if shape[0] == shape[1]:
+            yield Hypothesis(
+                "kernel_in_out", (layer.name,), f"{weight(case, layer)} has inputs and outputs exchanged",
+                weight_is(weight(case, layer), lambda w: w.swapaxes(0, 1)),
+            )  # fmt: skip
+        if layer.bottoms[0] == case.architecture.input:
+            yield Hypothesis(
+                "input_order", (layer.name,),
+                f"the inputs of {weight(case, layer)} are in the reverse order (RGB for BGR)",
+                weight_is(weight(case, layer), lambda w: w[:, ::-1]), "kernels",
+            )  # fmt: skip
+    square = [layer for layer in those if len({*case.weights[weight(case, layer)].shape[:2]}) == 1 and layer.kernel > 1]
+    if len(square) > 1:
+        yield Hypothesis(
+            "kernel_in_out", tuple(layer.name for layer in square), "kernels have inputs and outputs exchanged",
+            every(case, square, lambda w: w.swapaxes(0, 1)),
+        )  # fmt: skip
+    yield from biases(case)
+    yield from swapped(case, those)
+
+
+def weight(case: Case, layer: Layer) -> str:
+    """The name of a layer's weight."""
+    return case.architecture.parameter_name(layer, "weight")
+
+
+def known(case: Case, layer: Layer) -> bool:
+    """Whether a layer has a weight with two axes of pixels."""
+    return weight(case, layer) in case.weights and case.weights[weight(case, layer)].ndim == 4
+
+
+def orders() -> Iterator[tuple[str, str, str, Change]]:
+    """Id, kind, words and change of the ways to lay out a kernel O×I×kh×kw wrongly."""
+    yield "kernel_flipped", "", "are mirrored along both axes: these networks' convolutions do not turn them", (
+        lambda w: w[:, :, ::-1, ::-1]
+    )  # fmt: skip
+    yield "kernel_transposed", "", (
+        "have rows and columns exchanged: kh comes before kw in every format"
+    ), lambda w: w.swapaxes(2, 3)  # fmt: skip
+    yield "kernel_order", "", (
+        "were stored in the order H·W·C and are read as C·H·W: reshape to (kh, kw, I, O), then transpose"
+    ), lambda w: w.transpose(0, 2, 3, 1).reshape(w.shape)  # fmt: skip
+    yield "kernel_order_chw", "", (
+        "were stored in the order C·H·W and are read as H·W·C: reshape to (O, I, kh, kw)"
+    ), lambda w: w.reshape(w.shape[0], *w.shape[2:], w.shape[1]).transpose(0, 3, 1, 2)  # fmt: skip
+    yield "kernel_flipped_rows", "", "have their rows in the reverse order", lambda w: w[:, :, ::-1]
+    yield "kernel_flipped_columns", "", "have their columns in the reverse order", lambda w: w[:, :, :, ::-1]
+
+
+def every(case: Case, layers: list[Layer], change: Change) -> Apply:
+    """The weights of these layers are changed."""
+    names = [weight(case, layer) for layer in layers]
+
+    def apply(one: Case) -> Case:
+        for name in names:
+            one = one.with_weight(name, change)
+        return one
+
+    return apply
+
+
+def without(names: list[str]) -> Apply:
+    """These weights are zero."""
+    return lambda one: replace(
+        one, weights={**one.weights, **{name: np.zeros_like(one.weights[name]) for name in names}}
+    )
+
+
+def biases(case: Case) -> Iterator[Hypothesis]:
+    """Biases left out, or added twice."""
+    table = case.architecture
+    having = [
+        (layer, name)
+        for layer in table.layers
+        if layer.kind in ("Convolution", "Deconvolution")
+        and (name := table.parameter_name(layer, "bias")) in case.weights
+        and np.any(case.weights[name])
+    ]
+    for layer, name in having:
+        yield Hypothesis(
+            "bias_missing", (layer.name,), f"{name} is not added",
+            weight_is(name, np.zeros_like),
+        )  # fmt: skip
+        yield Hypothesis(
+            "bias_twice", (layer.name,), f"{name} is added twice",
+            weight_is(name, lambda b: 2 * b),
+        )  # fmt: skip
+    if len(having) > 1:
+        yield Hypothesis(
+            "bias_missing", tuple(layer.name for layer, _ in having), "no bias is added",
+            without([name for _, name in having]),
+        )  # fmt: skip
+
+
+def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
+    """Two layers that have each other's weights; a layer with its neighbour's."""
+    by_shape: dict[tuple[int, ...], list[Layer]] = {}
+    for layer in layers:
+        by_shape.setdefault(case.weights[weight(case, layer)].shape, []).append(layer)
+    for those in by_shape.values():
+        for one, other in itertools.pairwise(those):
+            yield Hypothesis(
+                "weights_swapped", (one.name, other.name), f"{one.name} and {other.name} have each other's weights",
+                exchanged(one, other, both=True), "both",
+            )  # fmt: skip
+            for mine, theirs in ((one, other), (other, one)):
+                yield Hypothesis(
+                    "weights_copied", (mine.name,), f"{mine.name} has the weights of {theirs.name}",
+                    exchanged(mine, theirs, both=False), theirs.name,
+                )  # fmt: skip
+
+
+def exchanged(one: Layer, other: Layer, both: bool) -> Apply:
+    """A layer has the weight and bias of another, and perhaps the other has its."""
+
+    def apply(case: Case) -> Case:
+        weights = dict(case.weights)
+        for kind in ("weight", "bias"):
+            names = [case.architecture.parameter_name(layer, kind) for layer in (one, other)]
+            if names[0] in case.weights and names[1] in case.weights:
+                weights[names[0]] = case.weights[names[1]]
+                if both:
+                    weights[names[1]] = case.weights[names[0]]
+        return replace(case, weights=weights)
+
+    return apply

@@ -1,0 +1,351 @@
+"""Wrong layers of the backbone: padding, poolings, ReLUs, dropout, skips that leave too early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from segtwin import oracle
+from segtwin.architectures import Architecture, Layer
+from segtwin.hypotheses.case import Apply, Case, computed_by, layer_is, layers_are, output_is
+from segtwin.hypotheses.catalogue import Hypothesis
+from segtwin.layer_kinds import output_size
+from segtwin.oracle import Operator
+
+SLOPES = (0.01, 0.1, 0.2, 0.3)
+"""Of leaky ReLUs: torch's and TensorFlow 1's default, darknet's, TensorFlow's, Keras'."""
+
+
+def of(case: Case) -> Iterator[Hypothesis]:
+    """Hypotheses about padding, poolings, ReLUs, dropout and skips."""
+    yield from paddings(case)
+    yield from poolings(case)
+    yield from activations(case)
+    yield from skips(case)
+
+
+def kind(case: Case, *kinds: str) -> list[Layer]:
+    """The layers of these kinds."""
+    return [layer for layer in case.architecture.layers if layer.kind in kinds]
+
+
+# ----------------------------------------------------------------------------------------- padding
+
+
+def paddings(case: Case) -> Iterator[Hypothesis]:
+    """Pad 100, padding of convolutions, TensorFlow's SAME."""
+    convolutions = kind(case, "Convolution")
+    first = convolutions[0]
+    if first.pad > 1:
+        yield from hundred(case, first, convolutions[1])
+    for layer in convolutions:
+        if layer.kernel > 1 and layer.pad != 0 and layer is not first:
+            yield Hypothesis(
+                "conv_pad", (layer.name,), f"{layer.name} is not padded: it pads {layer.pad}",
+                layer_is(layer.name, pad=0),
+            )  # fmt: skip
+        if layer.kernel > 1 and layer.pad == 0 and layer.pad_after is None:
+            half = layer.kernel // 2
+            yield Hypothesis(
+                "conv_pad", (layer.name,), f"{layer.name} is padded by {half}: it has no padding",
+                layer_is(layer.name, pad=half),
+            )  # fmt: skip
+        if layer.stride > 1 and layer.pad:
+            yield Hypothesis(
+                "conv_same", (layer.name,),
+                f"{layer.name} is padded as TensorFlow's SAME, which puts the smaller half first: pad {layer.pad} on "
+                "every side, then convolve without padding",
+                computed_by(convolution_same, layer.name),
+            )  # fmt: skip
+    strided = [layer for layer in convolutions if layer.stride > 1 and layer.pad]
+    if len(strided) > 1:
+        yield Hypothesis(
+            "conv_same", tuple(layer.name for layer in strided),
+            "convolutions of stride 2 are padded as TensorFlow's SAME, which puts the smaller half first: pad on every "
+            "side, then convolve without padding",
+            computed_by(convolution_same, *(layer.name for layer in strided)),
+        )  # fmt: skip
+    padded = [layer for layer in convolutions if layer.kernel > 1 and layer.pad]
+    for mode, words in (("edge", "the edge's pixels repeated"), ("reflect", "the image mirrored")):
+        yield Hypothesis(
+            f"pad_{mode}", tuple(layer.name for layer in padded),
+            f"convolutions are padded with {words}: the padding is zeros",
+            computed_by(padded_with(mode), *(layer.name for layer in padded)),
+            "all",
+        )  # fmt: skip
+
+
+def hundred(case: Case, first: Layer, second: Layer) -> Iterator[Hypothesis]:
+    """The padding of 100 pixels."""
+    pad, name = first.pad, first.name
+    for mode, words in (("edge", "the image's edge repeated"), ("reflect", "the image mirrored")):
+        yield Hypothesis(
+            f"pad_{mode}", (name,), f"the {pad} pixels of padding of {name} are {words}: they are zeros",
+            computed_by(padded_with(mode), name),
+        )  # fmt: skip
+    yield Hypothesis(
+        "pad_mean", (name,),
+        f"the image is padded by {pad} pixels before the mean is subtracted, so that the padding is minus the mean: "
+        "subtract the mean first; the padding is zeros",
+        computed_by(padded_black(case.architecture), name),
+    )  # fmt: skip
+    yield Hypothesis(
+        "pad_moved", (name, second.name),
+        f"the padding of {pad} pixels is at {second.name}: it belongs to {name}",
+        lambda one: one.with_layer(name, pad=1).with_layer(second.name, pad=pad),
+    )  # fmt: skip
+    half = (pad + 1) // 2
+    yield Hypothesis(
+        "pad_split", (name, second.name),
+        f"the padding of {pad} pixels is shared by {name} and {second.name}: all of it belongs to {name}",
+        lambda one: one.with_layer(name, pad=half).with_layer(second.name, pad=pad + 1 - half),
+    )  # fmt: skip
+    for other in (1, 0, pad - 1, pad + 1):
+        yield Hypothesis(
+            "pad_missing" if other < 2 else "pad_amount", (name,),
+            f"{name} pads {other}: it pads {pad}; the crops' offsets suppose that",
+            layer_is(name, pad=other), f"{other}",
+        )  # fmt: skip
+
+
+def padded_with(mode: str) -> Operator:
+    """A convolution that fills its padding otherwise."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        wide = np.pad(bottoms[0], ((0, 0), (0, 0), layer.pads, layer.pads), mode=mode)  # type: ignore[call-overload]
+        return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
+
+    return operator
+
+
+def padded_black(table: Architecture) -> Operator:
+    """A convolution whose padding is a black image's value after the preprocessing."""
+    said = table.preprocessing
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        (x,) = bottoms
+        black = -np.asarray(said.for_channels(x.shape[1]).mean, x.dtype) / np.asarray(said.std, x.dtype)
+        black = np.broadcast_to(black, (x.shape[1],))[:, None, None]
+        wide = np.pad(x - black, ((0, 0), (0, 0), layer.pads, layer.pads)) + black
+        return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
+
+    return operator
+
+
+def convolution_same(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """A convolution as TensorFlow pads it for SAME: as little as is needed, the smaller half first."""
+    (x,) = bottoms
+    pads = []
+    for size in x.shape[2:]:
+        whole = max(0, (-(size // -layer.stride) - 1) * layer.stride + layer.kernel - size)
+        pads.append((whole // 2, whole - whole // 2))
+    wide = np.pad(x, ((0, 0), (0, 0), *pads))
+    return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
+
+
+# ---------------------------------------------------------------------------------------- poolings
+
+
+def poolings(case: Case) -> Iterator[Hypothesis]:
+    """Rounding of sizes, means in place of maxima, padding."""
+    pools = [layer for layer in kind(case, "Pooling") if layer.stride > 1]
+    sizes = (
+        ("floor", "floor_pooling", "down, as torch's and Keras' default"), ("ceil", "ceil_pooling", "up, as Caffe's"),
+        ("same", "same_pooling", "up, as TensorFlow's SAME"),
+    )  # fmt: skip
+    for chosen, id, words in sizes:
+        wrong = [layer for layer in pools if layer.sizes != chosen and differently(layer, chosen)]
+        for those in ([wrong] if len(wrong) > 1 else []) + [[layer] for layer in wrong]:
+            yield Hypothesis(
+                id, tuple(layer.name for layer in those),
+                f"{'the poolings round' if len(those) > 1 else f'{those[0].name} rounds'} sizes {words}: the original "
+                f"rounds them {'up (ceil_mode=True)' if those[0].sizes != 'floor' else 'down'}",
+                layers_are(those, sizes=chosen),
+            )  # fmt: skip
+    if pools:
+        names = tuple(layer.name for layer in pools)
+        yield Hypothesis(
+            "average_pooling", names, "the poolings take means: the original takes maxima",
+            computed_by(average, *names),
+        )  # fmt: skip
+        for layer in pools:
+            yield Hypothesis(
+                "average_pooling", (layer.name,), f"{layer.name} takes means: the original takes maxima",
+                computed_by(average, layer.name),
+            )  # fmt: skip
+            if layer.pad:
+                yield Hypothesis(
+                    "pool_same", (layer.name,), f"{layer.name} is padded as TensorFlow's SAME: it pads {layer.pad} on "
+                    "every side", computed_by(pooling_same, layer.name),
+                )  # fmt: skip
+                yield Hypothesis(
+                    "pool_unpadded", (layer.name,), f"{layer.name} is not padded: it pads {layer.pad} on every side",
+                    layer_is(layer.name, pad=0, sizes="ceil"),
+                )  # fmt: skip
+
+
+def differently(layer: Layer, sizes: str) -> bool:
+    """Whether a pooling gives other sizes so: Caffe's rounding and SAME agree on 2×2 windows."""
+    other = replace(layer, sizes=sizes)
+    return any(output_size(layer, size) != output_size(other, size) for size in range(8, 24))
+
+
+def average(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Means over what there is of each window."""
+    (x,) = bottoms
+    total = np.zeros_like(oracle.pooling(layer, architecture, bottoms, parameters))
+    count = np.zeros(total.shape[2:], x.dtype)
+    for i in range(layer.kernel):
+        for j in range(layer.kernel):
+            part = x[:, :, max(0, i - layer.pad) :: layer.stride, max(0, j - layer.pad) :: layer.stride]
+            part = part[:, :, : total.shape[2], : total.shape[3]]
+            total[:, :, : part.shape[2], : part.shape[3]] += part
+            count[: part.shape[2], : part.shape[3]] += 1
+    return total / count
+
+
+def pooling_same(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Maxima of windows that begin where TensorFlow's SAME begins them."""
+    (x,) = bottoms
+    pads = []
+    for size in x.shape[2:]:
+        whole = max(0, (-(size // -layer.stride) - 1) * layer.stride + layer.kernel - size)
+        pads.append((whole // 2, whole - whole // 2))
+    wide = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=-np.inf)
+    return oracle.pooling(replace(layer, pad=0, sizes="floor"), architecture, [wide], parameters)
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def activations(case: Case) -> Iterator[Hypothesis]:
+    """ReLUs that are not there, or are something else; dropout that scales; biases left out."""
+    active = [layer.name for layer in case.architecture.layers if layer.relu]
+    for slope in SLOPES:
+        yield Hypothesis(
+            "leaky_relu", tuple(active), f"the ReLUs are leaky, with a slope of {slope:g} below zero: they are not",
+            leaky(active, slope), f"{slope:g}",
+        )  # fmt: skip
+    if active:
+        yield Hypothesis(
+            "relu_missing", tuple(active), "there are no ReLUs",
+            layers_are([layer for layer in case.architecture.layers if layer.relu], relu=False),
+        )  # fmt: skip
+    for layer in case.architecture.layers:
+        if layer.relu:
+            yield Hypothesis(
+                "relu_missing", (layer.name,), f"the ReLU after {layer.name} is missing",
+                layer_is(layer.name, relu=False),
+            )  # fmt: skip
+        elif layer.kind in ("Convolution", "Deconvolution", "BatchNorm", "Eltwise"):
+            yield Hypothesis(
+                "relu_extra", (layer.name,), f"there is a ReLU after {layer.name}: the original has none",
+                layer_is(layer.name, relu=True),
+            )  # fmt: skip
+        if layer.dropout:
+            kept = 1 - layer.dropout
+            for factor, words in ((kept, "multiplied by"), (1 / kept, "divided by")):
+                yield Hypothesis(
+                    "dropout_scale", (layer.name,),
+                    f"{layer.name} is {words} {kept:g}, what its dropout keeps: inference leaves it as it is",
+                    times(layer.name, factor), f"{factor:g}",
+                )  # fmt: skip
+
+
+def times(name: str, factor: float) -> Apply:
+    """What a layer computes is multiplied."""
+    return output_is(name, lambda x: x * x.dtype.type(factor))
+
+
+def leaky(names: list[str], slope: float) -> Apply:
+    """ReLUs are leaky."""
+
+    def apply(case: Case) -> Case:
+        for name in names:
+            case = case.with_layer(name, relu=False)
+            case = case.with_output(name, lambda x: np.where(x > 0, x, x * x.dtype.type(slope)))
+        return case
+
+    return apply
+
+
+# -------------------------------------------------------------------------------------------- skips
+
+
+def skips(case: Case) -> Iterator[Hypothesis]:
+    """A skip that leaves before the pooling or the ReLU."""
+    by_name = {layer.name: layer for layer in case.architecture.layers}
+    users: dict[str, list[Layer]] = {}
+    for layer in case.architecture.layers:
+        for bottom in layer.sources:
+            users.setdefault(bottom, []).append(layer)
+    for name, those in users.items():
+        source = by_name.get(name)
+        if source is None or len(those) < 2:
+            continue
+        for user in those[1:] if source.kind == "Pooling" or user_first(case, those) else those:
+            if source.kind == "Pooling":
+                before = source.bottoms[0]
+                yield Hypothesis(
+                    "skip_before_pool", (user.name,), f"{user.name} takes {before}: it takes {name}, after the pooling",
+                    rewired(user, name, before),
+                )  # fmt: skip
+            if source.relu:
+                yield Hypothesis(
+                    "skip_before_relu", (user.name,), f"{user.name} takes {name} before its ReLU: it takes it after",
+                    before_relu(user, source),
+                )  # fmt: skip
+            if source.kind == "Pooling" and (inner := by_name.get(source.bottoms[0])) is not None and inner.relu:
+                yield Hypothesis(
+                    "skip_before_relu", (user.name,),
+                    f"{user.name} takes {name} of {inner.name} before its ReLU: it takes it after",
+                    pooled_before_relu(user, source, inner),
+                )  # fmt: skip
+
+
+def user_first(case: Case, users: list[Layer]) -> bool:
+    """Whether the first user is the path on, not the skip."""
+    return users[0].kind in ("Pooling", "Convolution")
+
+
+def rewired(user: Layer, old: str, new: str) -> Apply:
+    """A layer has another bottom."""
+    return layer_is(user.name, bottoms=tuple(new if bottom == old else bottom for bottom in user.bottoms))
+
+
+def inserted(user: Layer, extra: list[Layer], old: str) -> Apply:
+    """Layers are put before one, which takes the last of them."""
+
+    def apply(case: Case) -> Case:
+        layers: list[Layer] = []
+        for layer in case.architecture.layers:
+            layers += extra if layer.name == user.name else []
+            layers.append(layer)
+        return rewired(user, old, extra[-1].name)(case.with_layers(layers))
+
+    return apply
+
+
+def before_relu(user: Layer, source: Layer) -> Apply:
+    """A layer is computed once more without its ReLU, for one of its users."""
+    twin = replace(source, name=f"{source.name} before ReLU", relu=False, module=source.module or source.name)
+    return inserted(user, [twin], source.name)
+
+
+def pooled_before_relu(user: Layer, pool: Layer, inner: Layer) -> Apply:
+    """A convolution is computed once more without its ReLU, and its pooling, for one of their users."""
+    twin = replace(inner, name=f"{inner.name} before ReLU", relu=False, module=inner.module or inner.name)
+    pooled = replace(pool, name=f"{pool.name} before ReLU", bottoms=(twin.name,))
+    return inserted(user, [twin, pooled], pool.name)

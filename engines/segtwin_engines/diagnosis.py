@@ -1,0 +1,875 @@
+"""What is wrong with somebody's port of a network: the first blob that differs, how, and the mistake that explains it.
+
+The port is run on seeded probe images of odd and even sizes. Layer by layer the reference (the numpy oracle) computes
+what should come of the port's own values before that layer, and looks for it among the port's values; so a mistake in
+one layer does not hide those behind it, and names need not agree. Where a layer's result is not there, every mistake
+of `segtwin.hypotheses` that touches the layer is tried in the reference; the one whose result is there is the cause. A
+port that cannot be looked into is taken as one large layer. In the end all causes together have to reproduce the
+port's output on every probe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import segtwin
+import segtwin_weights
+from segtwin import Architecture, Preprocessing, noise
+from segtwin.architectures import get_architecture
+from segtwin.errors import known_arguments
+from segtwin.hypotheses import DATA, Case, Hypothesis, hypotheses
+from segtwin.hypotheses.case import Values
+from segtwin_weights import Weights, metadata
+
+from segtwin_engines import differences
+from segtwin_engines.loading import Chosen, read_network, warn
+from segtwin_engines.ports import Port, PortError, open_port
+
+SEED = 14
+SIZES = ((65, 97), (96, 64), (33, 46))
+"""Rows and columns of the probes, as far as the network takes them: odd and even, where crops and rounding differ; the
+first is large enough for crops to be in the image, the last is the cheapest."""
+NEXT = 3
+"""Layers behind one that is not found where the result of its mistake is looked for: it may have no value."""
+PATIENCE = 120.0
+"""Seconds for pairs of mistakes."""
+BEAM = 24
+"""Mistakes that are tried in pairs with every other."""
+SAMPLES = 64
+
+
+@dataclass
+class Cause:
+    """A mistake that explains a difference."""
+
+    id: str
+    layer: str
+    """The first layer that it touches."""
+    text: str
+    """What is wrong, and what is right."""
+    alternatives: list[str] = field(default_factory=list)
+    """Other mistakes that would do the same on every probe, in words."""
+
+
+@dataclass
+class BlobState:
+    """One blob of the network in the port."""
+
+    name: str
+    theirs: str | None
+    """The port's name of the value that is taken for it; None: it has none."""
+    error: float | None
+    """Relative distance from the reference's blob."""
+    local: float | None
+    """The same, of what the reference's layer makes of the port's own values before it."""
+    bound: float
+    """What rounding may cost."""
+
+
+@dataclass
+class Diagnosis:
+    """The verdict, and what it is based on."""
+
+    network: str
+    theirs: str
+    verdict: str
+    """"equal" or "differs"."""
+    floors: float
+    """Largest error of the output over all inputs, in what rounding may cost: above 1 it differs."""
+    first_difference: str | None = None
+    how: str = ""
+    """The way in which the first blob differs, in words."""
+    causes: list[Cause] = field(default_factory=list)
+    reproduced: bool | None = None
+    """Whether all causes together give the port's output on every input; None where that could not be tried."""
+    explanation: str = ""
+    notes: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    blobs: list[BlobState] = field(default_factory=list)
+    maps: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    """The first blob that differs: the port's, and the reference's."""
+    synthetic: bool = False
+
+    @property
+    def equal(self) -> bool:
+        """Whether the port computes what the network computes."""
+        return self.verdict == "equal"
+
+    def asdict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "network": self.network,
+            "theirs": self.theirs,
+            "verdict": self.verdict,
+            "error_in_bounds": self.floors,
+            "first_difference": self.first_difference,
+            "how": self.how,
+            "causes": [cause.id for cause in self.causes],
+            "reproduced": self.reproduced,
+            "explanation": self.explanation,
+            "details": [vars(cause) for cause in self.causes],
+            "inputs": self.inputs,
+            "notes": self.notes,
+            "blobs": [vars(blob) for blob in self.blobs],
+            "synthetic": self.synthetic,
+        }
+
+    def write_report(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write an HTML page with maps of the first difference.
+
+        Raises:
+            OSError: the file cannot be written, or is there already.
+            ImportError: Jinja2 or Matplotlib is not installed.
+        """
+        from segtwin_engines.diagnosis_page import write_page
+
+        write_page(self, path, overwrite)
+
+
+@known_arguments
+def diagnose(
+    theirs: Any,
+    network: str | None = None,
+    weights: str | os.PathLike[str] | Mapping[str, np.ndarray] | None = None,
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+    *,
+    reference: Any = None,
+    preprocessing: Chosen | None = None,
+    patience: float = PATIENCE,
+    say: Callable[[str], None] = warn,
+    step: Callable[[str], None] = lambda text: None,
+) -> Diagnosis:
+    """Find out what is wrong with a port of a network.
+
+    Args:
+        theirs: the port: an ONNX, TorchScript, torch.export (.pt2), .keras or frozen .pb file, a SavedModel's folder,
+            an .npz of blobs with their input; a torch module, a Keras model, or any function that takes the network's
+            input (N×C×H×W float32, prepared as for the network) and returns its output.
+        network: its name; by default the one that the weights are of.
+        weights: of the network, those that the port has; or a file of them.
+        images: files, on which it is compared beside the probes.
+        reference: another port, in place of network and weights: any two models can be compared.
+        preprocessing: how the images are made inputs; by default as the weights or the network say.
+        patience: seconds that may be spent on pairs of mistakes where no single one explains.
+        say: takes each line that the user should read.
+        step: is told what begins.
+
+    Raises:
+        PortError: the port cannot be opened, or fails on every probe.
+        WeightsError, ArchitectureError, ImageError, ValueError, OSError: an input cannot be used.
+    """
+    if reference is not None:
+        if network is not None or weights is not None:
+            raise ValueError("reference takes the place of network and weights; leave those out")
+        from segtwin_engines.two_ports import compare_ports
+
+        return compare_ports(theirs, reference, images, preprocessing, step)
+    if weights is None:
+        raise ValueError("the weights that the port has are missing: give weights, or another model as reference")
+    files = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(one) for one in images]
+    for name in files:
+        os.stat(name)
+    step("reading the weights")
+    loaded, architecture = _network(weights, network)
+    size = segtwin_weights.dimensions(loaded, architecture)
+    stated, known = metadata.preprocessing_of(loaded, architecture, size.in_channels)
+    if preprocessing is None or isinstance(preprocessing, Preprocessing):
+        used = preprocessing or stated
+    else:
+        used = preprocessing(stated, size.in_channels)
+    inputs = [(name, segtwin.preprocess(name, used, size.in_channels)) for name in files]
+    if files and not known and preprocessing is None:
+        say(f"the weights do not state their preprocessing; assumed: {used.describe(size.in_channels)}")
+    step("opening the port")
+    port = open_port(theirs, size.in_channels)
+    search = Search(port, architecture, loaded, used, size.in_channels, patience, step)
+    result = search.diagnosis(inputs)
+    result.synthetic = bool(loaded.metadata.get("synthetic"))
+    return result
+
+
+def _network(weights: Any, network: str | None) -> tuple[Weights, Architecture]:
+    """Weights under the hub's names, and the network that they are of."""
+    if isinstance(weights, str | os.PathLike):
+        loaded, found = read_network(os.fspath(weights), network)
+    else:
+        given = weights if isinstance(weights, Weights) else Weights(dict(weights))
+        loaded = segtwin_weights.mappings.names.hub_names(given)
+        found = segtwin_weights.network_of(loaded, network)
+    architecture = get_architecture(found)
+    return segtwin_weights.weights_for(loaded, architecture), architecture
+
+
+@dataclass
+class Input:
+    """What the port and the reference are run on, and what the port made of it."""
+
+    name: str
+    data: np.ndarray
+    output: np.ndarray
+    values: Values
+    """Of the reference."""
+    error: float
+
+
+@dataclass
+class Hit:
+    """A mistake whose result is among the port's values."""
+
+    hypothesis: Hypothesis
+    target: str
+    value: Seen
+    error: float
+
+
+@dataclass
+class Seen:
+    """A value of the port that is taken for a blob."""
+
+    name: str
+    array: np.ndarray
+
+
+class Shelf:
+    """The port's values, found by what is in them."""
+
+    def __init__(self, values: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        names = [f"output {number}" if len(outputs) > 1 else "output" for number in range(1, len(outputs) + 1)]
+        self.items = [*values.items(), *zip(names, outputs, strict=True)]
+        self.inside = bool(values)
+        self.by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+
+    def shaped(self, shape: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
+        """Place and array of the values that can be of a shape."""
+        if shape not in self.by_shape:
+            laid = ((place, differences.laid_out(array, shape)) for place, (_, array) in enumerate(self.items))
+            self.by_shape[shape] = [(place, array) for place, array in laid if array is not None]
+        return self.by_shape[shape]
+
+    def find(self, want: np.ndarray, tolerance: float, taken: Iterable[str] = ()) -> tuple[Seen, float] | None:
+        """The value that equals an array, and how far it is off; none of those that are taken. The nearest, and of
+        equal ones the last: what is done in place is done at the end."""
+        scale = float(np.abs(want).max(initial=0))
+        if not np.isfinite(scale):
+            return None
+        some = np.linspace(0, want.size - 1, SAMPLES).astype(int)
+        samples = want.flat[some]
+        best: tuple[Seen, float] | None = None
+        for place, array in self.shaped(want.shape):
+            if np.abs(array.flat[some] - samples).max() > 2 * tolerance * scale or self.items[place][0] in taken:
+                continue
+            off = differences.error(array, want)
+            if off <= tolerance and (best is None or off <= best[1]):
+                best = Seen(self.items[place][0], array), off
+        return best
+
+
+class Search:
+    """The comparison of one port with one network."""
+
+    def __init__(
+        self,
+        port: Port,
+        architecture: Architecture,
+        weights: Weights,
+        preprocessing: Preprocessing,
+        in_channels: int,
+        patience: float,
+        step: Callable[[str], None],
+    ) -> None:
+        self.port, self.architecture, self.patience, self.step = port, architecture, patience, step
+        self.case = Case(architecture, {name: np.asarray(blob, np.float32) for name, blob in weights.items()})
+        self.in_channels = in_channels
+        self.catalogue = hypotheses(architecture, self.case.weights, preprocessing, in_channels)
+        self.order = self.needed()
+        self.users: dict[str, list[str]] = {}
+        for layer in self.order:
+            for bottom in layer.bottoms:
+                self.users.setdefault(bottom, []).append(layer.name)
+        self.notes: list[str] = []
+        used = (architecture.parameter_name(layer, "weight") for layer in self.order)
+        zeros = [name for name in used if name in weights and not np.any(weights[name])]
+        if zeros:
+            names = ", ".join(zeros[:4]) + (", …" if len(zeros) > 4 else "")
+            self.notes.append(
+                f"{names} {'is' if len(zeros) == 1 else 'are'} zero: what lies behind cannot show; give both a trained "
+                "network's weights, or random ones"
+            )
+        self.bounds: dict[str, float] = {}
+
+    def needed(self) -> list[Any]:
+        """The layers that the output is computed from, in order."""
+        names = {self.architecture.output}
+        found = []
+        for layer in reversed(self.architecture.layers):
+            if layer.name in names:
+                names.update(layer.bottoms)
+                found.append(layer)
+        return found[::-1]
+
+    # ------------------------------------------------------------------------------------- the inputs
+
+    def probes(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Seeded inputs; one, where the port holds the values of one."""
+        if self.port.recorded is not None:
+            yield "its own input", self.port.recorded
+            return
+        random = np.random.default_rng(SEED)
+        said = self.architecture.preprocessing.for_channels(self.in_channels)
+        mean, std = (np.asarray(one, np.float64).reshape(-1, 1, 1) for one in (said.mean, said.std))
+        sizes: dict[tuple[int, int], None] = {}
+        for rows, columns in SIZES:
+            fixed = tuple(own or size for own, size in zip(self.port.size, (rows, columns), strict=True))
+            sizes.setdefault(self.legal(*fixed))
+        for height, width in sizes:
+            pixels = random.uniform(0, 255, (1, self.in_channels, height, width))
+            yield f"{height}×{width}", ((pixels * said.scale - mean) / std).astype(np.float32)
+
+    def legal(self, height: int, width: int) -> tuple[int, int]:
+        """The nearest size that the network takes."""
+        least = [self.architecture.legal_size(size) for size in (height, width)]
+        for more in range(64):
+            for up in itertools.product((0, more), repeat=2):
+                size = least[0] + up[0], least[1] + up[1]
+                try:
+                    self.architecture.check_size(*size)
+                except ValueError:
+                    continue
+                return size
+        raise ValueError(f"{self.architecture.name} takes no size near {height}×{width}")
+
+    def reference(self, data: np.ndarray) -> Values:
+        """The reference's values; the first time, what rounding may cost is measured."""
+        values = Values(self.case, data)
+        if not self.bounds:
+            exact = Values(self.case, data.astype(np.float64))
+            allowed = noise.default_bounds(self.architecture, self.case.weights)
+            floors = {self.architecture.input: noise.LEAST_FLOOR}
+            for layer in self.order:
+                own = differences.error(values[layer.name], exact[layer.name])
+                floors[layer.name] = max(own, *(floors[bottom] for bottom in layer.bottoms))
+                self.bounds[layer.name] = floors[layer.name] * allowed[layer.name]
+        return values
+
+    def measured(self, name: str, data: np.ndarray, values: Values | None = None) -> Input:
+        """The port's output on an input, beside the reference's.
+
+        Raises:
+            PortError: the port fails.
+        """
+        values = values or self.reference(data)
+        want = values[self.architecture.output]
+        outputs = self.port.run(data)
+        laid = [one for one in (differences.laid_out(output, want.shape) for output in outputs) if one is not None]
+        if laid:
+            output = min(laid, key=lambda one: differences.error(one, want))
+        else:
+            output = next((one for one in outputs if one.ndim >= 3), outputs[0])
+        output = output.astype(np.float32, copy=False)
+        return Input(name, data, output, values, differences.error(output, want))
+
+    # ---------------------------------------------------------------------------------- the diagnosis
+
+    def diagnosis(self, images: Sequence[tuple[str, np.ndarray]]) -> Diagnosis:
+        """The verdict on a port."""
+        inputs: list[Input] = []
+        failed: list[PortError] = []
+        output = self.architecture.output
+        for name, data in self.probes():
+            self.step(f"comparing on {name}")
+            try:
+                inputs.append(self.measured(name, data))
+            except PortError as error:
+                failed.append(error)
+                self.notes.append(f"the port takes no input of {name}, which the network takes: {error}")
+        if not inputs:
+            raise failed[0]
+        for name, data in images if self.port.recorded is None else ():
+            self.step(f"comparing on {name}")
+            inputs.append(self.measured(name, data))
+        bound = self.bounds[output]
+        worst = max(inputs, key=lambda one: min(one.error, 1e9))
+        result = Diagnosis(
+            self.architecture.name, self.port.name, "differs", worst.error / bound, notes=self.notes,
+            inputs=[one.name for one in inputs],
+        )  # fmt: skip
+        if worst.error <= bound:
+            result.verdict = "equal"
+            result.explanation = (
+                f"the outputs agree on {len(inputs)} inputs ({', '.join(result.inputs)}) within "
+                f"{result.floors:.2f} of what rounding may cost"
+            )
+            if failed:
+                result.explanation += f"; {self.notes[-1]}"
+            return result
+        probe = next((one for one in inputs if one.error > bound), worst)
+        again = [] if self.port.recorded is not None else self.port.run(probe.data)
+        if again and not any(
+            (laid := differences.laid_out(one, probe.output.shape)) is not None
+            and np.array_equal(laid, probe.output, equal_nan=True)
+            for one in again
+        ):
+            return self.random(result, probe)
+        self.step("following the layers")
+        shelf = Shelf(self.port.values(probe.data), [probe.output])
+        if not shelf.inside:
+            cheapest = min((one for one in inputs if one.error > bound), key=lambda one: one.data.size)
+            probe, shelf = cheapest, Shelf({}, [cheapest.output])
+        trail = Trail(self, probe, shelf)
+        trail.follow()
+        self.conclude(result, trail, inputs)
+        return result
+
+    def random(self, result: Diagnosis, probe: Input) -> Diagnosis:
+        """A port that gives another output at every call."""
+        first, second = (self.port.values(probe.data) for _ in range(2))
+        changing = [
+            name for name in first if name in second and first[name].shape == second[name].shape
+            and not np.array_equal(first[name], second[name], equal_nan=True)
+        ]  # fmt: skip
+        steady = {name: first[name] for name in first if name not in changing}
+        trail = Trail(self, probe, Shelf(steady, []))
+        trail.match()
+        dropped = [layer.name for layer in self.order if layer.dropout]
+        left = [
+            layer.name for layer in self.order if layer.name not in trail.known and layer.name not in trail.passed()
+        ]
+        place = (
+            next((name for name in left if name in dropped), left[0] if left else self.architecture.output)
+            if steady
+            else (dropped or [self.architecture.output])[0]
+        )
+        result.first_difference, result.how = place, "differs from call to call"
+        text = "dropout, or another draw, is on: call eval(), or training=False"
+        result.causes = [Cause("dropout_on", place, text)]
+        result.explanation = f"two calls on the same input give two outputs, from {place} on; {text}"
+        return result
+
+    def conclude(self, result: Diagnosis, trail: Trail, inputs: Sequence[Input]) -> None:
+        """From what was found on one input to the verdict."""
+        others = [one for one in inputs if one is not trail.probe]
+        chosen = self.confirmed(trail, [trail.probe, *others])
+        result.reproduced = chosen is not None if trail.found and not trail.unknown else None
+        groups = trail.found
+        picks = chosen or [group[0] for group in groups]
+        seen: dict[str, Cause] = {}
+        for group, pick in zip(groups, picks, strict=True):
+            cause = self.cause(pick)
+            if chosen is None:
+                cause.alternatives = [one.hypothesis.text for one in group if one is not pick][:6]
+            if pick.hypothesis.key not in seen:
+                seen[pick.hypothesis.key] = cause
+        result.causes = [*seen.values(), *trail.special]
+        reference = trail.probe.values
+        places = [name for name in trail.places if name]
+        first = min(places, key=self.place) if places else self.architecture.output
+        if not trail.shelf.inside and result.causes:
+            first = min((cause.layer for cause in result.causes), key=self.place)
+        result.first_difference = first
+        there = trail.known.get(first)
+        if there is None and first == self.architecture.output:
+            there = trail.probe.output
+        if there is not None:
+            result.how = differences.describe(there, reference[first], self.bounds[first]).words
+            if there.shape == reference[first].shape:
+                result.maps = there, reference[first]
+        elif trail.probe.output.shape == reference[self.architecture.output].shape:
+            result.maps = trail.probe.output, reference[self.architecture.output]
+        result.blobs = trail.states()
+        result.explanation = self.words(result, trail)
+
+    def cause(self, hit: Hit) -> Cause:
+        """A hit as a cause."""
+        layer = hit.hypothesis.layers[0]
+        if layer == DATA:
+            layer = next(one.name for one in self.order if self.architecture.input in one.bottoms)
+        return Cause(hit.hypothesis.id, layer, hit.hypothesis.text)
+
+    def place(self, name: str) -> int:
+        """Where a layer is in the table."""
+        return next((number for number, layer in enumerate(self.order) if layer.name == name), len(self.order))
+
+    def confirmed(self, trail: Trail, inputs: Sequence[Input]) -> list[Hit] | None:
+        """One of each group of hits, so that all together give the port's output on every input."""
+        if not trail.found or trail.unknown or trail.special:
+            return None
+        if self.port.recorded is not None:
+            inputs = inputs[:1]
+        times = Counter(
+            hit.hypothesis.key for group in trail.found for hit in {one.hypothesis.key: one for one in group}.values()
+        )
+        for group in trail.found:  # one mistake in many layers rather than many in one each
+            group.sort(key=lambda hit: (-times[hit.hypothesis.key], len(hit.hypothesis.layers)))
+        for hits in itertools.islice(itertools.product(*trail.found), 24):
+            case = self.case
+            changed: list[str] = []
+            applied: set[str] = set()
+            for hit in hits:
+                if hit.hypothesis.key not in applied:
+                    case = hit.hypothesis.apply(case)
+                    changed += hit.hypothesis.layers
+                    applied.add(hit.hypothesis.key)
+            if all(self.reproduces(case, changed, one) for one in inputs):
+                self.alternatives(trail, hits, inputs)
+                return list(hits)
+        return None
+
+    def reproduces(self, case: Case, changed: Sequence[str], one: Input) -> bool:
+        """Whether a network with mistakes gives the port's output."""
+        self.step(f"confirming on {one.name}")
+        output = one.values.of(case, changed).get(self.architecture.output)
+        if output is None:
+            return False
+        laid = differences.laid_out(one.output, output.shape)
+        return laid is not None and differences.error(laid, output) <= 4 * self.bounds[self.architecture.output]
+
+    def alternatives(self, trail: Trail, hits: Sequence[Hit], inputs: Sequence[Input]) -> None:
+        """Keep, beside a hit, those of its group that reproduce every input just as well."""
+        for number, group in enumerate(trail.found):
+            kept = [hits[number]]
+            for other in group:
+                if other is hits[number] or len(trail.found) > 1 or len(kept) > 3:
+                    continue
+                if all(
+                    self.reproduces(other.hypothesis.apply(self.case), other.hypothesis.layers, one) for one in inputs
+                ):
+                    kept.append(other)
+            trail.equals[number] = kept[1:]
+
+    def words(self, result: Diagnosis, trail: Trail) -> str:
+        """The explanation."""
+        head = f"the first blob that differs is {result.first_difference}"
+        if result.how:
+            head += f": it {result.how}"
+        if not result.causes:
+            known = f"differs from {result.first_difference} on; no known cause"
+            return f"{known}. {head[0].upper()}{head[1:]}"
+        for cause, number in zip(result.causes, range(len(result.causes)), strict=True):
+            same = trail.equals.get(number, [])
+            cause.alternatives = cause.alternatives or [one.hypothesis.text for one in same]
+        listed = "; and ".join(cause.text for cause in result.causes)
+        text = f"{head}. Cause: {listed}"
+        if trail.unknown:
+            text += f". Beyond that it differs from {', '.join(trail.unknown[:3])} on, for no known cause"
+        elif result.reproduced:
+            text += (
+                f". The reference with {'this' if len(result.causes) == 1 else 'these'} gives the port's output on "
+                + ("every input" if len(result.inputs) > 1 else "its input")
+            )
+        elif result.reproduced is False:
+            text += ". That explains what was found on one input, not the output on all: something else is wrong, too"
+        if result.causes[0].alternatives:
+            text += f" (or, with the same result: {'; '.join(result.causes[0].alternatives[:3])})"
+        return text
+
+
+class Trail:
+    """One input followed through the layers."""
+
+    def __init__(self, search: Search, probe: Input, shelf: Shelf) -> None:
+        self.search, self.probe, self.shelf = search, probe, shelf
+        self.architecture, self.bounds = search.architecture, search.bounds
+        self.known: dict[str, np.ndarray] = {}
+        """Blob → the port's value."""
+        self.names: dict[str, str] = {}
+        """Blob → the port's name of it."""
+        self.found: list[list[Hit]] = []
+        """For each difference the mistakes that explain it."""
+        self.equals: dict[int, list[Hit]] = {}
+        self.special: list[Cause] = []
+        """Causes that are no hypotheses about layers."""
+        self.unknown: list[str] = []
+        """Blobs that differ for no known cause."""
+        self.places: list[str] = []
+        """Where something differs."""
+        self.blind: set[str] = set()
+        """Layers that have no value in the port."""
+        self.values = self.fresh()
+
+    def fresh(self) -> Values:
+        """What the reference makes of the values that are known."""
+        return Values(self.search.case, self.probe.data, self.known)
+
+    def match(self) -> None:
+        """Find the layers that compute what they should, from the port's own values before them."""
+        for layer in self.search.order:
+            if layer.name in self.known or layer.name in self.blind:
+                continue
+            want = self.values.get(layer.name)
+            if want is None:
+                continue
+            there = self.shelf.find(want, self.bounds[layer.name])
+            if there is not None:
+                self.take(layer.name, there[0])
+
+    def take(self, name: str, value: Seen) -> None:
+        """A value is a blob."""
+        self.known[name] = value.array.astype(np.float32, copy=False)
+        self.names[name] = value.name
+
+    def passed(self) -> set[str]:
+        """Layers without a value of their own, through which a value behind them was computed rightly."""
+        passed: set[str] = set(self.blind)
+        for layer in reversed(self.search.order):
+            if layer.name in self.known or layer.name in passed:
+                passed.update(bottom for bottom in layer.sources if bottom not in self.known)
+        return passed
+
+    def follow(self) -> None:
+        """From the input to the output, over what differs."""
+        output = self.architecture.output
+        while output not in self.known:
+            self.values = self.fresh()
+            self.match()
+            passed = self.passed()
+            left = [layer for layer in self.search.order if layer.name not in self.known and layer.name not in passed]
+            if not left:
+                break
+            first = left[0]
+            if self.ends_early(first):
+                return
+            hits = self.explained(first)
+            if hits:
+                self.found.append(hits)
+                self.places.append(hits[0].target)
+                self.take(hits[0].target, hits[0].value)
+            elif not self.special_cause(first) and not self.likely(first):
+                if first.name == output:
+                    self.unknown.append(output)
+                    self.places.append(output)
+                    return
+                self.blind.add(first.name)
+
+    def segment(self, target: str) -> set[str]:
+        """The layers between what is known and a target, and DATA where the input is one of their bottoms."""
+        by_name = self.values.layers
+        found, waiting = {target}, [target]
+        while waiting:
+            for bottom in by_name[waiting.pop()].bottoms:
+                if bottom == self.architecture.input:
+                    found.add(DATA)
+                elif bottom not in self.known and bottom not in found:
+                    found.add(bottom)
+                    waiting.append(bottom)
+        return found
+
+    def targets(self, first: Any) -> list[str]:
+        """Where the result of a mistake in a layer is looked for: there, and in the next layers."""
+        output = self.architecture.output
+        if not self.shelf.inside:
+            return [output]
+        found, waiting = [first.name], [first.name]
+        while waiting and len(found) <= NEXT:
+            for user in self.search.users.get(waiting.pop(0), []):
+                if user not in self.known and user not in found:
+                    found.append(user)
+                    waiting.append(user)
+        return [*found, *([output] if output not in found else [])]
+
+    def explained(self, first: Any) -> list[Hit]:
+        """The mistakes that explain why a layer's value is not there."""
+        already = {hit.hypothesis.key for group in self.found for hit in group}
+        for target in self.targets(first):
+            segment = self.segment(target)
+            candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
+            if target != first.name and self.shelf.inside:  # what lies behind is a matter of its own
+                candidates = [one for one in candidates if first.name in one.layers or DATA in one.layers]
+            candidates.sort(key=lambda one: one.key not in already)
+            hits = self.tried(candidates, target)
+            if hits:
+                least = min(hit.error for hit in hits)
+                hits.sort(key=lambda hit: (hit.hypothesis.key not in already, hit.error > 10 * least))
+                return hits
+        target = first.name if self.shelf.inside else self.architecture.output
+        return self.pairs(target)
+
+    def tried(self, candidates: Sequence[Hypothesis], target: str) -> list[Hit]:
+        """The mistakes whose result is among the port's values, at a target."""
+        hits: list[Hit] = []
+        self.search.step(f"looking for a cause at {target}")
+        for one in candidates:
+            if hits and not self.shelf.inside and one.layers[0] != hits[0].hypothesis.layers[0]:
+                continue
+            hit = self.tested(one, one.apply(self.search.case), one.layers, target)
+            if hit is not None:
+                hits.append(hit)
+        return hits
+
+    def tested(self, one: Hypothesis, case: Case, layers: Sequence[str], target: str) -> Hit | None:
+        """One mistake."""
+        got = self.values.of(case, layers).get(target)
+        if got is None:
+            return None
+        there = self.shelf.find(got, self.bounds[target], {*self.names.values()} - {"output"})
+        return None if there is None else Hit(one, target, *there)
+
+    def pairs(self, target: str) -> list[Hit]:
+        """Two mistakes between what is known and a target, the likelier first, within the patience."""
+        until = time.monotonic() + self.search.patience
+        segment = self.segment(target)
+        candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
+        self.search.step(f"looking for two causes at {target}")
+        wanted = [array for _, array in self.shelf.items]
+        likeness: list[tuple[float, int]] = []
+        for number, one in enumerate(candidates):
+            if time.monotonic() > until:
+                break
+            got = self.values.of(one.apply(self.search.case), one.layers).get(target)
+            likeness.append((max((alike(array, got) for array in wanted), default=0.0), number))
+        likeness.sort(reverse=True)
+        ranked = [number for _, number in likeness]
+        for a, b in sorted(itertools.product(range(len(ranked)), repeat=2), key=lambda ab: (min(ab), sum(ab))):
+            if a == b or min(a, b) >= BEAM:
+                continue
+            if time.monotonic() > until:
+                spent = f"{self.search.patience:g} seconds"
+                self.search.notes.append(f"not every pair of mistakes was tried within {spent} (--patience)")
+                return []
+            one, other = candidates[ranked[a]], candidates[ranked[b]]
+            if one.key == other.key or (one.id == other.id and one.layers == other.layers):
+                continue
+            hit = self.pair(one, other, target)
+            if hit is not None:
+                return [hit]
+        return []
+
+    def pair(self, one: Hypothesis, other: Hypothesis, target: str) -> Hit | None:
+        """Two mistakes, one after the other."""
+        both = Hypothesis(
+            f"{one.id}+{other.id}", (*one.layers, *other.layers), f"{one.text}; and {other.text}",
+            lambda case: other.apply(one.apply(case)), f"{one.key}+{other.key}",
+        )  # fmt: skip
+        return self.tested(both, both.apply(self.search.case), both.layers, target)
+
+    def ends_early(self, first: Any) -> bool:
+        """Whether the port's output is another blob of the network."""
+        output = self.architecture.output
+        last = next((blob for blob, name in self.names.items() if name == "output"), None)
+        if last is None or last == output:
+            return False
+        self.special.append(
+            Cause("output_early", first.name, f"the port's output is {last}: the network goes on with {first.name}")
+        )
+        self.places.append(first.name)
+        return True
+
+    def special_cause(self, first: Any) -> bool:
+        """Dropout that is on with a mask that stays; half precision."""
+        want = self.values.get(first.name)
+        if want is None:
+            return False
+        for place, array in self.shelf.shaped(want.shape):
+            name = self.shelf.items[place][0]
+            if name in self.names.values() and name != "output":
+                continue
+            if first.dropout and (words := dropped(array, want, self.bounds[first.name])):
+                self.special.append(Cause("dropout_on", first.name, f"{words}: call eval(), or training=False"))
+            elif (precision := coarse(array)) and differences.error(array, want) < 0.1:
+                if not any(cause.id == "half_precision" for cause in self.special):
+                    text = f"the port computes in {precision}, the network in float32"
+                    self.special.append(Cause("half_precision", first.name, text))
+            else:
+                continue
+            self.places.append(first.name)
+            self.take(first.name, Seen(name, array))
+            return True
+        return False
+
+    def likely(self, first: Any) -> bool:
+        """Take the value that is most likely meant for a layer, though it differs for no known cause."""
+        want = self.values.get(first.name)
+        items = self.shelf.items
+        taken = set(self.names.values())
+        named = next((item for item in items if item[0] == first.name), None)
+        found: Seen | None = None
+        reference = self.probe.values[first.name]
+        for shape in {reference.shape, *([want.shape] if want is not None else [])}:
+            if named is not None and (laid := differences.laid_out(named[1], shape)) is not None:
+                found = Seen(named[0], laid)
+                break
+            ranked = [
+                (alike(array, want if want is not None and want.shape == shape else reference), -place, array)
+                for place, array in self.shelf.shaped(shape)
+                if items[place][0] not in taken
+            ]
+            if ranked:
+                score, place, array = max(ranked, key=lambda one: one[:2])
+                if score > 0.5 or (first.name == self.architecture.output and items[-place][0] == "output"):
+                    found = Seen(items[-place][0], array)
+        if found is None:
+            return False
+        self.unknown.append(first.name)
+        self.places.append(first.name)
+        self.take(first.name, found)
+        return True
+
+    def states(self) -> list[BlobState]:
+        """Every blob in the port."""
+        found = []
+        local = Values(self.search.case, self.probe.data, {})
+        for layer in self.search.order:
+            there = self.known.get(layer.name)
+            off = here = None
+            if there is not None:
+                off = differences.error(there, self.probe.values[layer.name])
+                local.given = {name: array for name, array in self.known.items() if name != layer.name}
+                local.found = {}
+                want = local.get(layer.name)
+                here = differences.error(there, want) if want is not None else float("inf")
+            found.append(BlobState(layer.name, self.names.get(layer.name), off, here, self.bounds[layer.name]))
+        return found
+
+
+def alike(one: np.ndarray, other: np.ndarray | None) -> float:
+    """Correlation of two arrays, the largest over small shifts; 0 where the shapes differ."""
+    if other is None:
+        return 0.0
+    laid = differences.laid_out(one, other.shape)
+    if laid is None:
+        return 0.0
+    best = correlation(laid, other)
+    if min(other.shape[2:]) > 8 and best < 0.99:
+        for dy, dx in itertools.product((-2, -1, 0, 1, 2), repeat=2):
+            best = max(best, correlation(np.roll(laid, (dy, dx), (2, 3)), other))
+    return best
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two arrays of one shape; 0 where one is constant or not finite."""
+    a, b = (x.ravel().astype(np.float64) - x.mean(dtype=np.float64) for x in (one, other))
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size and np.isfinite(size) else 0.0
+
+
+def dropped(array: np.ndarray, want: np.ndarray, tolerance: float) -> str:
+    """Whether an array is another one with values, or channels, dropped, in words; "" if not."""
+    scale = float(np.abs(want).max(initial=0)) or 1.0
+    there = np.abs(want) > 100 * tolerance * scale
+    zero = there & (array == 0)
+    if not 0.02 < zero.sum() / max(1, there.sum()) < 0.98:
+        return ""
+    kept = there & ~zero
+    factor = float(np.median(array[kept] / want[kept]))
+    if np.abs(array - np.where(zero, 0, want * factor))[there].max() > 8 * tolerance * scale * max(1, abs(factor)):
+        return ""
+    whole = (zero == there).all((2, 3)) | ~zero.any((2, 3))
+    kind = "channels" if whole.all() else "values"
+    return f"{zero.sum() / there.sum():.0%} of the {kind} are dropped, the others times {factor:.4g}: dropout is on"
+
+
+def coarse(array: np.ndarray) -> str:
+    """ "float16" or "bfloat16" where all numbers are of that type; "" otherwise."""
+    single = np.ascontiguousarray(array, np.float32)
+    if not single.any():
+        return ""
+    with np.errstate(over="ignore"):
+        if np.array_equal(single.astype(np.float16).astype(np.float32), single):
+            return "float16"
+    return "bfloat16" if not (single.view(np.uint32) & 0xFFFF).any() else ""

@@ -1,0 +1,80 @@
+"""ONNX files, in ONNX Runtime, with every value of the graph as an output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from segtwin_weights.onnx_check import first_line, load_graph
+
+from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
+
+TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32, "tensor(int64)": np.int64,
+}  # fmt: skip
+
+
+def of_file(path: Path, in_channels: int | None) -> Port:
+    """Open an ONNX file.
+
+    Raises:
+        PortError: ONNX Runtime cannot run it, or it takes no image.
+    """
+    try:
+        graph = load_graph(path)
+        plain = session(path, None)
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        raise PortError(f"{path}: ONNX Runtime cannot run it: {first_line(error)}") from None
+    inputs = plain.get_inputs()
+    if len(inputs) != 1 or inputs[0].type not in TYPES:
+        found = ", ".join(f"{one.name} {one.type} {'×'.join(map(str, one.shape))}" for one in inputs)
+        raise PortError(f"{path}: takes {found}; a port has one input, an image")
+    try:
+        source = Input.of(inputs[0].name, inputs[0].shape, TYPES[inputs[0].type], in_channels, last=False)
+    except ValueError as error:
+        raise PortError(f"{path}: {error}") from None
+    nodes = {name: node for node in graph.graph.node for name in node.output if name}
+    opened: list[onnxruntime.InferenceSession] = []
+
+    def run(data: np.ndarray) -> list[np.ndarray]:
+        try:
+            return [one for one in plain.run(None, {source.name: source.fed(data)}) if isinstance(one, np.ndarray)]
+        except Exception as error:
+            raise failed(str(path), data, error) from None
+
+    def values(data: np.ndarray) -> Values:
+        if not opened:
+            opened.append(session(path, graph))
+        outputs = {one.name for one in plain.get_outputs()}
+        names = [name for name in nodes if name in {one.name for one in opened[0].get_outputs()} - outputs]
+        found = opened[0].run(names, {source.name: source.fed(data)})
+        return {
+            name: value
+            for name, value in zip(names, found, strict=True)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
+        }
+
+    return Port(str(path), run, values, source.size, source.channels, nodes=nodes)
+
+
+def session(path: Path, graph: onnx.ModelProto | None) -> onnxruntime.InferenceSession:
+    """A session of a file as it is, or with every value of its graph as an output."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if graph is None:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.resolve().parent))
+    changed = onnx.ModelProto()
+    changed.CopyFrom(graph)
+    there = {one.name for one in changed.graph.output}
+    for node in changed.graph.node:
+        changed.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in node.output if name and name not in there
+        )
+        there.update(node.output)
+    return onnxruntime.InferenceSession(changed.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,114 @@
+"""Keras files and models, SavedModels and frozen graphs. Variables are made constants, and every value of the graph
+can be fetched."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
+
+
+def of_file(path: Path, in_channels: int | None) -> Port:
+    """Open a .keras or .h5 file, a SavedModel's folder or a frozen .pb.
+
+    Raises:
+        PortError: TensorFlow cannot read it, or it takes no image.
+    """
+    import tensorflow as tf
+    from segtwin_engines.ports import _kind
+
+    kind = _kind(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind == "keras":
+                import keras
+
+                return of_model(keras.models.load_model(path, compile=False, safe_mode=True), in_channels, str(path))
+            if kind == "savedmodel":
+                loaded = tf.saved_model.load(str(path))
+                signatures = list(loaded.signatures.values())
+                if not signatures:
+                    raise ValueError("it has no signature; save it with model.export or with signatures=…")
+                return of_concrete(signatures[0], in_channels, str(path), loaded)
+            graph = tf.compat.v1.GraphDef()
+            graph.ParseFromString(path.read_bytes())
+            return of_graph(graph, in_channels, str(path))
+    except PortError:
+        raise
+    except Exception as error:  # Keras' and TensorFlow's errors have no class in common
+        raise PortError(f"{path}: TensorFlow cannot run it: {' '.join(str(error).split())[:200]}") from None
+
+
+def of_model(model: Any, in_channels: int | None, name: str | None = None) -> Port:
+    """A Keras model."""
+    import tensorflow as tf
+
+    own = name or model.name
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) not in (3, 4):
+        raise PortError(f"{own}: is not a Keras model of one input of images; build it on keras.Input first")
+    dtype = getattr(model.inputs[0], "dtype", "float32") if getattr(model, "inputs", None) else "float32"
+    function = tf.function(lambda x: model(x, training=False), autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec(shape, dtype))
+    return of_concrete(concrete, in_channels, own, model)
+
+
+def of_concrete(concrete: Any, in_channels: int | None, name: str, holds: Any) -> Port:
+    """A concrete function of one input."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    return of_graph(frozen.graph.as_graph_def(), in_channels, name, [one.name for one in frozen.outputs])
+
+
+def of_graph(graph: Any, in_channels: int | None, name: str, outputs: list[str] | None = None) -> Port:
+    """A graph without variables.
+
+    Raises:
+        PortError: it has no input, or more than one.
+    """
+    import tensorflow as tf
+
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
+    inner = wrapped.graph
+    sources = [op.outputs[0] for op in inner.get_operations() if op.type == "Placeholder"]
+    if len(sources) != 1 or sources[0].shape.rank not in (3, 4):
+        found = ", ".join(f"{one.name} {one.shape}" for one in sources) or "nothing"
+        raise PortError(f"{name}: takes {found}; a port has one input, an image")
+    (source,) = sources
+    taken = Input.of(source.name, source.shape.as_list(), source.dtype.as_numpy_dtype, in_channels, last=True)
+    if outputs is None:
+        used = {one.name for op in inner.get_operations() for one in op.inputs}
+        ends = [one for op in inner.get_operations() for one in op.outputs if one.name not in used]
+        outputs = [one.name for one in ends if one.shape.rank in (3, 4) or one.shape.rank is None]
+    if not outputs:
+        raise PortError(f"{name}: has no output of images")
+    between = [
+        one.name
+        for op in inner.get_operations()
+        if op.type not in ("Placeholder", "Const", "Identity")
+        for one in op.outputs
+        if one.dtype in (tf.float32, tf.float16, tf.float64, tf.bfloat16) and one.name not in outputs
+    ]
+    fetched: dict[str, Any] = {}
+
+    def fetch(names: list[str], data: np.ndarray) -> list[np.ndarray]:
+        key = "values" if names is between else "outputs"
+        if key not in fetched:
+            fetched[key] = wrapped.prune(source, [inner.get_tensor_by_name(one) for one in names])
+        try:
+            results = fetched[key](tf.constant(taken.fed(data)))
+        except Exception as error:  # TensorFlow's errors
+            raise failed(name, data, error) from None
+        return [np.asarray(one) for one in results]
+
+    def values(data: np.ndarray) -> Values:
+        found = zip(between, fetch(between, data), strict=True)
+        return {key: value.astype(np.float32) for key, value in found if value.ndim >= 2}
+
+    return Port(name, lambda data: fetch(outputs, data), values, taken.size, taken.channels)
