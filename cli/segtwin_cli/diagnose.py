@@ -30,7 +30,7 @@ from segtwin_cli.weights_file import WeightsFile
 @click.option("--reference", type=click.Path(), help="Another model, in place of --network and --weights.")
 @click.option("--weights-only", is_flag=True, help="THEIRS is a file of weights: compare it with --weights.")
 @click.option(
-    "--patience", type=click.FloatRange(0), default=120, show_default=True, help="Seconds for pairs of causes."
+    "--patience", type=click.FloatRange(0), default=60, show_default=True, help="Seconds for pairs of causes."
 )
 @click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML page with maps of the difference.")
 @preprocessing_options

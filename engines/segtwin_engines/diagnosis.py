@@ -36,9 +36,11 @@ SEED = 14
 SIZES = ((65, 97), (96, 64), (33, 46))
 """Rows and columns of the probes, as far as the network takes them: odd and even, where crops and rounding differ; the
 first is large enough for crops to be in the image, the last is the cheapest."""
+LARGER = ((257, 322), (416, 385))
+"""Tried where the port fails on all of those."""
 NEXT = 3
 """Layers behind one that is not found where the result of its mistake is looked for: it may have no value."""
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds for pairs of mistakes."""
 BEAM = 24
 """Mistakes that are tried in pairs with every other."""
@@ -221,12 +223,33 @@ class Input:
 
 @dataclass
 class Hit:
-    """A mistake whose result is among the port's values."""
+    """A mistake, or two, whose result is among the port's values."""
 
-    hypothesis: Hypothesis
+    hypotheses: tuple[Hypothesis, ...]
     target: str
     value: Seen
     error: float
+
+    @property
+    def key(self) -> str:
+        """Unique among hits."""
+        return " + ".join(one.key for one in self.hypotheses)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What they touch."""
+        return tuple(layer for one in self.hypotheses for layer in one.layers)
+
+    @property
+    def words(self) -> str:
+        """What is wrong."""
+        return "; and ".join(one.text for one in self.hypotheses)
+
+    def applied(self, case: Case) -> Case:
+        """The network with them."""
+        for one in self.hypotheses:
+            case = one.apply(case)
+        return case
 
 
 @dataclass
@@ -316,7 +339,7 @@ class Search:
 
     # ------------------------------------------------------------------------------------- the inputs
 
-    def probes(self) -> Iterator[tuple[str, np.ndarray]]:
+    def probes(self, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[tuple[str, np.ndarray]]:
         """Seeded inputs; one, where the port holds the values of one."""
         if self.port.recorded is not None:
             yield "its own input", self.port.recorded
@@ -324,11 +347,10 @@ class Search:
         random = np.random.default_rng(SEED)
         said = self.architecture.preprocessing.for_channels(self.in_channels)
         mean, std = (np.asarray(one, np.float64).reshape(-1, 1, 1) for one in (said.mean, said.std))
-        sizes: dict[tuple[int, int], None] = {}
-        for rows, columns in SIZES:
-            fixed = tuple(own or size for own, size in zip(self.port.size, (rows, columns), strict=True))
-            sizes.setdefault(self.legal(*fixed))
-        for height, width in sizes:
+        legal: dict[tuple[int, int], None] = {}
+        for rows, columns in sizes:
+            legal.setdefault(self.legal(self.port.size[0] or rows, self.port.size[1] or columns))
+        for height, width in legal:
             pixels = random.uniform(0, 255, (1, self.in_channels, height, width))
             yield f"{height}×{width}", ((pixels * said.scale - mean) / std).astype(np.float32)
 
@@ -382,15 +404,16 @@ class Search:
         inputs: list[Input] = []
         failed: list[PortError] = []
         output = self.architecture.output
-        for name, data in self.probes():
-            self.step(f"comparing on {name}")
-            try:
-                inputs.append(self.measured(name, data))
-            except PortError as error:
-                failed.append(error)
-                self.notes.append(f"the port takes no input of {name}, which the network takes: {error}")
+        for sizes in (SIZES, LARGER):
+            for name, data in self.probes(sizes) if not inputs else ():
+                self.step(f"comparing on {name}")
+                try:
+                    inputs.append(self.measured(name, data))
+                except PortError as error:
+                    failed.append(error)
+                    self.notes.append(f"the port takes no input of {name}, which the network takes: {error}")
         if not inputs:
-            raise failed[0]
+            return self.broken(failed[-1])
         for name, data in images if self.port.recorded is None else ():
             self.step(f"comparing on {name}")
             inputs.append(self.measured(name, data))
@@ -427,6 +450,27 @@ class Search:
         self.conclude(result, trail, inputs)
         return result
 
+    def broken(self, error: PortError) -> Diagnosis:
+        """A port that fails on every probe, from what it computed before it failed.
+
+        Raises:
+            PortError: it computed nothing that can be seen.
+        """
+        name, data = list(self.probes(LARGER))[-1]
+        values = self.port.values(data)
+        if not values:
+            raise error
+        reference = self.reference(data)
+        trail = Trail(self, Input(name, data, np.empty(0), reference, float("inf")), Shelf(values, []))
+        trail.follow()
+        result = Diagnosis(
+            self.architecture.name, self.port.name, "differs", float("inf"), notes=self.notes, inputs=[name]
+        )  # fmt: skip
+        self.conclude(result, trail, [])
+        result.reproduced = None
+        result.explanation = f"the port fails on every input that was tried ({error}). {result.explanation}"
+        return result
+
     def random(self, result: Diagnosis, probe: Input) -> Diagnosis:
         """A port that gives another output at every call."""
         first, second = (self.port.values(probe.data) for _ in range(2))
@@ -437,15 +481,18 @@ class Search:
         steady = {name: first[name] for name in first if name not in changing}
         trail = Trail(self, probe, Shelf(steady, []))
         trail.match()
-        dropped = [layer.name for layer in self.order if layer.dropout]
-        left = [
-            layer.name for layer in self.order if layer.name not in trail.known and layer.name not in trail.passed()
-        ]
-        place = (
-            next((name for name in left if name in dropped), left[0] if left else self.architecture.output)
-            if steady
-            else (dropped or [self.architecture.output])[0]
-        )
+        dropping = [layer.name for layer in self.order if layer.dropout]
+        right = {*trail.known, *trail.passed()}
+        left = [layer.name for layer in self.order if layer.name not in right]
+        place = (left if steady and left else dropping or [self.architecture.output])[0]
+        for name in dropping:  # a layer's own value is there, and the same with values dropped
+            if name in trail.known and any(
+                (laid := differences.laid_out(first[key], trail.known[name].shape)) is not None
+                and dropped(laid, trail.known[name], self.bounds[name])
+                for key in changing
+            ):
+                place = name
+                break
         result.first_difference, result.how = place, "differs from call to call"
         text = "dropout, or another draw, is on: call eval(), or training=False"
         result.causes = [Cause("dropout_on", place, text)]
@@ -455,18 +502,18 @@ class Search:
     def conclude(self, result: Diagnosis, trail: Trail, inputs: Sequence[Input]) -> None:
         """From what was found on one input to the verdict."""
         others = [one for one in inputs if one is not trail.probe]
-        chosen = self.confirmed(trail, [trail.probe, *others])
+        chosen = self.confirmed(trail, [trail.probe, *others]) if inputs else None
         result.reproduced = chosen is not None if trail.found and not trail.unknown else None
         groups = trail.found
         picks = chosen or [group[0] for group in groups]
         seen: dict[str, Cause] = {}
-        for group, pick in zip(groups, picks, strict=True):
-            cause = self.cause(pick)
-            if chosen is None:
-                cause.alternatives = [one.hypothesis.text for one in group if one is not pick][:6]
-            if pick.hypothesis.key not in seen:
-                seen[pick.hypothesis.key] = cause
-        result.causes = [*seen.values(), *trail.special]
+        for number, (group, pick) in enumerate(zip(groups, picks, strict=True)):
+            same = trail.equals.get(number, []) if chosen else [one for one in group if one is not pick][:6]
+            for one in pick.hypotheses:
+                if one.key not in seen:
+                    seen[one.key] = self.cause(one)
+                    seen[one.key].alternatives = [other.words for other in same]
+        result.causes = sorted([*seen.values(), *trail.special], key=lambda cause: self.place(cause.layer))
         reference = trail.probe.values
         places = [name for name in trail.places if name]
         first = min(places, key=self.place) if places else self.architecture.output
@@ -485,12 +532,12 @@ class Search:
         result.blobs = trail.states()
         result.explanation = self.words(result, trail)
 
-    def cause(self, hit: Hit) -> Cause:
-        """A hit as a cause."""
-        layer = hit.hypothesis.layers[0]
+    def cause(self, one: Hypothesis) -> Cause:
+        """A hypothesis as a cause."""
+        layer = one.layers[0]
         if layer == DATA:
-            layer = next(one.name for one in self.order if self.architecture.input in one.bottoms)
-        return Cause(hit.hypothesis.id, layer, hit.hypothesis.text)
+            layer = next(layer.name for layer in self.order if self.architecture.input in layer.bottoms)
+        return Cause(one.id, layer, one.text)
 
     def place(self, name: str) -> int:
         """Where a layer is in the table."""
@@ -502,20 +549,18 @@ class Search:
             return None
         if self.port.recorded is not None:
             inputs = inputs[:1]
-        times = Counter(
-            hit.hypothesis.key for group in trail.found for hit in {one.hypothesis.key: one for one in group}.values()
-        )
+        times = Counter(key for group in trail.found for key in {hit.key for hit in group})
         for group in trail.found:  # one mistake in many layers rather than many in one each
-            group.sort(key=lambda hit: (-times[hit.hypothesis.key], len(hit.hypothesis.layers)))
+            group.sort(key=lambda hit: (-times[hit.key], len(hit.layers)))
         for hits in itertools.islice(itertools.product(*trail.found), 24):
             case = self.case
             changed: list[str] = []
             applied: set[str] = set()
             for hit in hits:
-                if hit.hypothesis.key not in applied:
-                    case = hit.hypothesis.apply(case)
-                    changed += hit.hypothesis.layers
-                    applied.add(hit.hypothesis.key)
+                if hit.key not in applied:
+                    case = hit.applied(case)
+                    changed += hit.layers
+                    applied.add(hit.key)
             if all(self.reproduces(case, changed, one) for one in inputs):
                 self.alternatives(trail, hits, inputs)
                 return list(hits)
@@ -524,11 +569,29 @@ class Search:
     def reproduces(self, case: Case, changed: Sequence[str], one: Input) -> bool:
         """Whether a network with mistakes gives the port's output."""
         self.step(f"confirming on {one.name}")
-        output = one.values.of(case, changed).get(self.architecture.output)
+        values = one.values.of(case, changed)
+        output = values.get(self.architecture.output)
         if output is None:
             return False
         laid = differences.laid_out(one.output, output.shape)
-        return laid is not None and differences.error(laid, output) <= 4 * self.bounds[self.architecture.output]
+        allowed = 4 * self.allowed(values, self.architecture.output, changed)
+        return laid is not None and differences.error(laid, output) <= allowed
+
+    def allowed(self, values: Values, target: str, changed: Sequence[str]) -> float:
+        """What rounding may cost a target of a network with mistakes: what it costs the reference; and behind a softmax
+        or a sigmoid too many, what the rounding of their input becomes."""
+        bound = self.bounds[target]
+        if target not in changed or target != self.architecture.output:
+            return bound
+        random = np.random.default_rng(SEED)
+        given = {}
+        for bottom in values.layers[target].bottoms:
+            if bottom != self.architecture.input:
+                blob = values[bottom]
+                off = self.bounds[bottom] * float(np.abs(blob).max(initial=0))
+                given[bottom] = blob + off * random.choice([-1, 1], blob.shape).astype(blob.dtype)
+        moved = Values(values.case, values.data, {**values.given, **given}).get(target)
+        return bound if moved is None else max(bound, min(differences.error(moved, values[target]), 1e-2))
 
     def alternatives(self, trail: Trail, hits: Sequence[Hit], inputs: Sequence[Input]) -> None:
         """Keep, beside a hit, those of its group that reproduce every input just as well."""
@@ -537,9 +600,7 @@ class Search:
             for other in group:
                 if other is hits[number] or len(trail.found) > 1 or len(kept) > 3:
                     continue
-                if all(
-                    self.reproduces(other.hypothesis.apply(self.case), other.hypothesis.layers, one) for one in inputs
-                ):
+                if all(self.reproduces(other.applied(self.case), other.layers, one) for one in inputs):
                     kept.append(other)
             trail.equals[number] = kept[1:]
 
@@ -551,9 +612,6 @@ class Search:
         if not result.causes:
             known = f"differs from {result.first_difference} on; no known cause"
             return f"{known}. {head[0].upper()}{head[1:]}"
-        for cause, number in zip(result.causes, range(len(result.causes)), strict=True):
-            same = trail.equals.get(number, [])
-            cause.alternatives = cause.alternatives or [one.hypothesis.text for one in same]
         listed = "; and ".join(cause.text for cause in result.causes)
         text = f"{head}. Cause: {listed}"
         if trail.unknown:
@@ -575,6 +633,8 @@ class Trail:
 
     def __init__(self, search: Search, probe: Input, shelf: Shelf) -> None:
         self.search, self.probe, self.shelf = search, probe, shelf
+        self.inner = {name for name, _ in shelf.items} - {"output"}
+        """The values that are not the port's output."""
         self.architecture, self.bounds = search.architecture, search.bounds
         self.known: dict[str, np.ndarray] = {}
         """Blob → the port's value."""
@@ -605,7 +665,8 @@ class Trail:
             want = self.values.get(layer.name)
             if want is None:
                 continue
-            there = self.shelf.find(want, self.bounds[layer.name])
+            last = layer.name == self.architecture.output
+            there = self.shelf.find(want, self.bounds[layer.name], self.inner if last else ())
             if there is not None:
                 self.take(layer.name, there[0])
 
@@ -640,6 +701,8 @@ class Trail:
                 self.found.append(hits)
                 self.places.append(hits[0].target)
                 self.take(hits[0].target, hits[0].value)
+                if first.name not in {*self.known, *self.passed()}:  # it gives its target nothing but a size
+                    self.blind.add(first.name)
             elif not self.special_cause(first) and not self.likely(first):
                 if first.name == output:
                     self.unknown.append(output)
@@ -675,7 +738,7 @@ class Trail:
 
     def explained(self, first: Any) -> list[Hit]:
         """The mistakes that explain why a layer's value is not there."""
-        already = {hit.hypothesis.key for group in self.found for hit in group}
+        already = {hit.key for group in self.found for hit in group}
         for target in self.targets(first):
             segment = self.segment(target)
             candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
@@ -685,7 +748,7 @@ class Trail:
             hits = self.tried(candidates, target)
             if hits:
                 least = min(hit.error for hit in hits)
-                hits.sort(key=lambda hit: (hit.hypothesis.key not in already, hit.error > 10 * least))
+                hits.sort(key=lambda hit: (hit.key not in already, hit.error > 10 * least))
                 return hits
         target = first.name if self.shelf.inside else self.architecture.output
         return self.pairs(target)
@@ -695,20 +758,27 @@ class Trail:
         hits: list[Hit] = []
         self.search.step(f"looking for a cause at {target}")
         for one in candidates:
-            if hits and not self.shelf.inside and one.layers[0] != hits[0].hypothesis.layers[0]:
+            if hits and not self.shelf.inside and one.layers[0] != hits[0].layers[0]:
                 continue
-            hit = self.tested(one, one.apply(self.search.case), one.layers, target)
+            hit = self.tested((one,), target)
             if hit is not None:
                 hits.append(hit)
         return hits
 
-    def tested(self, one: Hypothesis, case: Case, layers: Sequence[str], target: str) -> Hit | None:
-        """One mistake."""
-        got = self.values.of(case, layers).get(target)
+    def tested(self, those: tuple[Hypothesis, ...], target: str) -> Hit | None:
+        """One mistake, or two together."""
+        case = self.search.case
+        for one in those:
+            case = one.apply(case)
+        layers = [layer for one in those for layer in one.layers]
+        values = self.values.of(case, layers)
+        got = values.get(target)
         if got is None:
             return None
-        there = self.shelf.find(got, self.bounds[target], {*self.names.values()} - {"output"})
-        return None if there is None else Hit(one, target, *there)
+        last = target == self.architecture.output
+        taken = self.inner if last and "output" in dict(self.shelf.items) else {*self.names.values()} - {"output"}
+        there = self.shelf.find(got, self.search.allowed(values, target, layers), taken)
+        return None if there is None else Hit(those, target, *there)
 
     def pairs(self, target: str) -> list[Hit]:
         """Two mistakes between what is known and a target, the likelier first, within the patience."""
@@ -716,7 +786,8 @@ class Trail:
         segment = self.segment(target)
         candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
         self.search.step(f"looking for two causes at {target}")
-        wanted = [array for _, array in self.shelf.items]
+        taken = {*self.names.values()} - {"output"}
+        wanted = [array for name, array in self.shelf.items if name not in taken]
         likeness: list[tuple[float, int]] = []
         for number, one in enumerate(candidates):
             if time.monotonic() > until:
@@ -735,18 +806,10 @@ class Trail:
             one, other = candidates[ranked[a]], candidates[ranked[b]]
             if one.key == other.key or (one.id == other.id and one.layers == other.layers):
                 continue
-            hit = self.pair(one, other, target)
+            hit = self.tested((one, other), target)
             if hit is not None:
                 return [hit]
         return []
-
-    def pair(self, one: Hypothesis, other: Hypothesis, target: str) -> Hit | None:
-        """Two mistakes, one after the other."""
-        both = Hypothesis(
-            f"{one.id}+{other.id}", (*one.layers, *other.layers), f"{one.text}; and {other.text}",
-            lambda case: other.apply(one.apply(case)), f"{one.key}+{other.key}",
-        )  # fmt: skip
-        return self.tested(both, both.apply(self.search.case), both.layers, target)
 
     def ends_early(self, first: Any) -> bool:
         """Whether the port's output is another blob of the network."""
@@ -843,9 +906,10 @@ def alike(one: np.ndarray, other: np.ndarray | None) -> float:
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Of two arrays of one shape; 0 where one is constant or not finite."""
-    a, b = (x.ravel().astype(np.float64) - x.mean(dtype=np.float64) for x in (one, other))
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size and np.isfinite(size) else 0.0
+    with np.errstate(all="ignore"):
+        a, b = (x.ravel().astype(np.float64) - x.mean(dtype=np.float64) for x in (one, other))
+        size = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return float(a @ b) / size if size and np.isfinite(size) else 0.0
 
 
 def dropped(array: np.ndarray, want: np.ndarray, tolerance: float) -> str:

@@ -25,7 +25,8 @@ class Way:
 
 def error(got: np.ndarray, want: np.ndarray) -> float:
     """Relative to the largest value; infinite where the shapes differ."""
-    return oracle.relative_error(got, want)
+    with np.errstate(all="ignore"):  # a wrong network may have overflowed
+        return oracle.relative_error(got, want)
 
 
 def laid_out(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

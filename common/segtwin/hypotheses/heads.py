@@ -51,11 +51,11 @@ def of(case: Case) -> Iterator[Hypothesis]:
             computed_by(centre, *cropped),
         )  # fmt: skip
     growing = [layer.name for layer in case.architecture.layers if layer.kind == "Deconvolution"]
-    for id, words, operator in interpolations():
+    for id, words, operator, variant in interpolations():
         if len(growing) > 1 and cropped:
             yield Hypothesis(
                 id, tuple(growing), f"the deconvolutions are {words}",
-                computed_by(operator, *growing),
+                computed_by(operator, *growing), variant,
             )  # fmt: skip
 
 
@@ -76,10 +76,28 @@ def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
         "crop_centre", (layer.name,), f"{layer.name} cuts out the middle: the offset is {offset} at every size",
         computed_by(centre, layer.name),
     )  # fmt: skip
+    source = case.architecture.layer(layer.bottoms[0]) if layer.bottoms[0] != case.architecture.input else None
+    if source is not None and source.kind == "Deconvolution":
+        for id, words, operator in (
+            ("align_corners", "align_corners=True", resized(True)),
+            ("half_pixels", "align_corners=False", resized(False)),
+            ("nearest", "pixels repeated", nearest),
+        ):
+            yield Hypothesis(
+                id, (layer.name,),
+                f"{source.bottoms[0]} is resized to the size of {layer.bottoms[1]} ({words}), without {source.name} "
+                "and the crop: they put the pixels elsewhere",
+                straight(layer.name, (source.bottoms[0], layer.bottoms[1]), operator), "straight",
+            )  # fmt: skip
     yield Hypothesis(
         "crop_end", (layer.name,), f"{layer.name} cuts off the beginning alone: the offset is {offset}",
         computed_by(end, layer.name),
     )  # fmt: skip
+
+
+def straight(name: str, bottoms: tuple[str, ...], operator: Operator) -> Callable[[Case], Case]:
+    """A layer is computed from other bottoms."""
+    return lambda case: case.with_layer(name, bottoms=bottoms, kind="Resize").with_operator(operator, name)
 
 
 def centre(
@@ -133,10 +151,10 @@ def upsampling(case: Case, layer: Layer) -> Iterator[Hypothesis]:
                 weight_is(name, first_class),
             )  # fmt: skip
     if layer.fill == "bilinear" and layer.kind == "Deconvolution":
-        for id, words, operator in interpolations():
+        for id, words, operator, variant in interpolations():
             yield Hypothesis(
                 id, (layer.name,), f"{layer.name} is {words}",
-                computed_by(operator, layer.name),
+                computed_by(operator, layer.name), variant,
             )  # fmt: skip
     if layer.kind == "DeconvolutionSame":
         for shift, words in ((1, "later"), (-1, "earlier")):
@@ -222,26 +240,55 @@ def kernels(kernel: int, stride: int) -> Iterator[tuple[str, np.ndarray, str]]:
         1, np.linspace(2, 0, kernel))), "reaches zero at its ends"  # fmt: skip
 
 
-def interpolations() -> Iterator[tuple[str, str, Operator]]:
-    """What takes the place of a deconvolution and the crop after it."""
+def interpolations() -> Iterator[tuple[str, str, Operator, str]]:
+    """Id, words, operator and variant of what takes the place of a deconvolution and the crop after it."""
     right = ": it is a deconvolution without padding, and the crop that follows has its offset"
-    yield "upsampling_same", f"cut as TensorFlow's SAME cuts it{right}", same
-    yield "align_corners", f"an interpolation with aligned corners (align_corners=True){right}", resized(True)
-    yield "half_pixels", f"an interpolation of pixel centres (align_corners=False){right}", resized(False)
+    kinds = (
+        ("upsampling_same", "cut as TensorFlow's SAME cuts it", same_size),
+        ("align_corners", "an interpolation with aligned corners (align_corners=True)", resized(True)),
+        ("half_pixels", "an interpolation of pixel centres (align_corners=False)", resized(False)),
+        ("nearest", "an interpolation that repeats pixels", nearest),
+    )
+    for id, words, operator in kinds:
+        yield (
+            id,
+            f"{words}, to stride times the size, the crop's offset unchanged{right}",
+            placed(operator, False),
+            "copied",
+        )
+        yield id, f"{words}, to stride times the size{right}", placed(operator, True), "placed"
+        if operator is not same_size:
+            yield id, f"{words}{right}", operator, "full"
 
 
-def same(
+def placed(operator: Operator, centred: bool) -> Operator:
+    """What is stride times as large, in the place of a whole deconvolution: where its pixels belong, or, as the crop
+    that follows has its number from elsewhere, from the first row and column on."""
+
+    def whole(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        x = bottoms[0]
+        rows, columns = (size * layer.stride for size in x.shape[2:])
+        like = np.empty((1, 1, rows, columns), x.dtype)
+        part = operator(layer, architecture, [x, like], parameters)
+        full = [(size - 1) * layer.stride + layer.kernel for size in x.shape[2:]]
+        top = np.zeros((*part.shape[:2], *full), x.dtype)
+        off = (layer.kernel - layer.stride) // 2 if centred else 0
+        top[:, :, off : off + rows, off : off + columns] = part[:, :, : full[0] - off, : full[1] - off]
+        return top
+
+    return whole
+
+
+def same_size(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
 ) -> np.ndarray:
-    """SAME gives stride times the size. What follows in the table cuts at its own offset, so zeros
-    take the place of the rows and columns that SAME lacks at the end."""
-    full = oracle.deconvolution(layer, architecture, bottoms[:1], parameters)
+    """The deconvolution cut as SAME cuts it."""
+    x, like = bottoms
+    full = oracle.deconvolution(layer, architecture, [x], parameters)
     off = (layer.kernel - layer.stride) // 2
-    top = np.zeros_like(full)
-    rows, columns = (size * layer.stride for size in bottoms[0].shape[2:])
-    part = full[:, :, off : off + rows, off : off + columns]
-    top[:, :, : part.shape[2], : part.shape[3]] = part
-    return top
+    return full[:, :, off : off + like.shape[2], off : off + like.shape[3]]
 
 
 def same_shifted(shift: int | None) -> Operator:

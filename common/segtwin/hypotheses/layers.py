@@ -14,6 +14,11 @@ from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.layer_kinds import output_size
 from segtwin.oracle import Operator
 
+MODES = {
+    "edge": "the edge's pixels repeated", "reflect": "the image mirrored",
+    "symmetric": "the image mirrored, its edge repeated", "wrap": "the other side of the image",
+}  # fmt: skip
+"""Of padding: what numpy calls it, and in words."""
 SLOPES = (0.01, 0.1, 0.2, 0.3)
 """Of leaky ReLUs: torch's and TensorFlow 1's default, darknet's, TensorFlow's, Keras'."""
 
@@ -68,7 +73,7 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
             computed_by(convolution_same, *(layer.name for layer in strided)),
         )  # fmt: skip
     padded = [layer for layer in convolutions if layer.kernel > 1 and layer.pad]
-    for mode, words in (("edge", "the edge's pixels repeated"), ("reflect", "the image mirrored")):
+    for mode, words in MODES.items():
         yield Hypothesis(
             f"pad_{mode}", tuple(layer.name for layer in padded),
             f"convolutions are padded with {words}: the padding is zeros",
@@ -80,17 +85,18 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
 def hundred(case: Case, first: Layer, second: Layer) -> Iterator[Hypothesis]:
     """The padding of 100 pixels."""
     pad, name = first.pad, first.name
-    for mode, words in (("edge", "the image's edge repeated"), ("reflect", "the image mirrored")):
+    for rest in (0, 1):  # all of it by a padding layer, or all but the convolution's own pixel
+        for mode, words in MODES.items():
+            yield Hypothesis(
+                f"pad_{mode}", (name,), f"the {pad} pixels of padding of {name} are {words}: they are zeros",
+                computed_by(padded_with(mode, rest), name), f"{rest}",
+            )  # fmt: skip
         yield Hypothesis(
-            f"pad_{mode}", (name,), f"the {pad} pixels of padding of {name} are {words}: they are zeros",
-            computed_by(padded_with(mode), name),
+            "pad_mean", (name,),
+            f"the image is padded by {pad} pixels before the mean is subtracted, so that the padding is minus the "
+            "mean: subtract the mean first; the padding is zeros",
+            computed_by(padded_with("mean", rest), name), f"{rest}",
         )  # fmt: skip
-    yield Hypothesis(
-        "pad_mean", (name,),
-        f"the image is padded by {pad} pixels before the mean is subtracted, so that the padding is minus the mean: "
-        "subtract the mean first; the padding is zeros",
-        computed_by(padded_black(case.architecture), name),
-    )  # fmt: skip
     yield Hypothesis(
         "pad_moved", (name, second.name),
         f"the padding of {pad} pixels is at {second.name}: it belongs to {name}",
@@ -110,30 +116,24 @@ def hundred(case: Case, first: Layer, second: Layer) -> Iterator[Hypothesis]:
         )  # fmt: skip
 
 
-def padded_with(mode: str) -> Operator:
-    """A convolution that fills its padding otherwise."""
+def padded_with(mode: str, rest: int = 0) -> Operator:
+    """A convolution that fills its padding otherwise, but for the `rest` outermost pixels.
 
-    def operator(
-        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
-    ) -> np.ndarray:
-        wide = np.pad(bottoms[0], ((0, 0), (0, 0), layer.pads, layer.pads), mode=mode)  # type: ignore[call-overload]
-        return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
-
-    return operator
-
-
-def padded_black(table: Architecture) -> Operator:
-    """A convolution whose padding is a black image's value after the preprocessing."""
-    said = table.preprocessing
+    `mode` is one of numpy's, or "mean": what a black image has after the preprocessing.
+    """
 
     def operator(
         layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
     ) -> np.ndarray:
         (x,) = bottoms
-        black = -np.asarray(said.for_channels(x.shape[1]).mean, x.dtype) / np.asarray(said.std, x.dtype)
-        black = np.broadcast_to(black, (x.shape[1],))[:, None, None]
-        wide = np.pad(x - black, ((0, 0), (0, 0), layer.pads, layer.pads)) + black
-        return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
+        widths = ((0, 0), (0, 0), *[tuple(one - rest for one in layer.pads)] * 2)
+        if mode == "mean":
+            said = architecture.preprocessing.for_channels(x.shape[1])
+            black = np.broadcast_to(-np.divide(said.mean, said.std).astype(x.dtype), (x.shape[1],))[:, None, None]
+            wide = np.pad(x - black, widths) + black
+        else:
+            wide = np.pad(x, widths, mode=mode)  # type: ignore[call-overload]
+        return oracle.convolution(replace(layer, pad=rest, pad_after=None), architecture, [wide], parameters)
 
     return operator
 
