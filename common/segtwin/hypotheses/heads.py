@@ -44,6 +44,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
             "concat_order", tuple(joined), "the concatenations have their parts in the wrong order: the upsampled map "
             "comes first, then the skip", computed_by(reversed_parts, *joined),
         )  # fmt: skip
+    yield from all_learned(case)
     cropped = [layer.name for layer in case.architecture.layers if layer.kind == "Crop"]
     if len(cropped) > 1:
         yield Hypothesis(
@@ -181,19 +182,44 @@ def upsampling(case: Case, layer: Layer) -> Iterator[Hypothesis]:
             )  # fmt: skip
 
 
+MIRRORED: tuple[tuple[str, str, Change], ...] = (
+    ("kernel_flipped", "mirrored along both axes", lambda w: w[:, :, ::-1, ::-1]),
+    ("kernel_transposed", "stored with rows and columns exchanged", lambda w: w.swapaxes(2, 3)),
+    ("kernel_flipped_rows", "stored with their rows in the reverse order", lambda w: w[:, :, ::-1]),
+    ("kernel_flipped_columns", "stored with their columns in the reverse order", lambda w: w[:, :, :, ::-1]),
+)
+"""Layouts of a deconvolution's kernel I×O×kh×kw that is not bilinear."""
+
+
 def learned(layer: Layer, name: str, square: bool) -> Iterator[Hypothesis]:
-    """Layouts of a kernel I×O×kh×kw that is not bilinear."""
-    changes: list[tuple[str, str, Change]] = [
-        ("kernel_flipped", "is mirrored along both axes", lambda w: w[:, :, ::-1, ::-1]),
-        ("kernel_transposed", "has rows and columns exchanged", lambda w: w.swapaxes(2, 3)),
-        ("kernel_flipped_rows", "has its rows in the reverse order", lambda w: w[:, :, ::-1]),
-        ("kernel_flipped_columns", "has its columns in the reverse order", lambda w: w[:, :, :, ::-1]),
-    ]
+    """Layouts of one such kernel."""
     if square:
-        changes.insert(0, ("kernel_in_out", "has inputs and outputs exchanged: a deconvolution's kernel is I×O×kh×kw",
-                           lambda w: w.swapaxes(0, 1)))  # fmt: skip
-    for id, words, change in changes:
-        yield Hypothesis(id, (layer.name,), f"{name} {words}", weight_is(name, change))
+        yield Hypothesis(
+            "kernel_in_out", (layer.name,),
+            f"the kernels of {layer.name} have inputs and outputs exchanged: a deconvolution's are I×O×kh×kw",
+            weight_is(name, lambda w: w.swapaxes(0, 1)),
+        )  # fmt: skip
+    for id, words, change in MIRRORED:
+        yield Hypothesis(id, (layer.name,), f"the kernels of {layer.name} are {words}", weight_is(name, change))
+
+
+def all_learned(case: Case) -> Iterator[Hypothesis]:
+    """Layouts of all of them."""
+    table = case.architecture
+    those = [layer for layer in table.layers if layer.kind == "Deconvolution" and layer.fill != "bilinear"]
+    names = [table.parameter_name(layer, "weight") for layer in those]
+    if len(those) < 2 or not case.weights.keys() >= set(names):
+        return
+    for id, words, change in MIRRORED:
+
+        def apply(one: Case, change: Change = change) -> Case:
+            for name in names:
+                one = one.with_weight(name, change)
+            return one
+
+        yield Hypothesis(
+            id, tuple(layer.name for layer in those), f"the deconvolutions' kernels are {words}", apply, "up"
+        )
 
 
 def first_class(weight: np.ndarray) -> np.ndarray:

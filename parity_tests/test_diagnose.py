@@ -1,0 +1,225 @@
+"""Ports that are wrong in known ways, and what `segtwin diagnose` says of them."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import conftest  # noqa: F401 - torch before TensorFlow
+import numpy as np
+import pytest
+import segtwin_engines
+import segtwin_keras
+import segtwin_torch
+import segtwin_weights
+import torch
+from broken_ports import FCN, UNET, build
+from segtwin_cli.main import main
+from segtwin_engines.ports import Port, PortError, open_port
+
+WHERE = {
+    "rgb": "conv1_1", "floor": "pool1", "no_relu_conv3_2": "conv3_2", "fc6_hwc": "fc6", "crop9_early": "score_pool3c",
+    "softmax": "score", "dropout": "fc6", "pad_at_conv1_2": "conv1_1", "off_diagonal": "upscore2",
+    "fuse_mean": "fuse_pool4", "dropout_scaled": "fc6", "half": "conv1_1",
+}  # fmt: skip
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(one) for one in arguments])
+    return int(stopped.value.code or 0)
+
+
+def function_of(module: torch.nn.Module) -> Port:
+    return Port.of_function(lambda x: module(torch.from_numpy(x.copy())).detach().numpy())
+
+
+@pytest.mark.parametrize("bug", WHERE)
+def test_a_bug_is_named_and_placed(bug: str) -> None:
+    module, weights = build("fcn8s", bug)
+    found = segtwin_engines.diagnose(module, "fcn8s", weights)
+    assert (found.verdict, [cause.id for cause in found.causes]) == ("differs", [FCN[bug]])
+    assert found.first_difference == WHERE[bug]
+    assert found.causes[0].text in found.explanation
+    assert found.reproduced is (None if bug in ("dropout", "half") else True)
+
+
+@pytest.mark.parametrize("bug", ["rgb", "crop31_early", "fc6_hwc"])
+def test_a_port_that_is_a_function_alone(bug: str) -> None:
+    module, weights = build("fcn8s", bug)
+    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights)
+    assert [cause.id for cause in found.causes] == [FCN[bug]]
+    assert found.reproduced
+
+
+@pytest.mark.parametrize("bug", UNET)
+def test_a_unet(bug: str) -> None:
+    module, weights = build("unet", bug)
+    before = [one.clone() for one in module.buffers()]
+    found = segtwin_engines.diagnose(module, "unet", weights)
+    assert [cause.id for cause in found.causes] == [UNET[bug]]
+    assert all(torch.equal(a, b) for a, b in zip(before, module.buffers(), strict=True))
+
+
+def test_two_bugs_of_which_one_lies_behind_the_other() -> None:
+    module, weights = build("fcn8s", "floor", "no_relu_conv3_2", "crop31_early")
+    found = segtwin_engines.diagnose(module, "fcn8s", weights)
+    assert [cause.id for cause in found.causes] == ["floor_pooling", "relu_missing", "crop_offset"]
+    assert [cause.layer for cause in found.causes] == ["pool1", "conv3_2", "score"]
+    assert found.reproduced
+
+
+def test_two_bugs_in_one_place_of_a_function_alone() -> None:
+    module, weights = build("fcn8s", "rgb", "crop9_early")
+    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights)
+    assert {cause.id for cause in found.causes} == {"input_order", "crop_offset"}
+
+
+def test_a_right_port_is_equal() -> None:
+    for network in ("fcn8s", "unet"):
+        module, weights = build(network)
+        found = segtwin_engines.diagnose(module, network, weights)
+        assert found.equal
+        assert found.floors < 1
+        assert not found.causes
+
+
+def test_honest_where_nothing_fits() -> None:
+    module, weights = build("fcn8s")
+    own = module.get_buffer(module.key("conv4_1/weight"))
+    own += 0.3 * own.std() * torch.randn(own.shape, generator=torch.Generator().manual_seed(3))
+    found = segtwin_engines.diagnose(module, "fcn8s", weights, patience=1)
+    assert (found.first_difference, found.causes) == ("conv4_1", [])
+    assert found.explanation.startswith("differs from conv4_1 on; no known cause")
+    assert found.maps is not None
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A port with one bug, a pooling that rounds down, in every kind of file."""
+    folder = tmp_path_factory.mktemp("ports")
+    module, weights = build("unet", "concat")
+    example = torch.zeros(1, 3, 64, 96)
+    found = {"weights": folder / "weights.safetensors", "onnx": folder / "port.onnx", "script": folder / "port.pt"}
+    segtwin_weights.write(segtwin_weights.Weights(weights, {"architecture": "unet"}), found["weights"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows, columns = (torch.export.Dim(name, min=32, max=512) for name in ("rows", "columns"))
+        sizes = {"x": {2: 16 * rows, 3: 16 * columns}}
+        program = torch.export.export(module, (example,), dynamic_shapes=sizes)
+        torch.onnx.export(program, (example,), found["onnx"], dynamo=True, verbose=False)
+        torch.export.save(program, found.setdefault("pt2", folder / "port.pt2"))
+        torch.jit.save(torch.jit.trace(module, example), found["script"])
+    twin = segtwin_keras.build("unet", widths=(4, 5, 6, 7, 8), weights=weights)
+    segtwin_keras.export_onnx(twin, found.setdefault("right", folder / "right.onnx"))
+    random = np.random.default_rng(0).standard_normal((1, 3, 64, 96)).astype(np.float32)
+    np.savez(found.setdefault("npz", folder / "port.npz"), data=random, out=module(torch.from_numpy(random)).numpy())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["onnx", "script", "pt2", "npz"])
+def test_every_kind_of_file(files: dict[str, Path], kind: str) -> None:
+    found = segtwin_engines.diagnose(files[kind], "unet", files["weights"])
+    assert [cause.id for cause in found.causes] == ["concat_order"], found.explanation
+    assert found.reproduced
+
+
+def test_keras_files_and_savedmodels(tmp_path: Path) -> None:
+    import keras
+
+    import tensorflow as tf
+
+    weights = build("unet")[1]
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Conv2D(4, 3, padding="same", name="first")(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(outputs))
+    kernel = np.ascontiguousarray(weights["conv1.conv.0.weight"].transpose(2, 3, 1, 0))
+    model.get_layer("first").set_weights([kernel, weights["conv1.conv.0.bias"]])
+    model.save(tmp_path / "port.keras")
+    tf.saved_model.save(model, str(tmp_path / "port"))
+    data = np.random.default_rng(0).standard_normal((1, 3, 16, 32)).astype(np.float32)
+    want = segtwin_torch.blobs(segtwin_torch.build("unet", widths=(4, 5, 6, 7, 8), weights=weights), data)
+    for port in (model, tmp_path / "port.keras", tmp_path / "port"):
+        opened = open_port(port, 3)
+        (output,) = opened.run(data)
+        assert output.shape == (1, 16, 32, 1)
+        first = [x.transpose(0, 3, 1, 2) for x in opened.values(data).values() if x.shape == (1, 16, 32, 4)]
+        assert any(x.shape == (1, 4, 16, 32) for x in first)
+        assert opened.channels == 3
+    assert want["probability"].shape == (1, 1, 16, 32)
+
+
+def test_two_models_without_a_network(files: dict[str, Path]) -> None:
+    found = segtwin_engines.diagnose(files["onnx"], reference=files["right"])
+    assert found.verdict == "differs"
+    assert segtwin_engines.diagnose(files["right"], reference=files["right"]).equal
+    module, _ = build("fcn8s", "rgb")
+    right, _ = build("fcn8s")
+    found = segtwin_engines.diagnose(module, reference=right)
+    assert [cause.id for cause in found.causes] == ["input_order"]
+    found = segtwin_engines.diagnose(build("fcn8s", "softmax")[0], reference=right)
+    assert [cause.id for cause in found.causes] == ["softmax"]
+
+
+def test_weights_alone(tmp_path: Path) -> None:
+    weights = segtwin_weights.initialize("fcn8s", widths=(4, 5, 6, 7, 8, 9, 10), num_classes=3, seed=1)
+    wrong = dict(weights)
+    wrong["conv1_1/weight"] = weights["conv1_1/weight"][:, ::-1]
+    wrong["conv2_1/weight"] = weights["conv2_1/weight"][:, :, ::-1, ::-1]
+    fc6 = weights["fc6/weight"]
+    wrong["fc6/weight"] = np.ascontiguousarray(fc6.transpose(0, 2, 3, 1)).reshape(fc6.shape)
+    wrong["fc7/weight"] = weights["fc7/weight"] * np.float32(0.5)
+    paths = [tmp_path / name for name in ("right.safetensors", "wrong.safetensors")]
+    segtwin_weights.write(weights, paths[0])
+    segtwin_weights.write(segtwin_weights.Weights(wrong, weights.metadata), paths[1])
+    found = segtwin_engines.diagnose_weights(paths[1], paths[0])
+    assert {cause.layer: cause.id for cause in found.causes} == {
+        "conv1_1/weight": "input_order", "conv2_1/weight": "kernel_flipped", "fc6/weight": "fc6_order",
+        "fc7/weight": "scaled",
+    }  # fmt: skip
+    assert segtwin_engines.diagnose_weights(paths[0], paths[0]).equal
+    assert run("diagnose", paths[1], "--weights", paths[0], "--weights-only", "--quiet") == 1
+
+
+def test_the_command(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, facts = tmp_path / "page.html", tmp_path / "facts.json"
+    status = run(
+        "diagnose",
+        files["onnx"],
+        "--network",
+        "unet",
+        "--weights",
+        files["weights"],
+        "--report",
+        report,
+        "--json",
+        facts,
+    )
+    assert status == 1
+    said = capsys.readouterr().out
+    assert "differs from unet" in said
+    assert "concatenations" in said
+    page = report.read_text(encoding="utf-8")
+    assert "concat_order" in page
+    assert "data:image/jpeg" in page
+    read = json.loads(facts.read_text(encoding="utf-8"))
+    assert (read["verdict"], read["causes"]) == ("differs", ["concat_order"])
+    assert run("diagnose", files["right"], "--network", "unet", "--weights", files["weights"], "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "equal"
+    assert run("diagnose", files["onnx"], "--network", "unet") == 2
+    assert run("diagnose", files["weights"], "--network", "unet", "--weights", files["weights"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) >= 2
+
+
+def test_what_cannot_be_run_is_refused_in_a_line(tmp_path: Path) -> None:
+    weights = build("unet")[1]
+    bad = tmp_path / "port.onnx"
+    bad.write_bytes(b"\x08\x07nothing")
+    state = tmp_path / "state.pth"
+    torch.save({"a": torch.zeros(3)}, state)
+    for path, words in ((bad, "cannot run it"), (state, "holds weights"), (tmp_path, "folder without")):
+        with pytest.raises(PortError, match=words) as error:
+            segtwin_engines.diagnose(path, "unet", weights)
+        assert "\n" not in str(error.value)
+    with pytest.raises(PortError, match="fails on an input"):
+        segtwin_engines.diagnose(lambda x: 1 / 0, "unet", weights)
