@@ -13,7 +13,7 @@ import segtwin_keras
 import segtwin_torch
 import segtwin_weights
 import torch
-from broken_ports import FCN, UNET, build
+from broken_ports import FCN, UNET, build, weights_of
 from segtwin_cli.main import main
 from segtwin_engines.ports import Port, PortError, open_port
 
@@ -104,7 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     segtwin_weights.write(segtwin_weights.Weights(weights, {"architecture": "unet"}), found["weights"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows, columns = (torch.export.Dim(name, min=32, max=512) for name in ("rows", "columns"))
+        rows, columns = (torch.export.Dim(name, min=2, max=32) for name in ("rows", "columns"))
         sizes = {"x": {2: 16 * rows, 3: 16 * columns}}
         program = torch.export.export(module, (example,), dynamic_shapes=sizes)
         torch.onnx.export(program, (example,), found["onnx"], dynamo=True, verbose=False)
@@ -162,7 +162,7 @@ def test_two_models_without_a_network(files: dict[str, Path]) -> None:
 
 
 def test_weights_alone(tmp_path: Path) -> None:
-    weights = segtwin_weights.initialize("fcn8s", widths=(4, 5, 6, 7, 8, 9, 10), num_classes=3, seed=1)
+    weights = segtwin_weights.Weights(weights_of("fcn8s"), {"architecture": "fcn8s"})
     wrong = dict(weights)
     wrong["conv1_1/weight"] = weights["conv1_1/weight"][:, ::-1]
     wrong["conv2_1/weight"] = weights["conv2_1/weight"][:, :, ::-1, ::-1]

@@ -9,6 +9,8 @@ import numpy as np
 from segtwin_engines.ports.port import Input, Port, PortError, Values
 
 INPUTS = ("data", "image", "input", "inputs", "x")
+OUTPUTS = ("probability", "score", "scores", "upscore32", "output", "out", "logits", "upscore")
+"""Names of outputs; without one of them it is the last blob."""
 
 
 def of_file(path: Path, in_channels: int | None) -> Port:
@@ -35,10 +37,11 @@ def of_file(path: Path, in_channels: int | None) -> Port:
     values: Values = {key: blob for key, blob in blobs.items() if blob.dtype.kind == "f" and blob.ndim >= 2}
     if not values:
         raise PortError(f"{path}: holds the input and no blob; add those of the layers, and the output")
-    last = list(values)[-1]
+    output = next((one for one in OUTPUTS if one in values), list(values)[-1])
+    result = values.pop(output)
     return Port(
         str(path),
-        lambda data: [values.get("score", values[last])],
+        lambda data: [result],
         lambda data: values,
         (data.shape[2], data.shape[3]),
         data.shape[1],
