@@ -135,7 +135,7 @@ def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
         for one, other in itertools.pairwise(those):
             yield Hypothesis(
                 "weights_swapped", (one.name, other.name), f"{one.name} and {other.name} have each other's weights",
-                exchanged(one, other, both=True), "both",
+                exchanged(one, other, both=True), f"{one.name}, {other.name}",
             )  # fmt: skip
             for mine, theirs in ((one, other), (other, one)):
                 yield Hypothesis(

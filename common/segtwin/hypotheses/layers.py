@@ -176,11 +176,12 @@ def poolings(case: Case) -> Iterator[Hypothesis]:
             "average_pooling", names, "the poolings take means: the original takes maxima",
             computed_by(average, *names),
         )  # fmt: skip
-        for layer in pools:
+        for layer in pools if len(pools) > 1 else ():
             yield Hypothesis(
                 "average_pooling", (layer.name,), f"{layer.name} takes means: the original takes maxima",
                 computed_by(average, layer.name),
             )  # fmt: skip
+        for layer in pools:
             if layer.pad:
                 yield Hypothesis(
                     "pool_same", (layer.name,), f"{layer.name} is padded as TensorFlow's SAME: it pads {layer.pad} on "
