@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import segtwin_engines
 import segtwin_keras
-import segtwin_torch
 import segtwin_weights
 import torch
 from broken_ports import FCN, UNET, build, weights_of
@@ -138,15 +137,15 @@ def test_keras_files_and_savedmodels(tmp_path: Path) -> None:
     model.save(tmp_path / "port.keras")
     tf.saved_model.save(model, str(tmp_path / "port"))
     data = np.random.default_rng(0).standard_normal((1, 3, 16, 32)).astype(np.float32)
-    want = segtwin_torch.blobs(segtwin_torch.build("unet", widths=(4, 5, 6, 7, 8), weights=weights), data)
+    kernels = [torch.from_numpy(weights[f"conv1.conv.0.{kind}"]) for kind in ("weight", "bias")]
+    want = torch.nn.functional.conv2d(torch.from_numpy(data), *kernels, padding=1).numpy()
     for port in (model, tmp_path / "port.keras", tmp_path / "port"):
         opened = open_port(port, 3)
         (output,) = opened.run(data)
-        assert output.shape == (1, 16, 32, 1)
-        first = [x.transpose(0, 3, 1, 2) for x in opened.values(data).values() if x.shape == (1, 16, 32, 4)]
-        assert any(x.shape == (1, 4, 16, 32) for x in first)
+        assert output.shape == (1, 1, 16, 32)
+        first = [x for x in opened.values(data).values() if x.shape == (1, 4, 16, 32)]
+        assert any(np.abs(x - want).max() < 1e-5 for x in first)
         assert opened.channels == 3
-    assert want["probability"].shape == (1, 1, 16, 32)
 
 
 def test_two_models_without_a_network(files: dict[str, Path]) -> None:
@@ -179,6 +178,8 @@ def test_weights_alone(tmp_path: Path) -> None:
     }  # fmt: skip
     assert segtwin_engines.diagnose_weights(paths[0], paths[0]).equal
     assert run("diagnose", paths[1], "--weights", paths[0], "--weights-only", "--quiet") == 1
+    assert run("diagnose", paths[0], paths[0], "--weights-only", "--quiet") == 0
+    assert segtwin_engines.diagnose(paths[1], weights=paths[0], weights_only=True).verdict == "differs"
 
 
 def test_the_command(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,3 +224,12 @@ def test_what_cannot_be_run_is_refused_in_a_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(PortError, match="fails on an input"):
         segtwin_engines.diagnose(lambda x: 1 / 0, "unet", weights)
+
+
+def test_a_caffe_network_against_a_port_of_it(tmp_path: Path) -> None:
+    module, weights = build("fcn8s", "no_relu_conv3_2")
+    segtwin_weights.write(segtwin_weights.Weights(weights, {"architecture": "fcn8s"}), tmp_path / "net.caffemodel")
+    found = segtwin_engines.diagnose(tmp_path / "net.deploy.prototxt", "fcn8s", weights)
+    assert found.equal, found.explanation
+    found = segtwin_engines.diagnose(module, reference=tmp_path / "net.caffemodel")
+    assert (found.verdict, found.first_difference) == ("differs", "relu3_2")

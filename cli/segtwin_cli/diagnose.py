@@ -61,8 +61,10 @@ def diagnose(
         require("report", purpose="--report")
         refuse_to_replace(report, overwrite)
     refuse_to_replace_json(json_file, overwrite)
+    if weights_only and weights is None and len(images) == 1:
+        (weights,), images = images, ()
     if weights_only and (weights is None or reference is not None or images):
-        raise click.UsageError("--weights-only compares THEIRS with --weights alone")
+        raise click.UsageError("--weights-only compares THEIRS with --weights FILE alone")
     if reference is not None and (weights is not None or network is not None):
         raise click.UsageError("--reference takes the place of --network and --weights")
     if reference is None and weights is None:

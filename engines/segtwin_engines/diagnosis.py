@@ -143,6 +143,7 @@ def diagnose(
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
     *,
     reference: Any = None,
+    weights_only: bool = False,
     preprocessing: Chosen | None = None,
     patience: float = PATIENCE,
     say: Callable[[str], None] = warn,
@@ -158,6 +159,7 @@ def diagnose(
         weights: of the network, those that the port has; or a file of them.
         images: files, on which it is compared beside the probes.
         reference: another port, in place of network and weights: any two models can be compared.
+        weights_only: `theirs` are weights, too: the two are compared array by array.
         preprocessing: how the images are made inputs; by default as the weights or the network say.
         patience: seconds that may be spent on pairs of mistakes where no single one explains.
         say: takes each line that the user should read.
@@ -173,6 +175,10 @@ def diagnose(
         from segtwin_engines.two_ports import compare_ports
 
         return compare_ports(theirs, reference, images, preprocessing, step)
+    if weights_only and weights is not None:
+        from segtwin_engines.weights_diagnosis import diagnose_weights
+
+        return diagnose_weights(theirs, weights)
     if weights is None:
         raise ValueError("the weights that the port has are missing: give weights, or another model as reference")
     files = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(one) for one in images]

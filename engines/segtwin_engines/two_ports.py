@@ -83,7 +83,7 @@ def compare_ports(
     step("looking for the first difference")
     first(result, port, ours, chosen[1])
     step("looking for a cause")
-    result.causes = list(causes(port, ours, [data for _, data in pairs], result))
+    result.causes = result.causes or list(causes(port, ours, [data for _, data in pairs], result))
     head = f"the first value that differs is {result.first_difference}: it {result.how}"
     result.explanation = (
         f"{head}. Cause: {'; and '.join(cause.text for cause in result.causes)}"
@@ -169,6 +169,11 @@ def first(result: Diagnosis, port: Port, ours: Port, data: np.ndarray) -> None:
     for name, value in values.items():
         if name in matched or not value.any():
             continue
+        if value.min() >= 0 and (unrectified := before_relu(shelf, value)) is not None:
+            place = name, unrectified
+            text = f"there is no ReLU after {unrectified.name}: the reference's {name} is its positive part"
+            result.causes = [Cause("relu_missing", name, text)]
+            break
         left = [
             (shelf.items[number][0] == name, alike(array, value), -number, array)
             for number, array in shelf.shaped(value.shape)
@@ -188,6 +193,14 @@ def first(result: Diagnosis, port: Port, ours: Port, data: np.ndarray) -> None:
         taken_for = seen if name == result.first_difference else matched.get(name)
         off = None if taken_for is None else differences.error(taken_for.array, value)
         result.blobs.append(BlobState(name, taken_for.name if taken_for else None, off, None, TOLERANCE))
+
+
+def before_relu(shelf: Shelf, value: np.ndarray) -> Seen | None:
+    """The value of a model whose positive part another value is."""
+    for number, array in shelf.shaped(value.shape):
+        if array.min() < 0 and differences.error(np.maximum(array, 0), value) <= TOLERANCE:
+            return Seen(shelf.items[number][0], array)
+    return None
 
 
 def causes(port: Port, ours: Port, data: list[np.ndarray], result: Diagnosis) -> Iterator[Cause]:

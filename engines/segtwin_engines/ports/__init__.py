@@ -1,5 +1,5 @@
-"""Other people's networks, opened so that their values can be seen: files of ONNX, TorchScript, torch.export, Keras
-and TensorFlow, blobs in an .npz, and functions.
+"""Other people's networks, opened so that their values can be seen: files of ONNX, TorchScript, torch.export, Keras,
+TensorFlow and Caffe, blobs in an .npz, and functions.
 
 A port is run as it is, in its own framework. That runs what its file says: ONNX Runtime computes and nothing else,
 but a TensorFlow graph or TorchScript may read and write files of yours. Nothing is unpickled without restriction, and
@@ -24,7 +24,8 @@ def open_port(theirs: Any, in_channels: int | None = None) -> Port:
     """Open a port.
 
     Args:
-        theirs: an .onnx, TorchScript, torch.export (.pt2), .keras, .h5, frozen .pb or .npz file, a SavedModel's folder;
+        theirs: an .onnx, TorchScript, torch.export (.pt2), .keras, .h5, frozen .pb, .npz or .prototxt file (its
+            .caffemodel beside it), a SavedModel's folder;
             a torch module, an exported program, a Keras model, or any function of an N×C×H×W array.
         in_channels: channels of its input, which tell N×C×H×W from N×H×W×C where a file does not say it.
 
@@ -59,13 +60,16 @@ def _file(path: Path, in_channels: int | None) -> Port:
 
     os.stat(path)
     kind = _kind(path)
-    needs = {"onnx": "onnxruntime", "torchscript": "torch", "export": "torch", "blobs": ""}.get(kind, "keras")
+    frameworks = {"onnx": "onnxruntime", "torchscript": "torch", "export": "torch", "blobs": "", "caffe": "opencv"}
+    needs = frameworks.get(kind, "keras")
     require(*filter(None, [needs]), purpose=f"opening {path.name}")
     opener: Callable[[Path, int | None], Port]
     if kind == "onnx":
         from segtwin_engines.ports.onnx_file import of_file as opener
     elif kind in ("torchscript", "export"):
         from segtwin_engines.ports.torch_program import of_file as opener
+    elif kind == "caffe":
+        from segtwin_engines.ports.caffe_net import of_file as opener
     elif kind == "blobs":
         from segtwin_engines.ports.blobs_file import of_file as opener
     else:
@@ -74,7 +78,7 @@ def _file(path: Path, in_channels: int | None) -> Port:
 
 
 def _kind(path: Path) -> str:
-    """ "onnx", "torchscript", "export", "keras", "savedmodel", "frozen" or "blobs".
+    """ "onnx", "torchscript", "export", "keras", "savedmodel", "frozen", "caffe" or "blobs".
 
     Raises:
         PortError: none of them.
@@ -94,6 +98,8 @@ def _kind(path: Path) -> str:
     other = kinds.other(path)
     if (other is not None and "GraphDef" in other) or path.suffix == ".pb":
         return "frozen"
+    if path.suffix in (".prototxt", ".caffemodel"):
+        return "caffe"
     if path.suffix == ".onnx" or (other is None and head[:1] in (b"\x08", b"\x0a")):
         return "onnx"
     raise PortError(

@@ -12,6 +12,11 @@ import numpy as np
 from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
 
 
+def planes(value: np.ndarray) -> np.ndarray:
+    """N×H×W×C as N×C×H×W: in a graph that takes its images so, everything is laid out so."""
+    return value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
+
+
 def of_file(path: Path, in_channels: int | None) -> Port:
     """Open a .keras or .h5 file, a SavedModel's folder or a frozen .pb.
 
@@ -105,7 +110,7 @@ def of_graph(graph: Any, in_channels: int | None, name: str, outputs: list[str] 
             results = fetched[key](tf.constant(taken.fed(data)))
         except Exception as error:  # TensorFlow's errors
             raise failed(name, data, error) from None
-        return [np.asarray(one) for one in results]
+        return [planes(np.asarray(one)) if taken.channels_last else np.asarray(one) for one in results]
 
     def values(data: np.ndarray) -> Values:
         found = zip(between, fetch(between, data), strict=True)
