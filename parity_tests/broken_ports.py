@@ -1,5 +1,5 @@
 """FCN-8s and U-Net as people port them to torch: functional, with names of their own, written without a look at this
-project's models, and breakable in the ways in which public ports are broken (FACTS of the bugs: README, "Diagnosis").
+project's models, and breakable in the ways in which public ports are broken.
 
 Nothing here shares a line with `segtwin.hypotheses` or with the twins.
 """

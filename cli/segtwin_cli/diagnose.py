@@ -53,9 +53,9 @@ def diagnose(
     """Find the first blob in which THEIRS, somebody's port of a network, differs from the original, how it differs,
     and the mistake that explains it. Status 1 when it differs.
 
-    THEIRS is an ONNX, TorchScript, torch.export (.pt2), .keras or frozen .pb file, a SavedModel's folder, or an .npz of
-    blobs with their input `data`. It is compared on probes of odd and even sizes, and on IMAGES. Running it runs what
-    it says: ask only what you would run.
+    THEIRS is an ONNX, TorchScript, torch.export (.pt2), .keras or frozen .pb file, a SavedModel's folder, a Caffe
+    .prototxt beside its .caffemodel, or an .npz of blobs with their input `data`. It is compared on probes of
+    odd and even sizes, and on IMAGES. Running it runs what it says: ask only what you would run.
     """
     if report is not None:
         require("report", purpose="--report")
@@ -70,22 +70,16 @@ def diagnose(
     if reference is None and weights is None:
         raise click.UsageError("add --weights FILE, those that THEIRS has, or --reference FILE, another model")
     from segtwin_engines.diagnosis import diagnose as find
-    from segtwin_engines.weights_diagnosis import diagnose_weights
 
     def say(line: str) -> None:
         if not quiet:
             echo(f"note: {line}", err=True)
 
     with steps(None, quiet) as step:
-        if weights_only:
-            step("comparing the weights")
-            result = diagnose_weights(theirs, weights)
-        else:
-            chosen = partial(over, stated, say) if stated else None
-            result = find(
-                theirs, network, weights, images, reference=reference, preprocessing=chosen, patience=patience,
-                say=say, step=step,
-            )  # fmt: skip
+        result = find(
+            theirs, network, weights, images, reference=reference, weights_only=weights_only,
+            preprocessing=partial(over, stated, say) if stated else None, patience=patience, say=say, step=step,
+        )  # fmt: skip
     if report is not None:
         result.write_report(report, overwrite)
     if write_json(result.asdict(), json_file):

@@ -252,13 +252,17 @@ def resize(
     """Linear interpolation along each axis; first and last pixels keep their places."""
     x, like = bottoms
     for axis in (2, 3):
-        have, want = x.shape[axis], like.shape[axis]
-        place = np.linspace(0, have - 1, want)
-        before = np.minimum(place.astype(int), max(have - 2, 0))
-        after = np.minimum(before + 1, have - 1)
-        share = (place - before).astype(x.dtype).reshape(-1, *[1] * (3 - axis))
-        x = x.take(before, axis) * (1 - share) + x.take(after, axis) * share
+        x = sampled(x, axis, np.linspace(0, x.shape[axis] - 1, like.shape[axis]))
     return x
+
+
+def sampled(x: np.ndarray, axis: int, place: np.ndarray) -> np.ndarray:
+    """Values between the pixels of an axis, by linear interpolation."""
+    have = x.shape[axis]
+    before = np.minimum(place.astype(int), max(have - 2, 0))
+    after = np.minimum(before + 1, have - 1)
+    share = (place - before).astype(x.dtype).reshape(-1, *[1] * (3 - axis))
+    return x.take(before, axis) * (1 - share) + x.take(after, axis) * share
 
 
 def space_to_batch(

@@ -178,6 +178,7 @@ def diagnose(
     if weights_only and weights is not None:
         from segtwin_engines.weights_diagnosis import diagnose_weights
 
+        step("comparing the weights")
         return diagnose_weights(theirs, weights)
     if weights is None:
         raise ValueError("the weights that the port has are missing: give weights, or another model as reference")
@@ -270,9 +271,8 @@ class Shelf:
     """The port's values, found by what is in them."""
 
     def __init__(self, values: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        names = [f"output {number}" if len(outputs) > 1 else "output" for number in range(1, len(outputs) + 1)]
-        self.items = [*values.items(), *zip(names, outputs, strict=True)]
-        self.inside = bool(values)
+        self.items = [*values.items(), *(("output", output) for output in outputs)]
+        self.inside, self.has_output = bool(values), bool(outputs)
         self.by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
 
     def shaped(self, shape: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
@@ -388,13 +388,13 @@ class Search:
                 self.bounds[layer.name] = floors[layer.name] * allowed[layer.name]
         return values
 
-    def measured(self, name: str, data: np.ndarray, values: Values | None = None) -> Input:
+    def measured(self, name: str, data: np.ndarray) -> Input:
         """The port's output on an input, beside the reference's.
 
         Raises:
             PortError: the port fails.
         """
-        values = values or self.reference(data)
+        values = self.reference(data)
         want = values[self.architecture.output]
         outputs = self.port.run(data)
         laid = [one for one in (differences.laid_out(output, want.shape) for output in outputs) if one is not None]
@@ -603,14 +603,15 @@ class Search:
 
     def alternatives(self, trail: Trail, hits: Sequence[Hit], inputs: Sequence[Input]) -> None:
         """Keep, beside a hit, those of its group that reproduce every input just as well."""
-        for number, group in enumerate(trail.found):
-            kept = [hits[number]]
-            for other in group:
-                if other is hits[number] or len(trail.found) > 1 or len(kept) > 3:
-                    continue
-                if all(self.reproduces(other.applied(self.case), other.layers, one) for one in inputs):
-                    kept.append(other)
-            trail.equals[number] = kept[1:]
+        if len(trail.found) > 1:  # they would have to be tried in every combination
+            return
+        others = (other for other in trail.found[0] if other is not hits[0])
+        same = (
+            other
+            for other in others
+            if all(self.reproduces(other.applied(self.case), other.layers, one) for one in inputs)
+        )
+        trail.equals[0] = list(itertools.islice(same, 3))
 
     def words(self, result: Diagnosis, trail: Trail) -> str:
         """The explanation."""
@@ -807,8 +808,8 @@ class Trail:
         got = values.get(target)
         if got is None:
             return None
-        last = target == self.architecture.output
-        taken = self.inner if last and "output" in dict(self.shelf.items) else {*self.names.values()} - {"output"}
+        last = target == self.architecture.output and self.shelf.has_output
+        taken = self.inner if last else {*self.names.values()} - {"output"}
         there = self.shelf.find(got, self.search.allowed(values, target, layers), taken)
         return None if there is None else Hit(those, target, *there)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import segtwin_weights
+from segtwin.hypotheses.kernels import LAYOUTS
 from segtwin_weights import Weights
 
 from segtwin_engines.diagnosis import BlobState, Cause, Diagnosis
@@ -165,13 +166,13 @@ def layouts(want: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
     if o > 1:
         yield "channels_reversed", "has its outputs in the reverse order", want[::-1]
     if height * width > 1:
-        yield "kernel_flipped", "is mirrored along both axes", want[:, :, ::-1, ::-1]
-        yield "kernel_flipped_rows", "has its rows in the reverse order", want[:, :, ::-1]
-        yield "kernel_flipped_columns", "has its columns in the reverse order", want[:, :, :, ::-1]
-        yield "kernel_transposed", "has rows and columns exchanged", want.swapaxes(2, 3)
+        yield "kernel_flipped", "is mirrored along both axes", LAYOUTS["kernel_flipped"](want)
+        yield "kernel_flipped_rows", "has its rows in the reverse order", LAYOUTS["kernel_flipped_rows"](want)
+        yield "kernel_flipped_columns", "has its columns in the reverse order", LAYOUTS["kernel_flipped_columns"](want)
+        yield "kernel_transposed", "has rows and columns exchanged", LAYOUTS["kernel_transposed"](want)
         order = "fc6_order" if height == 7 else "kernel_order"
-        yield order, hwc, want.transpose(0, 2, 3, 1).reshape(want.shape)
-        yield order, chw, want.reshape(o, height, width, i).transpose(0, 3, 1, 2)
+        yield order, hwc, LAYOUTS["kernel_order"](want)
+        yield order, chw, LAYOUTS["kernel_order_chw"](want)
     yield "kernel_in_out", "has inputs and outputs exchanged", want.swapaxes(0, 1)
     yield "kernel_layout", "is laid out kh×kw×I×O (TensorFlow's), not O×I×kh×kw", want.transpose(2, 3, 1, 0)
     if height * width > 1 and i > 1:

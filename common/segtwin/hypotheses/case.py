@@ -205,6 +205,18 @@ def output_is(name: str, change: Change) -> Apply:
     return lambda case: case.with_output(name, change)
 
 
+def times(factor: float) -> Change:
+    """A multiplication."""
+    return lambda array: array * array.dtype.type(factor)
+
+
+def left_out(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Nothing is done."""
+    return bottoms[0]
+
+
 def cropped_at(name: str, offset: int) -> Apply:
     """A crop has another offset."""
     return lambda case: case.with_offset(name, offset)

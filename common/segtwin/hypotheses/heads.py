@@ -9,8 +9,9 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, weight_is
+from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, times, weight_is
 from segtwin.hypotheses.catalogue import Hypothesis
+from segtwin.hypotheses.kernels import LAYOUTS, every
 from segtwin.oracle import Operator
 
 NEAR = 9
@@ -182,13 +183,13 @@ def upsampling(case: Case, layer: Layer) -> Iterator[Hypothesis]:
             )  # fmt: skip
 
 
-MIRRORED: tuple[tuple[str, str, Change], ...] = (
-    ("kernel_flipped", "mirrored along both axes", lambda w: w[:, :, ::-1, ::-1]),
-    ("kernel_transposed", "stored with rows and columns exchanged", lambda w: w.swapaxes(2, 3)),
-    ("kernel_flipped_rows", "stored with their rows in the reverse order", lambda w: w[:, :, ::-1]),
-    ("kernel_flipped_columns", "stored with their columns in the reverse order", lambda w: w[:, :, :, ::-1]),
-)
-"""Layouts of a deconvolution's kernel I×O×kh×kw that is not bilinear."""
+MIRRORED = {
+    "kernel_flipped": "mirrored along both axes",
+    "kernel_transposed": "stored with rows and columns exchanged",
+    "kernel_flipped_rows": "stored with their rows in the reverse order",
+    "kernel_flipped_columns": "stored with their columns in the reverse order",
+}
+"""Layouts of a deconvolution's kernel I×O×kh×kw that is not bilinear, in words."""
 
 
 def learned(layer: Layer, name: str, square: bool) -> Iterator[Hypothesis]:
@@ -199,8 +200,8 @@ def learned(layer: Layer, name: str, square: bool) -> Iterator[Hypothesis]:
             f"the kernels of {layer.name} have inputs and outputs exchanged: a deconvolution's are I×O×kh×kw",
             weight_is(name, lambda w: w.swapaxes(0, 1)),
         )  # fmt: skip
-    for id, words, change in MIRRORED:
-        yield Hypothesis(id, (layer.name,), f"the kernels of {layer.name} are {words}", weight_is(name, change))
+    for id, words in MIRRORED.items():
+        yield Hypothesis(id, (layer.name,), f"the kernels of {layer.name} are {words}", weight_is(name, LAYOUTS[id]))
 
 
 def all_learned(case: Case) -> Iterator[Hypothesis]:
@@ -210,16 +211,9 @@ def all_learned(case: Case) -> Iterator[Hypothesis]:
     names = [table.parameter_name(layer, "weight") for layer in those]
     if len(those) < 2 or not case.weights.keys() >= set(names):
         return
-    for id, words, change in MIRRORED:
-
-        def apply(one: Case, change: Change = change) -> Case:
-            for name in names:
-                one = one.with_weight(name, change)
-            return one
-
-        yield Hypothesis(
-            id, tuple(layer.name for layer in those), f"the deconvolutions' kernels are {words}", apply, "up"
-        )
+    for id, words in MIRRORED.items():
+        text = f"the deconvolutions' kernels are {words}"
+        yield Hypothesis(id, tuple(layer.name for layer in those), text, every(case, those, LAYOUTS[id]), "up")
 
 
 def first_class(weight: np.ndarray) -> np.ndarray:
@@ -389,19 +383,10 @@ def resized(corners: bool) -> Operator:
                 place = np.linspace(0, have - 1, want)
             else:
                 place = ((np.arange(want) + 0.5) * have / want - 0.5).clip(0, have - 1)
-            x = sampled(x, axis, place)
+            x = oracle.sampled(x, axis, place)
         return x
 
     return operator
-
-
-def sampled(x: np.ndarray, axis: int, place: np.ndarray) -> np.ndarray:
-    """Values between pixels."""
-    have = x.shape[axis]
-    first = np.minimum(place.astype(int), max(have - 2, 0))
-    second = np.minimum(first + 1, have - 1)
-    share = (place - first).astype(x.dtype).reshape(-1, *[1] * (3 - axis))
-    return x.take(first, axis) * (1 - share) + x.take(second, axis) * share
 
 
 def asymmetric(
@@ -410,7 +395,7 @@ def asymmetric(
     """Linear interpolation at y · have / want."""
     x = bottoms[0]
     for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
-        x = sampled(x, axis, (np.arange(want) * x.shape[axis] / want).clip(0, x.shape[axis] - 1))
+        x = oracle.sampled(x, axis, (np.arange(want) * x.shape[axis] / want).clip(0, x.shape[axis] - 1))
     return x
 
 
@@ -483,11 +468,6 @@ def all_but(number: int) -> Callable[[list[np.ndarray]], np.ndarray]:
         return np.add.reduce([part for place, part in enumerate(parts) if place != number])
 
     return function
-
-
-def times(factor: float) -> Change:
-    """A multiplication."""
-    return lambda array: array * array.dtype.type(factor)
 
 
 def reversed_parts(

@@ -17,7 +17,8 @@ def of(case: Case) -> Iterator[Hypothesis]:
     """Hypotheses about the weights of a network."""
     those = [layer for layer in case.architecture.layers if layer.kind == "Convolution" and known(case, layer)]
     spatial = [layer for layer in those if layer.kernel > 1]
-    for id, _, words, change in orders():
+    for id, change in LAYOUTS.items():
+        words = WORDS[id]
         if len(spatial) > 1:
             yield Hypothesis(
                 id, tuple(layer.name for layer in spatial), f"the kernels of all convolutions {words}",
@@ -63,22 +64,24 @@ def known(case: Case, layer: Layer) -> bool:
     return weight(case, layer) in case.weights and case.weights[weight(case, layer)].ndim == 4
 
 
-def orders() -> Iterator[tuple[str, str, str, Change]]:
-    """Id, kind, words and change of the ways to lay out a kernel O×I×kh×kw wrongly."""
-    yield "kernel_flipped", "", "are mirrored along both axes: these networks' convolutions do not turn them", (
-        lambda w: w[:, :, ::-1, ::-1]
-    )  # fmt: skip
-    yield "kernel_transposed", "", (
-        "have rows and columns exchanged: kh comes before kw in every format"
-    ), lambda w: w.swapaxes(2, 3)  # fmt: skip
-    yield "kernel_order", "", (
-        "were stored in the order H·W·C and are read as C·H·W: reshape to (kh, kw, I, O), then transpose"
-    ), lambda w: w.transpose(0, 2, 3, 1).reshape(w.shape)  # fmt: skip
-    yield "kernel_order_chw", "", (
-        "were stored in the order C·H·W and are read as H·W·C: reshape to (O, I, kh, kw)"
-    ), lambda w: w.reshape(w.shape[0], *w.shape[2:], w.shape[1]).transpose(0, 3, 1, 2)  # fmt: skip
-    yield "kernel_flipped_rows", "", "have their rows in the reverse order", lambda w: w[:, :, ::-1]
-    yield "kernel_flipped_columns", "", "have their columns in the reverse order", lambda w: w[:, :, :, ::-1]
+LAYOUTS: dict[str, Change] = {
+    "kernel_flipped": lambda w: w[:, :, ::-1, ::-1],
+    "kernel_transposed": lambda w: w.swapaxes(2, 3),
+    "kernel_order": lambda w: w.transpose(0, 2, 3, 1).reshape(w.shape),
+    "kernel_order_chw": lambda w: w.reshape(w.shape[0], *w.shape[2:], w.shape[1]).transpose(0, 3, 1, 2),
+    "kernel_flipped_rows": lambda w: w[:, :, ::-1],
+    "kernel_flipped_columns": lambda w: w[:, :, :, ::-1],
+}
+"""Ways to lay out a kernel O×I×kh×kw, or I×O×kh×kw, wrongly."""
+WORDS = {
+    "kernel_flipped": "are mirrored along both axes: these networks' convolutions do not turn them",
+    "kernel_transposed": "have rows and columns exchanged: kh comes before kw in every format",
+    "kernel_order": "were stored in the order H·W·C and are read as C·H·W: reshape to (kh, kw, I, O), then transpose",
+    "kernel_order_chw": "were stored in the order C·H·W and are read as H·W·C: reshape to (O, I, kh, kw)",
+    "kernel_flipped_rows": "have their rows in the reverse order",
+    "kernel_flipped_columns": "have their columns in the reverse order",
+}
+"""The same in words, of a convolution."""
 
 
 def every(case: Case, layers: list[Layer], change: Change) -> Apply:

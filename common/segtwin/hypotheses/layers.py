@@ -9,7 +9,7 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Apply, Case, computed_by, layer_is, layers_are, output_is
+from segtwin.hypotheses.case import Apply, Case, computed_by, layer_is, layers_are, output_is, times
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.layer_kinds import output_size
 from segtwin.oracle import Operator
@@ -44,7 +44,7 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
     convolutions = kind(case, "Convolution")
     first = convolutions[0]
     if first.pad > 1:
-        yield from hundred(case, first, convolutions[1])
+        yield from hundred(first, convolutions[1])
     for layer in convolutions:
         if layer.kernel > 1 and layer.pad != 0 and layer is not first:
             yield Hypothesis(
@@ -82,7 +82,7 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
         )  # fmt: skip
 
 
-def hundred(case: Case, first: Layer, second: Layer) -> Iterator[Hypothesis]:
+def hundred(first: Layer, second: Layer) -> Iterator[Hypothesis]:
     """The padding of 100 pixels."""
     pad, name = first.pad, first.name
     for rest in (0, 1):  # all of it by a padding layer, or all but the convolution's own pixel
@@ -142,13 +142,14 @@ def convolution_same(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
 ) -> np.ndarray:
     """A convolution as TensorFlow pads it for SAME: as little as is needed, the smaller half first."""
-    (x,) = bottoms
-    pads = []
-    for size in x.shape[2:]:
-        whole = max(0, (-(size // -layer.stride) - 1) * layer.stride + layer.kernel - size)
-        pads.append((whole // 2, whole - whole // 2))
-    wide = np.pad(x, ((0, 0), (0, 0), *pads))
+    wide = padded_same(layer, bottoms[0], 0.0)
     return oracle.convolution(replace(layer, pad=0, pad_after=None), architecture, [wide], parameters)
+
+
+def padded_same(layer: Layer, x: np.ndarray, fill: float) -> np.ndarray:
+    """A bottom as TensorFlow pads it for SAME."""
+    whole = [max(0, (-(size // -layer.stride) - 1) * layer.stride + layer.kernel - size) for size in x.shape[2:]]
+    return np.pad(x, ((0, 0), (0, 0), *((all // 2, all - all // 2) for all in whole)), constant_values=fill)
 
 
 # ---------------------------------------------------------------------------------------- poolings
@@ -219,12 +220,7 @@ def pooling_same(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
 ) -> np.ndarray:
     """Maxima of windows that begin where TensorFlow's SAME begins them."""
-    (x,) = bottoms
-    pads = []
-    for size in x.shape[2:]:
-        whole = max(0, (-(size // -layer.stride) - 1) * layer.stride + layer.kernel - size)
-        pads.append((whole // 2, whole - whole // 2))
-    wide = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=-np.inf)
+    wide = padded_same(layer, bottoms[0], -np.inf)
     return oracle.pooling(replace(layer, pad=0, sizes="floor"), architecture, [wide], parameters)
 
 
@@ -261,13 +257,8 @@ def activations(case: Case) -> Iterator[Hypothesis]:
                 yield Hypothesis(
                     "dropout_scale", (layer.name,),
                     f"{layer.name} is {words} {kept:g}, what its dropout keeps: inference leaves it as it is",
-                    times(layer.name, factor), f"{factor:g}",
+                    output_is(layer.name, times(factor)), f"{factor:g}",
                 )  # fmt: skip
-
-
-def times(name: str, factor: float) -> Apply:
-    """What a layer computes is multiplied."""
-    return output_is(name, lambda x: x * x.dtype.type(factor))
 
 
 def leaky(names: list[str], slope: float) -> Apply:
@@ -276,7 +267,7 @@ def leaky(names: list[str], slope: float) -> Apply:
     def apply(case: Case) -> Case:
         for name in names:
             case = case.with_layer(name, relu=False)
-            case = case.with_output(name, lambda x: np.where(x > 0, x, x * x.dtype.type(slope)))
+            case = case.with_output(name, lambda x: np.where(x > 0, x, times(slope)(x)))
         return case
 
     return apply
@@ -296,7 +287,7 @@ def skips(case: Case) -> Iterator[Hypothesis]:
         source = by_name.get(name)
         if source is None or len(those) < 2:
             continue
-        for user in those[1:] if source.kind == "Pooling" or user_first(case, those) else those:
+        for user in those[1:] if source.kind == "Pooling" or user_first(those) else those:
             if source.kind == "Pooling":
                 before = source.bottoms[0]
                 yield Hypothesis(
@@ -316,7 +307,7 @@ def skips(case: Case) -> Iterator[Hypothesis]:
                 )  # fmt: skip
 
 
-def user_first(case: Case, users: list[Layer]) -> bool:
+def user_first(users: list[Layer]) -> bool:
     """Whether the first user is the path on, not the skip."""
     return users[0].kind in ("Pooling", "Convolution")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from segtwin.architectures import Architecture, Layer
 from segtwin.architectures.schema import BATCHNORM_EPS
-from segtwin.hypotheses.case import Case, computed_by
+from segtwin.hypotheses.case import Case, computed_by, left_out
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.oracle import Operator
 
@@ -104,13 +104,6 @@ def of_the_batch(
     weight, bias = (one[:, None, None] for one in parameters[:2])
     mean, variance = (of((0, 2, 3), keepdims=True) for of in (x.mean, x.var))
     return (x - mean) / np.sqrt(variance + x.dtype.type(BATCHNORM_EPS)) * weight + bias
-
-
-def left_out(
-    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
-) -> np.ndarray:
-    """Nothing is done."""
-    return bottoms[0]
 
 
 def swapped(

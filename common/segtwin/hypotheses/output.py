@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from segtwin.hypotheses.case import Case, Change
+from segtwin.hypotheses.case import Case, Change, computed_by, left_out, output_is
 from segtwin.hypotheses.catalogue import Hypothesis
 
 
@@ -28,7 +28,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
     last = case.architecture.layer(output)
 
     def after(id: str, text: str, function: Change) -> Hypothesis:
-        return Hypothesis(id, (output,), text, lambda one: one.with_output(output, function))
+        return Hypothesis(id, (output,), text, output_is(output, function))
 
     if last.kind == "Sigmoid":
         yield after("sigmoid_twice", "the sigmoid is applied twice", sigmoid)
@@ -36,7 +36,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
             "sigmoid_missing",
             (output,),
             "the output is logits: the original ends in a sigmoid",
-            lambda one: one.with_operator(lambda layer, table, bottoms, parameters: bottoms[0], output),
+            computed_by(left_out, output),
         )
         yield Hypothesis(
             "softmax",
@@ -44,12 +44,10 @@ def of(case: Case) -> Iterator[Hypothesis]:
             "the output is a softmax over classes: the original ends in a sigmoid",
             lambda one: one.with_operator(lambda layer, table, bottoms, parameters: softmax(bottoms[0]), output),
         )
-        yield Hypothesis(
-            "threshold",
-            (output,),
-            "the output is 0 or 1, cut at one half: the original gives probabilities",
-            lambda one: one.with_output(output, lambda p: (p > 0.5).astype(p.dtype)),
-        )
+        yield after(
+            "threshold", "the output is 0 or 1, cut at one half: the original gives probabilities",
+            lambda p: (p > 0.5).astype(p.dtype),
+        )  # fmt: skip
         return
     yield after("softmax", "the output is probabilities of a softmax: the original gives scores", softmax)
     yield after(

@@ -63,7 +63,7 @@ def _file(path: Path, in_channels: int | None) -> Port:
     frameworks = {"onnx": "onnxruntime", "torchscript": "torch", "export": "torch", "blobs": "", "caffe": "opencv"}
     needs = frameworks.get(kind, "keras")
     require(*filter(None, [needs]), purpose=f"opening {path.name}")
-    opener: Callable[[Path, int | None], Port]
+    opener: Callable[[Path, str, int | None], Port]
     if kind == "onnx":
         from segtwin_engines.ports.onnx_file import of_file as opener
     elif kind in ("torchscript", "export"):
@@ -74,7 +74,7 @@ def _file(path: Path, in_channels: int | None) -> Port:
         from segtwin_engines.ports.blobs_file import of_file as opener
     else:
         from segtwin_engines.ports.tensorflow_graph import of_file as opener
-    return opener(path, in_channels)
+    return opener(path, kind, in_channels)
 
 
 def _kind(path: Path) -> str:

@@ -13,7 +13,7 @@ OUTPUTS = ("probability", "score", "scores", "upscore32", "output", "out", "logi
 """Names of outputs; without one of them it is the last blob."""
 
 
-def of_file(path: Path, in_channels: int | None) -> Port:
+def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     """Open an .npz of blobs, name → array.
 
     Raises:

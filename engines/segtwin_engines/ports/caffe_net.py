@@ -10,7 +10,7 @@ import numpy as np
 from segtwin_engines.ports.port import Port, PortError, Values, failed
 
 
-def of_file(path: Path, in_channels: int | None) -> Port:
+def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     """Open either of the two; the other one lies beside it, under the same stem or alone of its kind.
 
     Raises:

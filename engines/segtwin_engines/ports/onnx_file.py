@@ -18,7 +18,7 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def of_file(path: Path, in_channels: int | None) -> Port:
+def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     """Open an ONNX file.
 
     Raises:

@@ -17,16 +17,14 @@ def planes(value: np.ndarray) -> np.ndarray:
     return value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
 
 
-def of_file(path: Path, in_channels: int | None) -> Port:
+def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     """Open a .keras or .h5 file, a SavedModel's folder or a frozen .pb.
 
     Raises:
         PortError: TensorFlow cannot read it, or it takes no image.
     """
     import tensorflow as tf
-    from segtwin_engines.ports import _kind
 
-    kind = _kind(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

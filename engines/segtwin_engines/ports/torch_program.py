@@ -36,18 +36,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def of_file(path: Path, in_channels: int | None) -> Port:
+def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     """Open a TorchScript file or what torch.export.save wrote.
 
     Raises:
         PortError: torch cannot read it.
     """
-    from segtwin_engines.ports import _kind
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if _kind(path) == "torchscript":
+            if kind == "torchscript":
                 program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             else:
                 # it would unpickle whatever is there where the restricted way fails
