@@ -196,7 +196,7 @@ class UNet(Port):
             return x
         statistics = [self.blob(f"{name}.running_{kind}") for kind in ("mean", "var")]
         return functional.batch_norm(
-            x, *[one.clone() for one in statistics], self.blob(f"{name}.weight"), self.blob(f"{name}.bias"),
+            x, *statistics, self.blob(f"{name}.weight"), self.blob(f"{name}.bias"),
             training="train" in self.bugs, eps=1e-3 if "eps" in self.bugs else 1e-5,
         )  # fmt: skip
 
