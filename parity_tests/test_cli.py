@@ -14,7 +14,7 @@ from PIL import Image
 from segtwin import noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin_cli.main import main
-from segtwin_engines import comparison as parity_command
+from segtwin_engines.contestants import AS_CAFFE, chosen, columns
 from segtwin_weights import Weights, layouts
 
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
@@ -243,7 +243,8 @@ def test_parity_holds_and_is_reported(exported: Path, tmp_path: Path, capsys: py
     assert len(facts["comparisons"]) == 2
     comparison = facts["comparisons"][0]
     assert [blob["name"] for blob in comparison["blobs"]][-1] == "score"
-    assert set(comparison["blobs"][0]["errors"]) == set(parity_command.JUDGED)
+    judged = columns(chosen(None, get_architecture("fcn8s")))
+    assert list(comparison["blobs"][0]["errors"]) == [column.label for column in judged] == facts["columns"]
     assert len(comparison["logits"]["Keras"]) == 21
     page = report.read_text()
     assert "Equal: every blob" in page
@@ -272,7 +273,7 @@ def test_parity_fails_when_an_engine_is_wrong(exported: Path, tmp_path: Path, ca
         (blob["name"], engine)
         for blob in facts["comparisons"][0]["blobs"]
         for engine, error in blob["errors"].items()
-        if error > (4 if engine in parity_command.AS_CAFFE else blob["default_bound"])
+        if error > (4 if engine in AS_CAFFE else blob["default_bound"])
     }
     assert missed == {("score", "ONNX Runtime (Keras export)")}
     page = (tmp_path / "p.html").read_text()

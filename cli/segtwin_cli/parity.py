@@ -11,7 +11,15 @@ from segtwin_engines.installed import require
 
 from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import over, preprocessing_options, range_option
-from segtwin_cli.terminal import echo, overwrite_option, quiet_option, steps
+from segtwin_cli.terminal import (
+    echo,
+    json_option,
+    quiet_option,
+    refuse_to_replace,
+    refuse_to_replace_json,
+    steps,
+    write_json,
+)
 from segtwin_cli.weights_file import WeightsFile
 
 
@@ -21,9 +29,24 @@ from segtwin_cli.weights_file import WeightsFile
 @click.option("--report", type=click.Path(), help="Write an HTML page here, and .json and .png beside it.")
 @click.option("--torch-onnx", type=click.Path(), help="Test this export of the torch model, not a fresh one.")
 @click.option("--keras-onnx", type=click.Path(), help="Test this export of the Keras model, not a fresh one.")
+@click.option(
+    "--engine",
+    "--engines",
+    "engines",
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="Compare these: torch, keras, onnxruntime, openvino, opencv, caffe. By default the first three, and caffe "
+    "where pycaffe is installed.",
+)
+@click.option("--gradients", is_flag=True, help="Compare the gradients of every parameter, too.")
+@click.option(
+    "--steps", "count", type=click.IntRange(min=1), help="Compare N steps of Caffe's solver, too.", metavar="N"
+)
+@click.option("--base-lr", type=float, help="Learning rate of the steps.")
+@click.option("--junit", type=click.Path(), help="Write the verdicts as JUnit's XML, for a CI server.")
 @preprocessing_options
 @range_option
-@overwrite_option
+@json_option
 @quiet_option
 def parity(
     weights: str,
@@ -31,13 +54,20 @@ def parity(
     report: str | None,
     torch_onnx: str | None,
     keras_onnx: str | None,
+    engines: tuple[str, ...],
+    gradients: bool,
+    count: int | None,
+    base_lr: float | None,
+    junit: str | None,
     stated: dict[str, Any],
     value_range: tuple[float, float] | None,
+    json_file: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Compare every blob of WEIGHTS' network on IMAGES in PyTorch, Keras and ONNX Runtime with a
-    float64 run. Status 1 when a bound is missed.
+    """Compare every blob of WEIGHTS' network on IMAGES in PyTorch, Keras and ONNX Runtime, or in
+    other engines, with a float64 run; on request gradients and steps of training, too. Status 1
+    when a bound is missed.
 
     --colour, --mean, --std, --scale and --bits say how the images become inputs; they overrule what
     WEIGHTS says.
@@ -47,13 +77,17 @@ def parity(
         from segtwin_engines.report import check_report
 
         check_report(report, len(images), overwrite)
-    require("torch", "keras", "onnxruntime", purpose="parity")
+    named = tuple(name.strip() for text in engines for name in text.split(",") if name.strip()) if engines else None
+    require(*(named or ("torch", "keras", "onnxruntime")), purpose="parity")
+    if junit is not None:
+        refuse_to_replace(junit, overwrite)
+    refuse_to_replace_json(json_file, overwrite)
 
     def say(line: str) -> None:
         if not quiet:
             echo(f"note: {line}", err=True)
 
-    with steps(3 + 8 * len(images), quiet) as step:
+    with steps(None, quiet) as step:
         result = segtwin_engines.parity(
             weights,
             images,
@@ -61,17 +95,25 @@ def parity(
             value_range=value_range,
             torch_onnx=torch_onnx,
             keras_onnx=keras_onnx,
+            engines=named,
+            gradients=gradients,
+            steps=count or 0,
+            base_lr=base_lr,
             say=say,
             step=step,
+            expect=step.expect,
             decoding=silenced,
         )
     if report is not None:
         result.write_report(report, overwrite)
-    if not quiet:
-        for comparison in result.comparisons:
-            echo(comparison.verdict)
-    verdict = "holds" if result.equal else "FAILS"
-    echo(f"parity of {result.architecture.name} {verdict}" + (f": {report}" if report else ""))
+    if junit is not None:
+        result.write_junit(junit, overwrite)
+    if write_json(result.asdict(), json_file):
+        if not quiet:
+            for comparison in result.comparisons:
+                echo(comparison.verdict)
+        verdict = "holds" if result.equal else "FAILS"
+        echo(f"parity of {result.architecture.name} {verdict}" + (f": {report}" if report else ""))
     if result.synthetic:
         echo(
             "The weights are SYNTHETIC, not trained: the engines are compared, the segmentation means nothing.",

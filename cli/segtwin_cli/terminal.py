@@ -14,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,9 +79,9 @@ def echo_path(path: object) -> None:
 
 
 @contextmanager
-def steps(total: int | None, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show `total` steps of long work (None: nobody knows how many); each call of what is yielded begins the next one.
-    Conversions on the way become notes."""
+def steps(total: int | None, quiet: bool) -> Iterator[Steps]:
+    """Show `total` steps of long work (None: nobody knows how many yet); each call of what is yielded begins the next
+    one. Conversions on the way become notes."""
     console = errors()
     show = console.is_terminal and not quiet
     columns = (
@@ -92,15 +92,23 @@ def steps(total: int | None, quiet: bool) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not show) as progress, notes(console, quiet):
-        task = progress.add_task("", total=total)
-        begun = 0
+        yield Steps(progress, total)
 
-        def step(text: str) -> None:
-            nonlocal begun
-            progress.update(task, description=printable(text), completed=begun)
-            begun += 1
 
-        yield step
+class Steps:
+    """A bar of long work, step by step."""
+
+    def __init__(self, progress: Progress, total: int | None) -> None:
+        self.progress, self.task, self.begun = progress, progress.add_task("", total=total), 0
+
+    def __call__(self, text: str) -> None:
+        """Begin the next step."""
+        self.progress.update(self.task, description=printable(text), completed=self.begun)
+        self.begun += 1
+
+    def expect(self, total: int) -> None:
+        """Say how many steps there are."""
+        self.progress.update(self.task, total=total)
 
 
 class Bar:

@@ -8,6 +8,7 @@ neither. A pooling window sends its gradient to the first of its largest pixels,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ from segtwin.losses import softmax_with_loss
 
 Pass = tuple[list[np.ndarray], list[np.ndarray]]
 """Gradients of the bottoms, and of the parameters (weight, bias)."""
+Loss = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+"""From scores N×C×h×w and labels: the loss, and its gradient in the shape of the scores."""
 
 
 def gradients(
@@ -29,31 +32,34 @@ def gradients(
     weights: Mapping[str, np.ndarray],
     data: np.ndarray,
     label: np.ndarray,
-    normalization: str = "BATCH_SIZE",
+    loss: Loss = softmax_with_loss,
     dtype: str = "float64",
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of Caffe's SoftmaxWithLoss at the network's output, and its gradients.
+    """A loss at the network's scores, or at its logits where it ends with a sigmoid, and its gradients.
 
     Args:
-        architecture: a network whose output are scores.
+        architecture: any network with one output.
         weights: hub name → array.
         data: N×C×H×W.
         label: N×1×h×w, h×w the size of the output.
-        normalization: as of `losses.softmax_with_loss`.
+        loss: of `segtwin.losses`; by default Caffe's SoftmaxWithLoss (normalize: false).
         dtype: of every number computed.
 
     Returns:
         The loss as Caffe reports it, and hub name → gradient of every trained parameter (lr_mult
         above 0), in the order of the architecture.
     """
+    if architecture.sigmoid:
+        *layers, _ = architecture.layers
+        architecture = replace(architecture, layers=tuple(layers), output=layers[-1].name)
     blobs = {architecture.input: data.astype(dtype)}
     for layer in architecture.layers:
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         parameters = oracle.parameters_of(layer, architecture, weights, dtype)
         top = oracle.OPERATORS[layer.kind](layer, architecture, bottoms, parameters)
         blobs[layer.name] = np.maximum(top, 0) if layer.relu else top
-    loss, slope = softmax_with_loss(blobs[architecture.output], label, normalization)
-    return loss, of_output(architecture, weights, blobs, slope)
+    value, slope = loss(blobs[architecture.output], label)
+    return value, of_output(architecture, weights, blobs, slope)
 
 
 def of_output(
@@ -85,12 +91,23 @@ def of_output(
     return {one.name: found[one.name] for one in architecture.parameters() if one.lr_mult and one.name in found}
 
 
+def summed(above: np.ndarray) -> np.ndarray:
+    """Over images and pixels, N×C×h×w → C.
+
+    In float32 one after the other, as a plain loop adds: numpy's own pairwise sum would hide what a sum of many pixels
+    that cancel costs real engines.
+    """
+    if above.dtype != np.float32:
+        return above.sum(axis=(0, 2, 3))
+    return np.cumsum(above.swapaxes(0, 1).reshape(above.shape[1], -1), axis=1, dtype=np.float32)[:, -1]
+
+
 def convolution(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
 ) -> Pass:
     """dW = above · im2col(x)ᵀ, dx = col2im(Wᵀ · above)."""
     (x,), (weight, *bias) = bottoms, parameters
-    biases = [above.sum(axis=(0, 2, 3))] if bias else []
+    biases = [summed(above)] if bias else []
     if layer.groups != 1:
         one = replace(layer, groups=1)
         shares = [np.split(array, layer.groups, axis=1) for array in (x, above)]
@@ -130,7 +147,7 @@ def deconvolution(
             part = whole[:, :, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
             slope[:, :, i, j] = np.einsum("nihw,nohw->io", x, part, optimize=True)
             below += np.einsum("io,nohw->nihw", weight[:, :, i, j], part, optimize=True)
-    return [below], [slope, *([above.sum(axis=(0, 2, 3))] if bias else [])]
+    return [below], [slope, *([summed(above)] if bias else [])]
 
 
 def deconvolution_same(
@@ -179,7 +196,7 @@ def scale(
 ) -> Pass:
     """The same factors."""
     (x,), (weight,) = bottoms, parameters
-    return [above * weight[:, None, None]], [(above * x).sum(axis=(0, 2, 3))]
+    return [above * weight[:, None, None]], [summed(above * x)]
 
 
 def batch_norm(
@@ -189,10 +206,7 @@ def batch_norm(
     (x,), (weight, _, mean, variance) = bottoms, parameters
     deviation = np.sqrt(variance + BATCHNORM_EPS)[:, None, None]
     normal = (x - mean[:, None, None]) / deviation
-    return [above * weight[:, None, None] / deviation], [
-        (above * normal).sum(axis=(0, 2, 3)),
-        above.sum(axis=(0, 2, 3)),
-    ]
+    return [above * weight[:, None, None] / deviation], [summed(above * normal), summed(above)]
 
 
 def crop(
@@ -229,16 +243,20 @@ def pad_to(
 def resize(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
 ) -> Pass:
-    """Each pixel's shares back to the two pixels of an axis that it was mixed from."""
-    for axis in (3, 2):
-        have, want = bottoms[0].shape[axis], above.shape[axis]
-        place = np.linspace(0, have - 1, want)
-        before = np.minimum(place.astype(int), max(have - 2, 0))
-        mix = np.zeros((want, have), above.dtype)
-        np.add.at(mix, (np.arange(want), before), 1 - (place - before))
-        np.add.at(mix, (np.arange(want), np.minimum(before + 1, have - 1)), place - before)
-        above = np.moveaxis(np.moveaxis(above, axis, -1) @ mix, -1, axis)
-    return [above], []
+    """Each pixel's shares back to the four pixels that it was mixed from, one after the other (see `summed`)."""
+    (x,) = bottoms[:1]
+    shares = []
+    for axis in (2, 3):
+        place = np.linspace(0, x.shape[axis] - 1, above.shape[axis])
+        before = np.minimum(place.astype(int), max(x.shape[axis] - 2, 0))
+        after = np.minimum(before + 1, x.shape[axis] - 1)
+        shares.append([(before, 1 - (place - before)), (after, place - before)])
+    flat = np.moveaxis(above, (2, 3), (0, 1)).reshape(-1, *above.shape[:2])
+    below = np.zeros((x.shape[2] * x.shape[3], *x.shape[:2]), above.dtype)
+    for (row, down), (column, across) in itertools.product(*shares):
+        share = np.outer(down, across).astype(above.dtype).reshape(-1, 1, 1)
+        np.add.at(below, np.add.outer(row * x.shape[3], column).ravel(), flat * share)
+    return [np.moveaxis(below.reshape(*x.shape[2:], *x.shape[:2]), (0, 1), (2, 3))], []
 
 
 def space_to_batch(

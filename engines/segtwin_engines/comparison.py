@@ -1,9 +1,10 @@
 """The proof that the twins agree, on given weights and images.
 
-Four engines (PyTorch, Keras, and ONNX Runtime on the file exported from each) compute every blob of a network; each
-blob is compared with the numpy oracle in float64. What an engine is allowed is a multiple of what float32 costs Caffe:
-the distance of the same oracle in float32, which computes as Caffe does (im2col and one matrix product per layer), is
-the noise floor of each blob. No engine under test has a part in it.
+Engines compute every blob of a network (PyTorch and Keras twice: as Caffe computes, and by their default kernels; ONNX
+Runtime on the file exported from each; Caffe itself where it is installed; others by name); each blob is compared with
+the numpy oracle in float64. What an engine is allowed is a multiple of what float32 costs Caffe: the distance of the
+same oracle in float32, which computes as Caffe does (im2col and one matrix product per layer), is the noise floor of
+each blob. No engine under test has a part in it. Gradients and solver steps are compared likewise.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import segtwin
@@ -25,60 +26,29 @@ from segtwin import Architecture, Preprocessing, memory, noise, oracle
 from segtwin.architectures import get_architecture
 from segtwin.errors import known_arguments
 from segtwin.inference import best_class, picture_of_page
-from segtwin.noise import BOUND
 from segtwin.printable import printable
+from segtwin.solver import Solver
 from segtwin_weights import Weights, metadata
 from segtwin_weights.mappings import names as names_of_weights
 from segtwin_weights.onnx_check import load_graph
 
+from segtwin_engines.contestants import ON_EXPORTS, Contestant, chosen, columns, exporters, start_all
 from segtwin_engines.engine import fits
 from segtwin_engines.installed import require
-from segtwin_engines.loading import Chosen, framework_twin, read_network, warn
+from segtwin_engines.loading import Chosen, read_network, warn
+from segtwin_engines.measured import Measured
 from segtwin_engines.prediction import Decoding, decoded
+from segtwin_engines.training_comparison import (
+    TRUTH,
+    drawn_label,
+    gradients_compared,
+    steps_compared,
+)
 
-ENGINES = ("PyTorch", "Keras", "ONNX Runtime (torch export)", "ONNX Runtime (Keras export)")
-DEFAULT_KERNELS = ("PyTorch (default kernels)", "Keras (default kernels)")
-"""The frameworks as a plain call computes; what their vendors' kernels may cost more than Caffe's
-arithmetic follows from `segtwin.noise`."""
-AS_CAFFE = ENGINES[:2]
-"""What is judged by `noise.BOUND`; the others, ONNX Runtime's kernels among them, by
-`noise.default_bounds`."""
-JUDGED = (*ENGINES, *DEFAULT_KERNELS)
-TRUTH = "float64 (numpy)"
 KEPT = 3
 """Every blob is kept in float64, and once more in float32, of one engine after the other."""
-
-
-@dataclass
-class Blob:
-    """One blob of one image: its noise floor, relative to the blob's largest value, and every
-    engine's error in noise floors."""
-
-    name: str
-    shape: tuple[int, ...]
-    largest: float
-    floor: float
-    default_bound: float
-    """Noise floors that default kernels may be off here."""
-    errors: dict[str, float]
-
-    def bound(self, engine: str) -> float:
-        """Noise floors that an engine may be off here."""
-        return BOUND if engine in AS_CAFFE else self.default_bound
-
-    def missed(self, engine: str) -> bool:
-        """Whether an engine is beyond its bound, or gave NaN."""
-        return not self.errors[engine] < self.bound(engine)
-
-    @property
-    def worst_engine(self) -> str:
-        """The engine that is nearest to its bound, or farthest beyond it."""
-        return max(self.errors, key=lambda engine: self.errors[engine] / self.bound(engine))
-
-    @property
-    def worst(self) -> float:
-        """That engine's error in its bound: above 1 it is missed."""
-        return self.errors[self.worst_engine] / self.bound(self.worst_engine)
+SHOWN = 5
+"""Pixels of another class that a report names."""
 
 
 @dataclass
@@ -93,37 +63,79 @@ class View:
     """Largest distance of a class's logit from the float64 run, in noise floors, H×W float32."""
 
 
+class Pixel(NamedTuple):
+    """A pixel to which an engine gives another class than the float64 run."""
+
+    row: int
+    column: int
+    exact: int
+    """Its class in the float64 run."""
+    given: int
+    margin: float
+    """In noise floors: how far the float64 run's best class is above its second (of a single class: its probability
+    above one half, or below). A pixel that is nearer than the engine's error may go either way."""
+
+
+@dataclass
+class Disagreement:
+    """The pixels to which an engine gives another class than the float64 run."""
+
+    pixels: int
+    share: float
+    """Of all pixels."""
+    largest_margin: float
+    """Of these pixels; 0 without any."""
+    worst: list[Pixel]
+    """Those of the largest margins."""
+
+
 @dataclass
 class Comparison:
     """One image through every engine."""
 
     image: str
     size: tuple[int, int]
-    blobs: list[Blob]
+    blobs: list[Measured]
+    gradients: list[Measured]
+    """Empty unless they were asked for; so are the next two."""
+    parameters: list[Measured]
+    """After the steps."""
+    losses: dict[str, list[float]]
+    """TRUTH and each engine that trains → the loss of each step; without steps, of the pass of the gradients."""
     logits: dict[str, list[float]]
     """Scores of every class at the middle pixel."""
     agreement: dict[str, float]
     """Share of the pixels whose best class is that of the float64 run."""
+    disagreements: dict[str, Disagreement]
     picture: np.ndarray = field(repr=False)
     """The image as it is shown, H×W×3 uint8."""
     varied: int
     """The class whose logit varies most."""
     views: dict[str, View] = field(repr=False)
     """TRUTH and each engine → what is drawn of it."""
+    steps: int = 0
+    """That were compared."""
+    solver: Solver | None = None
+    """Of the steps."""
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Everything that is judged."""
+        return [*self.blobs, *self.gradients, *self.parameters]
 
     @property
     def worst(self) -> float:
-        """The largest error of any blob in any engine, in the bound that holds there."""
-        return max(blob.worst for blob in self.blobs)
+        """The largest error of anything in any engine, in the bound that holds there."""
+        return max(one.worst for one in self.measured if one.errors)
 
     @property
     def verdict(self) -> str:
-        """In a line: the blob and engine nearest to its bound, and by how much."""
-        blob = max(self.blobs, key=lambda blob: blob.worst)
-        engine = blob.worst_engine
+        """In a line: what is nearest to its bound, in which engine, and by how much."""
+        one = max((one for one in self.measured if one.errors), key=lambda one: (bool(one.missed_by), one.worst))
+        engine = one.worst_engine
         return (
-            f"{self.image}: worst blob {blob.name} in {engine}, {blob.errors[engine]:.2f} of the noise floor "
-            f"(bound {blob.bound(engine):.3g})"
+            f"{self.image}: worst {one.what} {one.name} in {engine}, {one.errors[engine]:.2f} of the noise floor "
+            f"(bound {one.bound(engine):.3g})"
         )
 
 
@@ -133,6 +145,9 @@ class Parity:
 
     architecture: Architecture
     weights: Weights
+    engines: tuple[str, ...]
+    """Their names; the columns are `labels`."""
+    labels: list[str]
     comparisons: list[Comparison]
     probed: list[str]
     """Weights that held one number each and were compared with seeded probe values in their place."""
@@ -141,13 +156,19 @@ class Parity:
 
     @property
     def equal(self) -> bool:
-        """Whether every engine kept its bound on every blob of every image."""
-        return not any(blob.missed(engine) for one in self.comparisons for blob in one.blobs for engine in blob.errors)
+        """Whether every engine kept its bound everywhere."""
+        return not any(one.missed_by for comparison in self.comparisons for one in comparison.measured)
 
     @property
     def synthetic(self) -> bool:
         """Whether the weights are synthetic: random numbers, not trained."""
         return bool(self.weights.metadata.get("synthetic"))
+
+    def asdict(self) -> dict[str, Any]:
+        """Everything but the pictures, for JSON, as parity.schema.json describes it."""
+        from segtwin_engines.facts import facts_of
+
+        return facts_of(self)
 
     def write_report(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write an HTML page, and .json and .png beside it.
@@ -162,6 +183,17 @@ class Parity:
 
         write_report(self, path, overwrite)
 
+    def write_junit(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write JUnit's XML, as CI servers show it: a suite for each image, a case for each blob, gradient and
+        parameter of each engine.
+
+        Raises:
+            OSError: the file cannot be written, or is there already.
+        """
+        from segtwin_engines.junit import write_junit
+
+        write_junit(self, path, overwrite)
+
 
 @known_arguments
 def parity(
@@ -172,8 +204,13 @@ def parity(
     value_range: tuple[float, float] | None = None,
     torch_onnx: str | os.PathLike[str] | None = None,
     keras_onnx: str | os.PathLike[str] | None = None,
+    engines: str | Iterable[str] | None = None,
+    gradients: bool = False,
+    steps: int = 0,
+    base_lr: float | None = None,
     say: Callable[[str], None] = warn,
     step: Callable[[str], None] = lambda text: None,
+    expect: Callable[[int], None] = lambda total: None,
     decoding: Decoding = nullcontext,
 ) -> Parity:
     """Compare every blob of a network in every engine with a float64 run.
@@ -185,15 +222,28 @@ def parity(
         value_range: of float and 32-bit images: the values that become 0 and 255.
         torch_onnx: an export of the torch model to be tested in place of a fresh one.
         keras_onnx: an export of the Keras model, likewise.
+        engines: names among torch, keras, onnxruntime, openvino, opencv and caffe; None: the first three, and caffe
+            where pycaffe can be imported and has the network's layers.
+        gradients: compare the gradients of a loss, too, with seeded labels: Caffe's SoftmaxWithLoss, or of a network
+            that ends with a sigmoid the mean binary cross-entropy.
+        steps: compare the parameters after so many steps of Caffe's solver on each image, too.
+        base_lr: of these steps; None: a power of ten, so that the first step moves no parameter by more than about a
+            thousandth of its largest value.
         say: takes each line that the user should read.
-        step: is told what begins: 3 steps, and 8 for each image.
+        step: is told what begins.
+        expect: is told how often `step` will be called.
         decoding: a context manager that is entered while a C library decodes.
 
     Raises:
-        ImportError: a framework or ONNX Runtime is not installed.
-        WeightsError, ImageError, ValueError, OSError: an input cannot be used.
+        ImportError: an engine is not installed.
+        WeightsError, ImageError, ValueError, OSError: an input or an option cannot be used.
     """
-    require("torch", "keras", "onnxruntime", purpose="parity")
+    if steps < 0 or (base_lr is not None and not base_lr > 0):
+        raise ValueError(f"{steps} steps at base_lr {base_lr}; steps are counted from 0, and base_lr is above 0")
+    if base_lr is not None and not steps:
+        raise ValueError("base_lr is of steps; say how many steps there are")
+    named = None if engines is None else ((engines,) if isinstance(engines, str) else tuple(engines))
+    require(*(named or ("torch", "keras", "onnxruntime")), purpose="parity")
     files = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(one) for one in images]
     onnx_files = [os.fspath(one) for one in (torch_onnx, keras_onnx) if one is not None]
     source = [] if isinstance(weights, Weights) else [os.fspath(weights)]
@@ -209,6 +259,8 @@ def parity(
     else:
         loaded, found = read_network(where)
     architecture = get_architecture(found)
+    using = chosen(named, architecture)
+    check_options(using, {"torch": torch_onnx, "keras": keras_onnx}, gradients or steps > 0)
     size = segtwin_weights.dimensions(loaded, architecture)
     if preprocessing is None:
         names_of_weights.check_inputs(loaded, architecture)
@@ -237,16 +289,48 @@ def parity(
     if probed:
         names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
         say(f"{len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead")
+    wanted = columns(using)
+    training = sum(name in ("torch", "keras", "caffe") for name in using)
+    each = 2 + len(wanted) + (gradients + (steps > 0)) * (2 + training)
+    expect(1 + building(using, torch_onnx, keras_onnx) + each * len(files))
     with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
-        engines = start_engines(
-            architecture, compared, Path(folder), torch_onnx, keras_onnx, step, {name: loaded[name] for name in probed}
-        )
+        given = {"torch": torch_onnx, "keras": keras_onnx}
+        held = {name: loaded[name] for name in probed}
+        contestants = start_all(using, architecture, compared, Path(folder), given, step, held)
         comparisons = [
-            compare(name, data, picture, architecture, compared, engines, step)
+            compare(name, data, picture, architecture, compared, contestants, step, gradients, steps, base_lr)
             for name, data, picture in zip(files, inputs, pictures, strict=True)
         ]
     words = used.describe(size.in_channels) + ("" if known else ", assumed from the network's name")
-    return Parity(architecture, loaded, comparisons, probed, words)
+    labels = [column.label for column in wanted]
+    return Parity(architecture, loaded, using, labels, comparisons, probed, words)
+
+
+def check_options(engines: Sequence[str], files: Mapping[str, str | os.PathLike[str] | None], training: bool) -> None:
+    """Refuse what could not be honoured.
+
+    Raises:
+        ValueError: an export is to be tested and no engine runs one, or no engine has a backward pass.
+    """
+    for framework, path in files.items():
+        if path is not None and not set(engines) & set(ON_EXPORTS):
+            raise ValueError(
+                f"{os.fspath(path)}: none of the engines {', '.join(engines)} runs an export; name onnxruntime, too"
+            )
+        if path is not None and framework not in exporters():
+            raise ValueError(f"{os.fspath(path)}: {framework} is not installed, so that its export has no column")
+    if training and not set(engines) & {"torch", "keras", "caffe"}:
+        raise ValueError(f"none of the engines {', '.join(engines)} has a backward pass; torch, keras and caffe have")
+
+
+def building(engines: Sequence[str], torch_onnx: object, keras_onnx: object) -> int:
+    """How many models are built before the first image."""
+    exports = set(engines) & set(ON_EXPORTS)
+    frameworks = sum(
+        name in engines or bool(exports and name in exporters() and given is None)
+        for name, given in (("torch", torch_onnx), ("keras", keras_onnx))
+    )
+    return frameworks + sum(name in ("opencv", "caffe") for name in engines)
 
 
 def first_page(
@@ -298,78 +382,37 @@ def with_probes(weights: Weights, aliases: Mapping[str, str]) -> tuple[Weights, 
     return Weights({**weights, **probes}, weights.metadata), list(probes)
 
 
-Compute = Callable[[np.ndarray], dict[str, np.ndarray]]
-
-
-def start_engines(
-    architecture: Architecture,
-    weights: Weights,
-    folder: Path,
-    torch_onnx: str | os.PathLike[str] | None,
-    keras_onnx: str | os.PathLike[str] | None,
-    step: Callable[[str], None],
-    held: dict[str, np.ndarray],
-) -> dict[str, Compute]:
-    """Engine name → a function from N×C×H×W data to blobs. torch comes first: TensorFlow, then torchvision, would
-    abort the interpreter.
-
-    `held` are the weights that have probe values here, as a file that was given holds them.
-    """
-    options = segtwin_weights.dimensions(weights, architecture)._asdict()
-    from segtwin_engines.onnxruntime import onnx_blobs
-
-    models: dict[str, Any] = {}
-    files = {"torch": torch_onnx, "keras": keras_onnx}
-    for framework in ("torch", "keras"):
-        step(f"building and exporting the {framework} model")
-        twin = framework_twin(framework)
-        models[framework] = twin, twin.build(architecture.name, **options, weights=weights)
-        if files[framework] is None:
-            files[framework] = str(folder / f"{framework}.onnx")
-            twin.export_onnx(models[framework][1], files[framework])
-    (torch_twin, torch_model), (keras_twin, keras_model) = models["torch"], models["keras"]
-    compute: list[Compute] = [
-        lambda data: torch_twin.blobs(torch_model, data),
-        lambda data: keras_twin.blobs(keras_model, data),
-        lambda data: onnx_blobs(
-            str(files["torch"]), data, architecture.exported, {name: weights[name] for name in held}, held
-        ),
-        lambda data: onnx_blobs(
-            str(files["keras"]), data, architecture.exported, {name: weights[name] for name in held}, held
-        ),
-    ]
-    plain: list[Compute] = [
-        lambda data: torch_twin.blobs(torch_model, data, caffe=False),
-        lambda data: keras_twin.blobs(keras_model, data, caffe=False),
-    ]
-    return dict(zip(JUDGED, [*compute, *plain], strict=True))
-
-
 def compare(
     name: str,
     data: np.ndarray,
     image: np.ndarray,
     architecture: Architecture,
     weights: Weights,
-    engines: dict[str, Compute],
+    engines: Sequence[Contestant],
     step: Callable[[str], None],
+    gradients: bool,
+    steps: int,
+    base_lr: float | None,
 ) -> Comparison:
     """One image through every engine."""
+    shown = printable(Path(name).name)
     step(f"{name}: float64")
     truth = oracle.run(architecture, weights, data)
     step(f"{name}: noise floor")
     floors, bounds = noise.floors(architecture, weights, data, truth), noise.default_bounds(architecture, weights)
     blobs = [
-        Blob(blob, truth[blob].shape, float(np.abs(truth[blob]).max()), floors[blob], bounds[blob], {})
+        Measured(blob, truth[blob].shape, float(np.abs(truth[blob]).max()), floors[blob], bounds[blob], {})
         for blob in architecture.exported[1:]
     ]
     output = truth[architecture.output]
     best, varied = best_class(output), int(output[0].std(axis=(1, 2)).argmax())
     middle = (0, slice(None), best.shape[1] // 2, best.shape[2] // 2)
     unit = np.abs(output).max() * floors[architecture.output]
+    margins = margins_of(output) / unit
     views: dict[str, View] = {}
     logits: dict[str, list[float]] = {}
     agreement: dict[str, float] = {}
+    disagreements: dict[str, Disagreement] = {}
 
     def look(engine: str, values: np.ndarray) -> None:
         labels = best_class(values)
@@ -377,21 +420,64 @@ def compare(
         views[engine] = View(labels[0], values[0, varied].astype(np.float32), difference)
         logits[engine] = [float(score) for score in values[middle]]
         agreement[engine] = float((labels == best).mean())
+        if engine != TRUTH:
+            disagreements[engine] = disagreement(best[0], labels[0], margins[0])
 
     look(TRUTH, output)
-    for engine, compute in engines.items():
-        step(f"{name}: {engine}")
-        values = compute(data)
+    for engine in engines:
+        step(f"{name}: {engine.label}")
+        values = engine.blobs(data)
         for one in blobs:
-            one.errors[engine] = oracle.relative_error(values[one.name], truth[one.name]) / one.floor
-        look(engine, values[architecture.output])
-    return Comparison(
-        image=printable(Path(name).name),
+            one.errors[engine.label] = oracle.relative_error(values[one.name], truth[one.name]) / one.floor
+        look(engine.label, values[architecture.output])
+        del values
+    found: Comparison = Comparison(
+        image=shown,
         size=(image.shape[0], image.shape[1]),
         blobs=blobs,
+        gradients=[],
+        parameters=[],
+        losses={},
         logits=logits,
         agreement=agreement,
+        disagreements=disagreements,
         picture=image,
         varied=varied,
         views=views,
     )
+    del truth
+    if gradients or steps:
+        pair = data, drawn_label(architecture, output)
+        say = partial(_say_of, name, step)
+        if gradients:
+            done = gradients_compared(architecture, weights, pair, engines, say)
+            found.gradients, found.losses = done.gradients, done.losses
+        if steps:
+            done = steps_compared(architecture, weights, pair, steps, base_lr, engines, say)
+            found.parameters, found.losses = done.parameters, done.losses
+            found.steps, found.solver = steps, done.solver
+    return found
+
+
+def _say_of(name: str, step: Callable[[str], None], text: str) -> None:
+    step(f"{name}: {text}")
+
+
+def margins_of(output: np.ndarray) -> np.ndarray:
+    """N×C×H×W → N×H×W: how far each pixel's best class is above its second; of a single class, whose output is its
+    probability, how far it is from one half."""
+    if output.shape[1] == 1:
+        return np.abs(output[:, 0] - 0.5)
+    second, first = np.partition(output, -2, axis=1)[:, -2:].transpose(1, 0, 2, 3)
+    return first - second
+
+
+def disagreement(exact: np.ndarray, given: np.ndarray, margins: np.ndarray) -> Disagreement:
+    """Of classes H×W and margins H×W."""
+    rows, cols = np.nonzero(exact != given)
+    order = np.argsort(-margins[rows, cols])[:SHOWN]
+    worst = [
+        Pixel(int(row), int(col), int(exact[row, col]), int(given[row, col]), float(margins[row, col]))
+        for row, col in zip(rows[order], cols[order], strict=True)
+    ]
+    return Disagreement(len(rows), len(rows) / exact.size, worst[0].margin if worst else 0.0, worst)

@@ -174,12 +174,26 @@ def last_operation(path: str, output: str) -> str:
     return ""
 
 
+def probes_of(
+    path: str | os.PathLike[str], probes: Mapping[str, np.ndarray], held: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The probe values to compute with in place of a file's weights.
+
+    Args:
+        path: the .onnx file.
+        probes: hub name → probe values.
+        held: what the file should hold of these; where it holds something else, that stays, so that a comparison
+            shows it.
+    """
+    own = values_of(path, probes) if probes else {}
+    return {name: array for name, array in probes.items() if name in own and np.array_equal(own[name], held[name])}
+
+
 def onnx_blobs(
     path: str | os.PathLike[str],
     data: np.ndarray,
     names: Sequence[str],
     overrides: Mapping[str, np.ndarray] | None = None,
-    held: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Blobs of an exported network by ONNX Runtime on the CPU.
 
@@ -188,17 +202,10 @@ def onnx_blobs(
         data: N×C×H×W.
         names: which blobs; the network's input may be among them.
         overrides: weights to compute with in place of the file's, hub name → array.
-        held: what the file should hold of these; where it holds something else, that stays, so that
-            the comparison shows it.
 
     Raises:
         ValueError: it is no ONNX file, or cannot be run; the graph has no such value.
     """
-    if overrides and held is not None:
-        own = values_of(path, overrides)
-        overrides = {
-            name: array for name, array in overrides.items() if name in own and np.array_equal(own[name], held[name])
-        }
     try:
         return onnx_values(path, data, names, overrides)
     except Exception as error:  # ONNX Runtime's errors have no class in common

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import openvino
 from segtwin import Architecture
 from segtwin_weights import Dimensions, Weights
@@ -63,3 +66,26 @@ def compile_file(
         return {source: data} | {name: np.array(values[name]) for name in names}
 
     return scores, blobs
+
+
+def onnx_blobs(
+    path: str, data: np.ndarray, architecture: Architecture, overrides: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Blobs of an exported network, computed with other weights in the place of some.
+
+    Args:
+        path: a file of `export_onnx`.
+        data: N×C×H×W.
+        architecture: the network.
+        overrides: hub name → array.
+    """
+    if not overrides:
+        return compile_file(path, architecture)[1](data)
+    with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
+        model = onnx.load(path)
+        for held in model.graph.initializer:
+            if held.name in overrides:
+                held.CopyFrom(onnx.numpy_helper.from_array(overrides[held.name], held.name))
+        changed = str(Path(folder) / "network.onnx")
+        onnx.save(model, changed, save_as_external_data=True)
+        return compile_file(changed, architecture)[1](data)

@@ -6,12 +6,8 @@ import base64
 import io
 import json
 import os
-import platform
-from contextlib import suppress
-from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 from segtwin.files import check_target, whole_together
@@ -19,39 +15,13 @@ from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
 from segtwin.printable import json_text
 
-from segtwin_engines.comparison import AS_CAFFE, JUDGED, TRUTH, Comparison
+from segtwin_engines.comparison import Comparison
+from segtwin_engines.contestants import AS_CAFFE
+from segtwin_engines.facts import facts_of
+from segtwin_engines.training_comparison import TRUTH
 
 if TYPE_CHECKING:
     from segtwin_engines.comparison import Parity
-
-
-def facts_of(parity: Parity) -> dict[str, Any]:
-    """Everything but the pictures, for JSON."""
-    return {
-        "network": parity.architecture.name,
-        "verdict": "equal" if parity.equal else "DIFFERENT",
-        "bound": BOUND,
-        "worst": [comparison.verdict for comparison in parity.comparisons],
-        "probed": parity.probed,
-        "preprocessing": parity.preprocessing,
-        "machine": machine(),
-        "synthetic": parity.synthetic,
-        "weights": {**parity.weights.metadata, "fingerprint": parity.weights.fingerprint()},
-        "versions": {
-            name: version(name) for name in ("segtwin", "torch", "tensorflow", "keras", "onnxruntime", "onnx", "numpy")
-        },
-        "python": platform.python_version(),
-        "comparisons": [
-            {name: [vars(blob) for blob in value] if name == "blobs" else value for name, value in kept(comparison)}
-            for comparison in parity.comparisons
-        ],
-    }
-
-
-def kept(comparison: Comparison) -> list[tuple[str, Any]]:
-    """Fields of a comparison without its arrays."""
-    names = [one.name for one in fields(comparison) if one.name not in ("picture", "varied", "views")]
-    return [(name, getattr(comparison, name)) for name in names]
 
 
 def report_files(path: Path, images: int) -> list[Path]:
@@ -91,11 +61,14 @@ def write_report(parity: Parity, path: str | os.PathLike[str], overwrite: bool) 
         facts=facts,
         architecture=parity.architecture,
         comparisons=list(zip(parity.comparisons, pictures, strict=True)),
-        engines=JUDGED,
+        engines=parity.labels,
         bound=BOUND,
+        parity=parity,
+        judged=sum(len(one.errors) for comparison in parity.comparisons for one in comparison.measured),
+        missed=sum(len(one.missed_by) for comparison in parity.comparisons for one in comparison.measured),
         passed=parity.equal,
     )
-    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     with whole_together(*report_files(page_file, len(pictures))) as (*drafts, facts_draft, page_draft):
         for draft, picture in zip(drafts, pictures, strict=True):
             draft.write_bytes(picture)
@@ -110,9 +83,9 @@ def chart(comparison: Comparison) -> str:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 3.8), layout="constrained")
     names = [blob.name for blob in comparison.blobs]
-    for engine in JUDGED:
+    for engine in comparison.blobs[0].errors:
         axis.plot(
             names,
             [blob.errors[engine] for blob in comparison.blobs],
@@ -131,7 +104,7 @@ def chart(comparison: Comparison) -> str:
     axis.set_yscale("log")
     axis.set_ylabel("error in noise floors")
     axis.tick_params(axis="x", rotation=90, labelsize=7)
-    axis.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=7, ncols=4, loc="outside lower center")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -185,24 +158,3 @@ def draw(comparison: Comparison, synthetic: bool) -> bytes:
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
-
-
-def machine() -> dict[str, str]:
-    """The processor and the kernels: roundings are theirs."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    with suppress(OSError):
-        model = next(
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-    onednn = "off" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "as TensorFlow decides"
-    return {
-        "processor": model,
-        "PyTorch's kernels": ", ".join(
-            (f"oneDNN {'on' if torch.backends.mkldnn.enabled else 'off'}", torch.backends.cpu.get_cpu_capability())
-        ),
-        "TensorFlow's kernels": f"oneDNN {onednn}",
-    }

@@ -110,10 +110,13 @@ def caffe_schedule(optimizer: CaffeSGD, solver: Solver) -> torch.optim.lr_schedu
 
 
 def gradients(
-    model: nn.Module, data: np.ndarray | Tensor, label: np.ndarray, caffe: bool = True
+    model: nn.Module,
+    data: np.ndarray | Tensor,
+    label: np.ndarray,
+    caffe: bool = True,
+    loss: nn.Module | None = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Caffe's SoftmaxWithLoss (normalize: false, ignore_label 255) at the model's scores, and its
-    gradients.
+    """A loss at the model's scores, and its gradients.
 
     Args:
         model: made by `build`. Dropout is off, and BatchNorm takes its running statistics; mode,
@@ -121,6 +124,7 @@ def gradients(
         data: N×C×H×W.
         label: N×1×h×w, h×w the size of the output.
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with torch's default kernels.
+        loss: of (scores, label); by default `SoftmaxWithLoss()`: normalize: false, ignore_label 255.
 
     Returns:
         The loss as Caffe reports it, and hub name → gradient of every trained parameter.
@@ -133,9 +137,9 @@ def gradients(
     network = unwrap(model)
     parameters = trained(network)
     with ONE_AT_A_TIME, torch.enable_grad(), caffe_arithmetic() if caffe else nullcontext():
-        loss = _loss(network, data, label)
-        slopes = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return loss.item(), {name: one.cpu().numpy() for name, one in zip(parameters, slopes, strict=True)}
+        value = _loss(network, data, label, loss)
+        slopes = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
+    return value.item(), {name: one.cpu().numpy() for name, one in zip(parameters, slopes, strict=True)}
 
 
 @known_arguments
@@ -153,6 +157,7 @@ def solver_steps(
     stepvalue: Sequence[int] = (),
     max_iter: int | None = None,
     caffe: bool = True,
+    loss: nn.Module | None = None,
 ) -> list[float]:
     """Train a model as Caffe's solver does; the model is changed.
 
@@ -164,6 +169,7 @@ def solver_steps(
         momentum, weight_decay, lr_policy, gamma, power, stepsize, stepvalue, max_iter: as in
             solver.prototxt.
         caffe: compute as Caffe does; False: with torch's default kernels.
+        loss: as of `gradients`.
 
     Returns:
         The loss of each step before its update, as Caffe reports it: the mean over its pairs.
@@ -188,9 +194,9 @@ def solver_steps(
                 optimizer.zero_grad()
                 losses.append(0.0)
                 for data, label in pairs:
-                    loss = _loss(network, data, label)
-                    loss.backward()
-                    losses[-1] += loss.item() / len(pairs)
+                    value = _loss(network, data, label, loss)
+                    value.backward()
+                    losses[-1] += value.item() / len(pairs)
                 optimizer.step()
         finally:
             for parameter, gradient in before.items():
@@ -198,10 +204,10 @@ def solver_steps(
     return losses
 
 
-def _loss(network: Network, data: np.ndarray | Tensor, label: np.ndarray) -> Tensor:
+def _loss(network: Network, data: np.ndarray | Tensor, label: np.ndarray, loss: nn.Module | None) -> Tensor:
     check_scores(network.architecture, network.logits)
     like = next(network.parameters())
     images = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
     checked = checked_images(images, network.in_channels, dtype_name(like))
     score = in_eval_mode(network)(torch.from_numpy(checked).to(like.device))
-    return SoftmaxWithLoss()(score, torch.from_numpy(np.asarray(label)))
+    return (loss or SoftmaxWithLoss())(score, torch.from_numpy(np.asarray(label)))

@@ -227,10 +227,13 @@ def trained(network: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 
 def gradients(
-    model: keras.Model, data: np.ndarray, label: np.ndarray, caffe: bool = True
+    model: keras.Model,
+    data: np.ndarray,
+    label: np.ndarray,
+    caffe: bool = True,
+    loss: keras.losses.Loss | None = None,
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Caffe's SoftmaxWithLoss (normalize: false, ignore_label 255) at the model's scores, and its
-    gradients.
+    """A loss at the model's scores, and its gradients.
 
     Args:
         model: made by `build`. Dropout is off, and BatchNorm takes its running statistics; the model
@@ -238,6 +241,7 @@ def gradients(
         data: N×H×W×C.
         label: N×1×h×w, h×w the size of the output.
         caffe: compute as Caffe does (`caffe_arithmetic`); False: with TensorFlow's default kernels.
+        loss: of (label, scores); by default `SoftmaxWithLoss()`: normalize: false, ignore_label 255.
 
     Returns:
         The loss as Caffe reports it, and hub name → gradient of every trained parameter, in the hub's
@@ -251,8 +255,8 @@ def gradients(
     network = checked_network(model)
     slots = trained(network)
     with ONE_AT_A_TIME, caffe_arithmetic() if caffe else nullcontext():
-        loss, slopes = _gradients(network, data, label, [variable for variable, _ in slots.values()])
-    return float(loss), {
+        value, slopes = _gradients(network, data, label, [variable for variable, _ in slots.values()], loss)
+    return float(value), {
         name: hub_array(slope, order) for (name, (_, order)), slope in zip(slots.items(), slopes, strict=True)
     }
 
@@ -272,6 +276,7 @@ def solver_steps(
     stepvalue: Sequence[int] = (),
     max_iter: int | None = None,
     caffe: bool = True,
+    loss: keras.losses.Loss | None = None,
 ) -> list[float]:
     """Train a model as Caffe's solver does; the model is changed.
 
@@ -283,6 +288,7 @@ def solver_steps(
         momentum, weight_decay, lr_policy, gamma, power, stepsize, stepvalue, max_iter: as in
             solver.prototxt.
         caffe: compute as Caffe does; False: with TensorFlow's default kernels.
+        loss: as of `gradients`.
 
     Returns:
         The loss of each step before its update, as Caffe reports it: the mean over its pairs.
@@ -306,15 +312,19 @@ def solver_steps(
             total: list[KerasTensor] | None = None
             losses.append(0.0)
             for data, label in pairs:
-                loss, slopes = _gradients(network, data, label, variables)
+                value, slopes = _gradients(network, data, label, variables, loss)
                 total = slopes if total is None else [one + more for one, more in zip(total, slopes, strict=True)]
-                losses[-1] += float(loss) / len(pairs)
+                losses[-1] += float(value) / len(pairs)
             optimizer.apply(total, variables)
     return losses
 
 
 def _gradients(
-    network: Network, data: np.ndarray, label: np.ndarray, variables: list[keras.Variable]
+    network: Network,
+    data: np.ndarray,
+    label: np.ndarray,
+    variables: list[keras.Variable],
+    loss: keras.losses.Loss | None,
 ) -> tuple[KerasTensor, list[KerasTensor]]:
     check_scores(network.architecture, bool(network.arguments.get("logits")))
     images = np.asarray(data)
@@ -324,5 +334,7 @@ def _gradients(
     with tf.GradientTape() as tape:
         score = network(ops.convert_to_tensor(np.moveaxis(checked, 1, -1)), training=False)
         target = np.asarray(label)
-        loss = SoftmaxWithLoss()(target[:, 0] if target.ndim == 4 and target.shape[1] == 1 else target, score)
-    return loss, tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        if target.ndim == 4 and target.shape[1] in (1, score.shape[-1]):
+            target = np.moveaxis(target, 1, -1)
+        value = (loss or SoftmaxWithLoss())(target, score)
+    return value, tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)

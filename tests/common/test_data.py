@@ -13,7 +13,7 @@ from scipy.io import savemat
 from segtwin import palette
 from segtwin.architectures import get_architecture
 from segtwin.data import Augmentation, Coding, Stream, caffe_order, coding_of, find, weight_map
-from segtwin.data.augment import scaled
+from segtwin.data.augment import deformed, scaled
 from segtwin.data.labels import contents_of, read_contents
 from segtwin.data.layouts import DataSet, Sample, natural, seg11valid
 from segtwin.errors import DataError, ImageError
@@ -405,6 +405,16 @@ def test_brightness_stays_within_the_values() -> None:
 def test_labels_are_scaled_by_nearest_neighbours() -> None:
     _, label = scaled(np.zeros((4, 4, 1), np.float32), np.array([[0, 0, 4, 4]] * 4, np.uint8), 2.5)
     assert set(np.unique(label)) == {0, 4}
+
+
+def test_labels_are_deformed_by_nearest_neighbours() -> None:
+    label = np.where(np.arange(32) < 16, 0, 4).astype(np.uint8) * np.ones((32, 1), np.uint8)
+    moved = 0
+    for seed in range(5):
+        _, got = deformed(np.zeros((32, 32, 1), np.float32), label, 3.0, np.random.default_rng(seed))
+        assert set(np.unique(got)) == {0, 4}
+        moved += int((got != label).sum())
+    assert moved > 20
 
 
 @pytest.mark.parametrize(

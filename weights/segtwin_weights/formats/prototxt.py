@@ -139,9 +139,35 @@ def train_val(architecture: Architecture, classes: int, in_channels: int, widths
             [("include", [("phase", Word(phase))]), ("python_param", param)],
         )))  # fmt: skip
     texts += [layer_text(layer) for layer in net(architecture, classes, in_channels, widths) if layer.kind != "Input"]
+    return "".join([*texts, loss_text(architecture)])
+
+
+def training(
+    architecture: Architecture,
+    classes: int,
+    in_channels: int,
+    widths: tuple[int, ...],
+    data: tuple[int, ...],
+    label: tuple[int, ...],
+) -> str:
+    """The net for training whose data and labels, of these shapes, are put in by hand: Input layers, no Dropout, and
+    the summed loss."""
+    texts = [
+        layer_text(CaffeLayer(name, "Input", (), (name,), [("input_param", [("shape", [("dim", d) for d in shape])])]))
+        for name, shape in ((architecture.input, data), ("label", label))
+    ]
+    texts += [
+        layer_text(layer)
+        for layer in net(architecture, classes, in_channels, widths)
+        if layer.kind not in ("Input", "Dropout")
+    ]
+    return "".join([*texts, loss_text(architecture)])
+
+
+def loss_text(architecture: Architecture) -> str:
+    """Caffe's summed loss, that ignores 255."""
     loss = [("loss_param", [("ignore_label", 255), ("normalize", Word("false"))])]
-    texts.append(layer_text(CaffeLayer("loss", "SoftmaxWithLoss", (architecture.output, "label"), ("loss",), loss)))
-    return "".join(texts)
+    return layer_text(CaffeLayer("loss", "SoftmaxWithLoss", (architecture.output, "label"), ("loss",), loss))
 
 
 def files(
