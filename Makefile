@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help install lock convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz bench clean FORCE
+.PHONY: help install lock convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz mutants bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ proven: $(INSTALLED)  ## the README's table of measured errors
 CASES ?= 1000
 fuzz: $(INSTALLED)  ## CASES=1000 mutations of a file of every format through its reader
 	PYTHONPATH=tests:parity_tests $(BIN)/python tests/fuzz.py --cases $(CASES)
+
+MUTANTS ?= --table docs/mutants.md
+mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the project: each has to be noticed (40 minutes; MUTANTS=--fast: two)
+	$(BIN)/python parity_tests/mutants.py $(MUTANTS)
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
