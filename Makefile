@@ -11,7 +11,8 @@ INSTALLED := .venv/.installed
 SEGTWIN := $(BIN)/segtwin
 PHOTO := docs/images/chelsea.jpg
 
-.PHONY: help install lock convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz mutants bench clean FORCE
+WRITE ?=
+.PHONY: help docs install lock convert-vgg test test-fast lint test-wheel notebooks pictures proven fuzz mutants bench clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,10 +44,12 @@ lock:  ## requirements.lock anew, from pyproject.toml (extra dev)
 	.venv-lock/bin/python -m pip freeze --exclude segtwin > requirements.lock
 	rm -rf .venv-lock
 
-notebooks: $(INSTALLED)  ## execute the notebooks of docs/ into docs/_built/
-	mkdir -p docs/_built
-	for page in docs/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute --output docs/_built/$$(basename $${page%.py}).ipynb $$page; done
-	$(BIN)/jupyter nbconvert --log-level ERROR --to html docs/_built/*.ipynb
+notebooks: $(INSTALLED)  ## execute docs/*.py and hold docs/*.ipynb against them (WRITE=--write: make those anew)
+	$(BIN)/python docs/build.py $(WRITE)
+
+docs: $(INSTALLED)  ## the site, docs/_site: pages, notebooks as committed, API reference; strict
+	mkdir -p docs/_pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 pictures: notebooks  ## the README's pictures, from the notebooks
 	cp docs/_built/twins.png docs/_built/rounding.png docs/_built/unets.png docs/images/
@@ -65,8 +68,8 @@ mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the proje
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
 
-clean:  ## remove out/ and docs/_built/, keep the environment
-	rm -rf out docs/_built
+clean:  ## remove out/, docs/_built/ and docs/_site/, keep the environment
+	rm -rf out docs/_built docs/_site
 
 # The environment: pinned packages, then this project in place. pip takes no other constraints than the lock.
 install: $(INSTALLED)  ## the environment .venv, from requirements.lock

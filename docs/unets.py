@@ -16,9 +16,9 @@
 #
 # The weights of a U-Net with BatchNorm are more than its kernels: statistics gathered while it
 # trained belong to them. This page trains `unet-small` in PyTorch on half a picture, hands it to
-# Keras, and looks at the other half with both. Then it shows three places where ports of U-Nets go
-# wrong without any error: the variance that BatchNorm keeps, the pixel by which a transposed
-# convolution is off, and the seams between tiles.
+# Keras, and looks at the other half with both. Then it shows two places where ports of U-Nets go
+# wrong without any error: the variance that BatchNorm keeps, and the pixel by which a transposed
+# convolution is off. (A third, the seams between tiles, has a page of its own.)
 
 # %%
 import os
@@ -193,46 +193,3 @@ for axis, (name, found) in zip(axes, maps.items(), strict=True):
     axis.imshow(found, cmap="viridis")
     axis.set_title(name, fontsize=9)
     print(name, "- first lit row and column:", *(int(index.min()) for index in np.nonzero(found)))
-
-# %% [markdown]
-# ## Seams
-#
-# The paper's network uses unpadded convolutions, so that large images can be computed in tiles. Its
-# figure 2 sets tiles as far apart as their output is large: 388 pixels. But the network pools four
-# times, and is the same everywhere only up to shifts by 16 pixels, of which 388 is no multiple:
-# each such tile stands in another phase of the pooling grid. `segtwin.overlap_tile` sets tiles
-# apart by the largest multiple of 16 that fits. Below, tiles of 252 pixels (68 of output): left
-# what tiles 68 apart differ by from one pass over the whole image, right those 64 apart.
-
-# %%
-paper = segtwin_torch.build("unet-paper", widths=(8, 16, 32, 64, 128), seed=2)
-
-
-def network(part: np.ndarray) -> np.ndarray:
-    """Scores of a part of an image."""
-    with torch.inference_mode():
-        return paper(torch.from_numpy(part)).numpy()
-
-
-image = np.ascontiguousarray(data[:, :, :256, :256])
-whole = network(np.pad(image, ((0, 0), (0, 0), (92, 96), (92, 96)), mode="reflect"))[:, :, :256, :256]
-around = np.pad(image, ((0, 0), (0, 0), (92, 252), (92, 252)), mode="reflect")
-as_drawn = np.empty_like(whole)
-for top in range(0, 256, 68):
-    for left in range(0, 256, 68):
-        target = as_drawn[:, :, top : top + 68, left : left + 68]
-        target[...] = network(np.ascontiguousarray(around[:, :, top : top + 252, left : left + 252]))[
-            :, :, : target.shape[2], : target.shape[3]
-        ]
-tiled = segtwin.overlap_tile(network, image, tile=252)
-
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-for axis, (name, scores) in zip(
-    axes, {"tiles 68 apart": as_drawn, "tiles 64 apart (overlap_tile)": tiled}.items(), strict=True
-):
-    difference = np.abs(scores - whole).max(axis=1)[0] / np.abs(whole).max()
-    shown = axis.imshow(np.log10(np.maximum(difference, 1e-8)), vmin=-8, vmax=0, cmap="magma")
-    axis.set_title(f"{name}: at most {difference.max():.1e}")
-    axis.set_axis_off()
-figure.colorbar(shown, ax=axes, label="log₁₀ of the difference, relative to the largest score", shrink=0.8)
-assert oracle.relative_error(tiled, whole) < 4 * 2.0**-21 < oracle.relative_error(as_drawn, whole)

@@ -27,7 +27,7 @@ from goldens import (
     vggfcn_goldens,
 )
 from segtwin import noise, oracle
-from segtwin_engines.report import machine
+from segtwin_engines.facts import machine
 from segtwin_weights import dimensions, initialize
 from test_fcn_caffe import NETWORKS
 from test_referee import GOLDENS as OPENCV

@@ -139,6 +139,15 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert "Traceback" not in error
 
 
+def test_opencv_and_caffe_take_weights_of_float64() -> None:
+    weights = weights_of("fcn32s")
+    double = Weights({name: blob.astype(np.float64) for name, blob in weights.items()}, weights.metadata)
+    data = np.random.default_rng(6).uniform(-120, 130, (1, 3, 33, 40)).astype(np.float32)
+    for name in ("opencv", *(["caffe"] if not missing("caffe") else [])):
+        one, other = (segtwin_engines.load(held, name).scores(data) for held in (weights, double))
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_export_that_nobody_would_run_is_refused() -> None:
     with pytest.raises(ValueError, match=r"x.onnx: none of the engines torch, opencv runs an export"):
         check_options(("torch", "opencv"), {"torch": "x.onnx", "keras": None}, training=False)

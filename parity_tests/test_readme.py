@@ -18,11 +18,7 @@ from segtwin_cli.main import main
 from test_preprocessing_of_weights import OXFORD, state_dict
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    page
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-    if page.exists()
-]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OTHER = {"mermaid"}
 """Languages that are not run."""

@@ -45,6 +45,10 @@ COMMANDS = {
         "segtwin_cli.inspect:inspect",
         "Print what a file of weights holds; check it; compare it with another.",
     ),
+    "demo": (
+        "segtwin_cli.demo:demo",
+        "Serve a page to this machine: drop an image, see the engines' masks side by side.",
+    ),
     "explain": (
         "segtwin_cli.explain:explain",
         "Say what each layer does to an image of some size: sizes, fields, crops, cost.",

@@ -22,9 +22,10 @@ MODULES = {
     "caffe": ("caffe",),
     "report": ("jinja2", "matplotlib"),
     "train": ("scipy",),
+    "demo": ("gradio",),
 }
 """Framework or engine → the modules that it is imported from."""
-EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli", "train": "train"}
+EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli", "train": "train", "demo": "demo"}
 """Framework or engine → the extra that installs it: pip install 'segtwin[…]'."""
 PACKAGES = {"openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
 """Engine → the package that installs it, where no extra does."""

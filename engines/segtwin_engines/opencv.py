@@ -29,7 +29,9 @@ def start(
         raise ImportError("OpenCV 5 has no Caffe importer; pip install 'opencv-python-headless<5'")
     with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         file = Path(folder) / "network.caffemodel"
-        segtwin_weights.write(weights, file)
+        # its importer takes float32 alone
+        single = {name: blob.astype(np.float32) for name, blob in weights.items()}
+        segtwin_weights.write(Weights(single, weights.metadata), file)
         deploy = str(file.with_suffix(".deploy.prototxt"))
         net, unfused = (cv2.dnn.readNetFromCaffe(deploy, str(file)) for _ in range(2))
     for one in (net, unfused):
