@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = {
     "base": set(), "cli": set(), "cli,onnx": {"onnxruntime"}, "torch": {"torch", "onnxruntime"},
     "cli,torch": {"torch", "onnxruntime"}, "cli,keras": {"keras", "onnxruntime"},
-    "cli,torch,train": {"torch", "onnxruntime", "train"}, "all": {"torch", "keras", "onnxruntime", "train"},
+    "cli,torch,train": {"torch", "onnxruntime", "train"}, "cli,demo": {"demo"},
+    "all": {"torch", "keras", "onnxruntime", "train", "demo"},
 }  # fmt: skip
 """Extra → what it makes usable."""
 PHOTO = ROOT / "docs/images/chelsea.jpg"
@@ -124,6 +125,8 @@ def check(place: Place, usable: set[str]) -> None:
         "train",
         "evaluate",
         "check-data",
+        "diagnose",
+        "demo",
     ):
         assert "--help" in place.works("segtwin", command, "--help")
     assert "fcn8s\t134,362,751" in place.works("segtwin", "list")
@@ -165,7 +168,7 @@ def check_modules(place: Place, usable: set[str]) -> None:
 def check_engines(place: Place, usable: set[str]) -> None:
     """Export, predict and parity, with what is there."""
     nothing = "nowhere.safetensors"  # does not exist: what is missing is said before weights are read
-    assert place.offers() == {"auto", "oracle"} | usable - {"train"}
+    assert place.offers() == {"auto", "oracle"} | usable - {"train", "demo"}
     for framework in ("torch", "keras"):
         if framework in usable:
             place.works("segtwin", "export", "u.safetensors", f"{framework}.onnx", "--framework", framework)
@@ -202,6 +205,8 @@ def check_engines(place: Place, usable: set[str]) -> None:
 
 def check_training(place: Place, usable: set[str]) -> None:
     """Train a step in each framework, and score what came of it."""
+    if "demo" not in usable:
+        place.refuses("segtwin", "demo", extra="demo")
     if "train" not in usable:
         place.refuses("segtwin", "check-data", "nowhere", extra="train")
         place.refuses("segtwin", "evaluate", "nowhere.safetensors", "nowhere", extra="train")
