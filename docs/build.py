@@ -5,8 +5,8 @@ is committed with its outputs so that any forge shows it.
     python docs/build.py --write    # … and commit what was made: copy it
     python docs/build.py tiling     # some
 
-Current means: the same cells, and outputs of the same kinds and numbers of lines. What the lines say is the machine's:
-roundings, and which blob is the worst.
+Current means: the same cells, and outputs of the same kinds. What they say is the machine's: roundings, which blob is
+the worst, where the weights were found.
 """
 
 from __future__ import annotations
@@ -60,12 +60,11 @@ def seen(file: Path) -> list[tuple[str, list[str]]]:
     """Each cell's source, and the kinds of its outputs."""
     found = []
     for cell in nbformat.read(file, as_version=4).cells:
-        outputs = []
-        for output in cell.get("outputs", []):
-            text = output.get("text") or output.get("data", {}).get("text/plain", "")
-            kinds = sorted(output.get("data", {})) or [output.get("name", output.output_type)]
-            outputs.append(f"{' '.join(kinds)}, {len(text.splitlines())} lines")
-        found.append((cell.source, outputs))
+        kinds = {
+            " ".join(sorted(output.get("data", {}))) or output.get("name", output.output_type)
+            for output in cell.get("outputs", [])
+        }
+        found.append((cell.source, sorted(kinds)))
     return found
 
 

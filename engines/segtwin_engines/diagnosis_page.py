@@ -48,6 +48,6 @@ def draw(theirs: np.ndarray, reference: np.ndarray) -> bytes:
         axis.tick_params(labelsize=8)
         figure.colorbar(image, ax=axis, location="bottom", aspect=30).ax.tick_params(labelsize=8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 90})
+    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 90})
     plt.close(figure)
     return buffer.getvalue()
