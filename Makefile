@@ -62,14 +62,14 @@ fuzz: $(INSTALLED)  ## CASES=1000 mutations of a file of every format through it
 	PYTHONPATH=tests:parity_tests $(BIN)/python tests/fuzz.py --cases $(CASES)
 
 MUTANTS ?= --table docs/mutants.md
-mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the project: each has to be noticed (40 minutes; MUTANTS=--fast: two)
+mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the project: each has to be noticed (40 minutes; MUTANTS=--fast: one)
 	$(BIN)/python parity_tests/mutants.py $(MUTANTS)
 
 bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
 	$(BIN)/python benchmarks/spine.py
 
 clean:  ## remove out/, docs/_built/ and docs/_site/, keep the environment
-	rm -rf out docs/_built docs/_site
+	rm -rf out docs/_built docs/_pages docs/_site
 
 # The environment: pinned packages, then this project in place. pip takes no other constraints than the lock.
 install: $(INSTALLED)  ## the environment .venv, from requirements.lock

@@ -57,7 +57,7 @@ converted = ROOT / "out/fcn8s.safetensors"
 weights = (
     segtwin_weights.read(converted)
     if converted.exists()
-    else segtwin_weights.convert(segtwin_weights.read(find_vgg16(print)), "fcn8s")
+    else segtwin_weights.convert(segtwin_weights.read(find_vgg16(lambda line: None)), "fcn8s")
 )
 print(weights)
 print("synthetic" if weights.metadata.get("synthetic") else "trained", "- from", weights.metadata["source"])

@@ -16,7 +16,7 @@ from PIL import Image
 from segtwin import Preprocessing, backward
 from segtwin.architectures import Architecture, get_architecture
 from segtwin_cli.main import main
-from segtwin_engines import contestants
+from segtwin_engines import comparison, contestants
 from segtwin_engines.comparison import check_options, disagreement, margins_of
 from segtwin_engines.contestants import Contestant, columns
 from segtwin_engines.installed import missing
@@ -137,6 +137,15 @@ def test_what_cannot_be_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("options", [{"engines": ["kearas"]}, {"engines": ["opencv"], "gradients": True}])
+def test_a_wrong_option_is_refused_before_the_weights_are_read(
+    options: dict, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "read_network", lambda *_: pytest.fail("read"))
+    with pytest.raises(ValueError, match="engine"):
+        segtwin_engines.parity(files / "fcn8s.safetensors", files / "a.png", **options)
 
 
 def test_opencv_and_caffe_take_weights_of_float64() -> None:

@@ -32,7 +32,18 @@ from segtwin_weights import Weights, metadata
 from segtwin_weights.mappings import names as names_of_weights
 from segtwin_weights.onnx_check import load_graph
 
-from segtwin_engines.contestants import ON_EXPORTS, Contestant, chosen, columns, exporters, start_all
+from segtwin_engines.contestants import (
+    OF_CAFFES_LAYERS,
+    ON_EXPORTS,
+    TRAINING,
+    Contestant,
+    built,
+    chosen,
+    columns,
+    exporters,
+    named,
+    start_all,
+)
 from segtwin_engines.engine import fits
 from segtwin_engines.installed import require
 from segtwin_engines.loading import Chosen, read_network, warn
@@ -242,15 +253,18 @@ def parity(
         raise ValueError(f"{steps} steps at base_lr {base_lr}; steps are counted from 0, and base_lr is above 0")
     if base_lr is not None and not steps:
         raise ValueError("base_lr is of steps; say how many steps there are")
-    named = None if engines is None else ((engines,) if isinstance(engines, str) else tuple(engines))
-    require(*(named or ("torch", "keras", "onnxruntime")), purpose="parity")
+    if engines is not None:
+        engines = (engines,) if isinstance(engines, str) else tuple(engines)
+    asked = named(engines)
+    given = {"torch": torch_onnx, "keras": keras_onnx}
     files = [os.fspath(images)] if isinstance(images, str | os.PathLike) else [os.fspath(one) for one in images]
-    onnx_files = [os.fspath(one) for one in (torch_onnx, keras_onnx) if one is not None]
+    onnx_files = [os.fspath(one) for one in given.values() if one is not None]
     source = [] if isinstance(weights, Weights) else [os.fspath(weights)]
     for name in (*source, *files, *onnx_files):
         os.stat(name)  # before any work: whatever is not there
     for name in onnx_files:
         load_graph(name)
+    check_options(asked, given, gradients or steps > 0)
     where = source[0] if source else "the weights"
     step(f"reading {where}")
     if isinstance(weights, Weights):
@@ -259,8 +273,7 @@ def parity(
     else:
         loaded, found = read_network(where)
     architecture = get_architecture(found)
-    using = chosen(named, architecture)
-    check_options(using, {"torch": torch_onnx, "keras": keras_onnx}, gradients or steps > 0)
+    using = chosen(engines, architecture)
     size = segtwin_weights.dimensions(loaded, architecture)
     if preprocessing is None:
         names_of_weights.check_inputs(loaded, architecture)
@@ -290,11 +303,11 @@ def parity(
         names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
         say(f"{len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead")
     wanted = columns(using)
-    training = sum(name in ("torch", "keras", "caffe") for name in using)
+    training = sum(name in TRAINING for name in using)
     each = 2 + len(wanted) + (gradients + (steps > 0)) * (2 + training)
-    expect(1 + building(using, torch_onnx, keras_onnx) + each * len(files))
+    starting = len(built(using, given)) + sum(name in OF_CAFFES_LAYERS for name in using)
+    expect(1 + starting + each * len(files))
     with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
-        given = {"torch": torch_onnx, "keras": keras_onnx}
         held = {name: loaded[name] for name in probed}
         contestants = start_all(using, architecture, compared, Path(folder), given, step, held)
         comparisons = [
@@ -319,18 +332,8 @@ def check_options(engines: Sequence[str], files: Mapping[str, str | os.PathLike[
             )
         if path is not None and framework not in exporters():
             raise ValueError(f"{os.fspath(path)}: {framework} is not installed, so that its export has no column")
-    if training and not set(engines) & {"torch", "keras", "caffe"}:
+    if training and not set(engines) & set(TRAINING):
         raise ValueError(f"none of the engines {', '.join(engines)} has a backward pass; torch, keras and caffe have")
-
-
-def building(engines: Sequence[str], torch_onnx: object, keras_onnx: object) -> int:
-    """How many models are built before the first image."""
-    exports = set(engines) & set(ON_EXPORTS)
-    frameworks = sum(
-        name in engines or bool(exports and name in exporters() and given is None)
-        for name, given in (("torch", torch_onnx), ("keras", keras_onnx))
-    )
-    return frameworks + sum(name in ("opencv", "caffe") for name in engines)
 
 
 def first_page(

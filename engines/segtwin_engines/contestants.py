@@ -28,6 +28,9 @@ ON_EXPORTS = ("onnxruntime", "openvino")
 OF_CAFFES_LAYERS = ("opencv", "caffe")
 NAMES = (*FRAMEWORKS, *ON_EXPORTS, *OF_CAFFES_LAYERS)
 """The engines that can be compared; the oracle is what they are compared with."""
+DEFAULT = ("torch", "keras", "onnxruntime")
+TRAINING = ("torch", "keras", "caffe")
+"""The engines that have a backward pass."""
 TITLES = {
     "torch": "PyTorch",
     "keras": "Keras",
@@ -79,37 +82,43 @@ class Contestant:
     solver_steps: SolverSteps | None = None
 
 
-def chosen(engines: str | Iterable[str] | None, architecture: Architecture) -> tuple[str, ...]:
-    """The engines to compare, checked before any work.
+def named(engines: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The engines that are asked for, in the order of the report; checked before any work.
 
     Args:
-        engines: names; None: torch, keras and onnxruntime, and caffe where pycaffe can be imported and has the
-            network's layers.
-        architecture: the network.
+        engines: names; None: DEFAULT.
 
     Raises:
-        ValueError: there is no such engine, or it cannot run the network.
+        ValueError: there is no such engine.
         ImportError: one is not installed.
     """
-    if engines is None:
-        live = not missing("caffe") and prototxt.writable(architecture)
-        engines = ("torch", "keras", "onnxruntime", *(["caffe"] if live else []))
-    names = {engines} if isinstance(engines, str) else set(engines)
-    for name in sorted(names):
+    names = set(DEFAULT if engines is None else [engines] if isinstance(engines, str) else engines)
+    for name in sorted(names - set(NAMES)):
         if name == "oracle":
             raise ValueError("oracle is what the engines are compared with; name others")
-        if name not in NAMES:
-            raise ValueError(
-                f"there is no engine {name!r} to compare; there are {', '.join(NAMES)}{nearest(name, NAMES)}"
-            )
-        if name in OF_CAFFES_LAYERS and not prototxt.writable(architecture):
-            raise ValueError(f"{architecture.name}: {name} runs networks of Caffe's layers alone; leave it out")
+        raise ValueError(f"there is no engine {name!r} to compare; there are {', '.join(NAMES)}{nearest(name, NAMES)}")
     if not names:
         raise ValueError(f"no engine is named; there are {', '.join(NAMES)}")
     require(*names, purpose="parity")
     if names & set(ON_EXPORTS) and not exporters():
         require("torch", purpose=f"an export for {' and '.join(sorted(names & set(ON_EXPORTS)))}")
     return tuple(name for name in NAMES if name in names)
+
+
+def chosen(engines: str | Iterable[str] | None, architecture: Architecture) -> tuple[str, ...]:
+    """The engines to compare a network in: those of `named`, and by default caffe too, where pycaffe can be imported
+    and has the network's layers.
+
+    Raises:
+        ValueError, ImportError: of `named`; one of the engines cannot run the network.
+    """
+    names = named(engines)
+    if engines is None:
+        return (*names, "caffe") if not missing("caffe") and prototxt.writable(architecture) else names
+    for name in names:
+        if name in OF_CAFFES_LAYERS and not prototxt.writable(architecture):
+            raise ValueError(f"{architecture.name}: {name} runs networks of Caffe's layers alone; leave it out")
+    return names
 
 
 def exporters() -> tuple[str, ...]:
@@ -125,6 +134,17 @@ def columns(engines: Sequence[str]) -> list[Column]:
         *(Column(name) for name in engines if name in OF_CAFFES_LAYERS),
         *(Column(name, default=True) for name in engines if name in FRAMEWORKS),
     ]
+
+
+def built(engines: Sequence[str], files: Mapping[str, str | os.PathLike[str] | None]) -> tuple[str, ...]:
+    """The frameworks whose models are built: those that are compared, and those that an export is made from.
+
+    Args:
+        engines: of `chosen`.
+        files: framework → an export of it that is given.
+    """
+    exported = {column.export for column in columns(engines)}
+    return tuple(one for one in FRAMEWORKS if one in engines or (one in exported and files.get(one) is None))
 
 
 def start_all(
@@ -151,10 +171,11 @@ def start_all(
     wanted = columns(engines)
     models: dict[str, Any] = {}
     exports: dict[str, str] = {}
+    building = built(engines, files)
     for framework in FRAMEWORKS:
         exported = any(column.export == framework for column in wanted)
         given = files.get(framework)
-        if framework in engines or (exported and given is None):
+        if framework in building:
             step(f"building {'and exporting ' * (exported and given is None)}the {framework} model")
             twin = framework_twin(framework)
             models[framework] = twin.build(architecture.name, **size._asdict(), weights=weights)
