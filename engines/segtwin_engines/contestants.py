@@ -99,10 +99,11 @@ def named(engines: str | Iterable[str] | None) -> tuple[str, ...]:
         raise ValueError(f"there is no engine {name!r} to compare; there are {', '.join(NAMES)}{nearest(name, NAMES)}")
     if not names:
         raise ValueError(f"no engine is named; there are {', '.join(NAMES)}")
-    require(*names, purpose="parity")
+    ordered = tuple(name for name in NAMES if name in names)
+    require(*ordered, purpose="parity")
     if names & set(ON_EXPORTS) and not exporters():
         require("torch", purpose=f"an export for {' and '.join(sorted(names & set(ON_EXPORTS)))}")
-    return tuple(name for name in NAMES if name in names)
+    return ordered
 
 
 def chosen(engines: str | Iterable[str] | None, architecture: Architecture) -> tuple[str, ...]:
