@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import segtwin_keras
 import segtwin_torch
+import torch
 from segtwin.architectures import get_architecture
 from segtwin_engines.onnxruntime import onnx_blobs
 from segtwin_weights import Weights, dimensions
@@ -42,6 +43,14 @@ def keras_engine(
     architecture: str, weights: Weights, data: np.ndarray, dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
     return segtwin_keras.blobs(model("keras", architecture, weights, dtype), data)
+
+
+def scores(framework: str, network, data: np.ndarray) -> np.ndarray:
+    """What a call of the model gives, N×C×H×W: by default kernels, and of an FCN without its dead zones."""
+    if framework == "torch":
+        with torch.inference_mode():
+            return network(torch.from_numpy(data)).numpy()
+    return np.asarray(network(np.ascontiguousarray(data.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2)
 
 
 @cache

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from segtwin import Architecture, Preprocessing
 from segtwin.architectures import find_architecture
-from segtwin_weights import Dimensions, Weights, metadata, onnx_stamp
+from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_stamp
 from segtwin_weights.onnx_check import first_line, onnx_values, values_of
 
 from segtwin_engines.engine import Engine, Folder
@@ -151,10 +151,9 @@ def open_file(
 
 def blob_names(path: str, architecture: Architecture | None) -> list[str]:
     """The blobs of a file: those of the network, or of one that is not known every value that a node computes."""
-    graph = onnx.load(path, load_external_data=False).graph
-    computed = [name for node in graph.node for name in node.output if name]
-    known = [] if architecture is None else [name for name in architecture.exported if name in computed]
-    return known or computed
+    model = onnx.load(path, load_external_data=False)
+    known = [] if architecture is None else list(onnx_dead_zones.held(architecture.exported, model))
+    return known or [name for node in model.graph.node for name in node.output if name]
 
 
 def last_operation(path: str, output: str) -> str:

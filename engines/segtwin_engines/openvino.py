@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import openvino
 from segtwin import Architecture
-from segtwin_weights import Dimensions, Weights
+from segtwin_weights import Dimensions, Weights, onnx_dead_zones
 
 from segtwin_engines import onnxruntime
 from segtwin_engines.engine import Engine
@@ -60,10 +60,15 @@ def compile_file(
         model: Any = core.read_model(path)
         source = model.input(0).get_any_name()
         names = [name for name in onnxruntime.blob_names(path, architecture) if name != source]
+        held = onnx_dead_zones.held(names, onnx.load(path, load_external_data=False))
         outputs = {name for output in model.outputs for name in output.get_names()}
-        model.add_outputs([name for name in names if name not in outputs])
+        model.add_outputs([value for value, _ in held.values() if value not in outputs])
         values = core.compile_model(model, "CPU", FLOAT32)(data)
-        return {source: data} | {name: np.array(values[name]) for name in names}
+        whole = {
+            name: repeat.whole(np.array(values[value])) if repeat else np.array(values[value])
+            for name, (value, repeat) in held.items()
+        }
+        return {source: data} | whole
 
     return scores, blobs
 

@@ -31,7 +31,7 @@ from segtwin_torch.export import export_onnx, save_checkpoint
 from segtwin_torch.fcn8_vgg import regularization_terms
 from segtwin_torch.layers import caffe_arithmetic
 from segtwin_torch.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
-from segtwin_torch.network import Network, network_class, unwrap
+from segtwin_torch.network import Network, leave_out_dead_zones, network_class, unwrap
 from segtwin_torch.solver import CaffeSGD, caffe_schedule, gradients, parameter_groups, solver_steps
 from segtwin_torch.train import train
 from segtwin_torch.weights import ONE_AT_A_TIME, blob_names, dtype_name, in_eval_mode, load_weights, read_weights
@@ -60,6 +60,7 @@ __all__ = [
     "caffe_schedule",
     "export_onnx",
     "gradients",
+    "leave_out_dead_zones",
     "list_networks",
     "load",
     "load_weights",

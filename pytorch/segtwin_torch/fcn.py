@@ -7,15 +7,17 @@ arXiv:1411.4038; PAMI 2016, arXiv:1605.06211). Layer for layer
 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there. The four share `features`
 and differ in their heads. Its twin is `segtwin_keras/fcn.py`.
 
-Departures from the original: none in what is computed. The data and loss layers are not part of the
-model.
+Departures from the original: none in what is computed. What blocks 1 to 3 would compute of padding alone
+is computed once in inference, and repeated (`segtwin.geometry.dead_zones`). The data and loss layers are
+not part of the model.
 """
 
 from __future__ import annotations
 
 import torch
+from segtwin.geometry import DeadZones
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import conv2d, max_pool2d, relu
 
 from segtwin_torch.network import Forget, Network, Notebook, register
 
@@ -28,6 +30,24 @@ def conv(inputs: int, outputs: int, kernel: int = 3, pad: int = 1) -> nn.Conv2d:
 def pool(x: Tensor) -> Tensor:
     """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge."""
     return max_pool2d(x, 2, ceil_mode=True)
+
+
+def on_canvas(conv: nn.Conv2d, data: Tensor, zones: DeadZones | None) -> Tensor:
+    """The first convolution; padded by less where zones are left out."""
+    return conv(data) if zones is None else conv2d(data, conv.weight, conv.bias, padding=zones.pad)
+
+
+def whole(x: Tensor, zones: DeadZones | None, name: str) -> Tensor:
+    """A pooling's top with the rows, and then the columns, repeated that were left out before it."""
+    if zones is None:
+        return x
+    row, times = zones.repeats[name]
+    for axis in (2, 3):
+        inner = x.shape[axis] - 2 * row
+        before, between, after = x.split((row, inner, row), axis)
+        first, last = between.narrow(axis, 0, 1), between.narrow(axis, inner - 1, 1)
+        x = torch.cat([before, *[first] * times, between, *[last] * times, after], axis)
+    return x
 
 
 def upscore(channels: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
@@ -82,18 +102,19 @@ class Features(Network):
     def features(self, data: Tensor, n: Notebook) -> tuple[Tensor, Tensor, Tensor]:
         """pool3, pool4 and fc7 of an image N×C×H×W."""
         # 100 pixels of padding: even a 1×1 image reaches fc6, whose 7×7 window needs a pool5 of 7×7
-        x = n["conv1_1"] = relu(self.conv1_1(data))  # N×64×(H+198)×(W+198)
+        zones = self.left_out(n)
+        x = n["conv1_1"] = relu(on_canvas(self.conv1_1, data, zones))  # N×64×(H+198)×(W+198)
         x = n["conv1_2"] = relu(self.conv1_2(x))
-        x = n["pool1"] = pool(x)  # N×64×⌈(H+198)/2⌉×…
+        x = n["pool1"] = whole(pool(x), zones, "pool1")  # N×64×⌈(H+198)/2⌉×…
 
         x = n["conv2_1"] = relu(self.conv2_1(x))
         x = n["conv2_2"] = relu(self.conv2_2(x))
-        x = n["pool2"] = pool(x)  # N×128×⌈(H+198)/4⌉×…
+        x = n["pool2"] = whole(pool(x), zones, "pool2")  # N×128×⌈(H+198)/4⌉×…
 
         x = n["conv3_1"] = relu(self.conv3_1(x))
         x = n["conv3_2"] = relu(self.conv3_2(x))
         x = n["conv3_3"] = relu(self.conv3_3(x))
-        pool3 = x = n["pool3"] = pool(x)  # N×256×⌈(H+198)/8⌉×…
+        pool3 = x = n["pool3"] = whole(pool(x), zones, "pool3")  # N×256×⌈(H+198)/8⌉×…
 
         x = n["conv4_1"] = relu(self.conv4_1(x))
         x = n["conv4_2"] = relu(self.conv4_2(x))

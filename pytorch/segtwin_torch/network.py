@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from segtwin import Preprocessing
 from segtwin.architectures import Architecture, families, get_architecture
+from segtwin.geometry import DeadZones
 from torch import Tensor, nn
 
 
@@ -40,6 +41,8 @@ class Network(nn.Module):
     """Whether the last sigmoid is left off."""
     pad: str | None = None
     """ "reflect": images are mirrored to a size that fits."""
+    leaves_out: bool | None = None
+    """Set by `leave_out_dead_zones`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +53,14 @@ class Network(nn.Module):
         """Channels of the image; the first weight is O×I×kh×kw."""
         return next(self.parameters()).shape[1]
 
+    def left_out(self, n: Notebook) -> DeadZones | None:
+        """What a pass does not compute because it sees padding alone: nothing where a blob of it is kept in the
+        notebook, or seen by a hook of the model's user."""
+        leaves_out = not self.training if self.leaves_out is None else self.leaves_out
+        if not leaves_out or not isinstance(n, Forget) or any(map(hooked, self.children())):
+            return None
+        return self.architecture.dead_zones
+
     def check_size(self, image: Tensor) -> None:
         """Refuse an image that the original cannot take. In an export or a trace sizes are symbols, and not checked.
 
@@ -58,6 +69,38 @@ class Network(nn.Module):
         """
         if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined]
             self.architecture.check_size(*image.shape[2:])
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether someone looks at what a module computes."""
+    every = torch.nn.modules.module
+    return any(
+        (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+            every._global_forward_hooks,
+            every._global_forward_pre_hooks,
+            every._global_backward_hooks,
+            every._global_backward_pre_hooks,
+        )
+    )
+
+
+def leave_out_dead_zones(model: nn.Module, leave_out: bool | None = True) -> None:
+    """Whether an FCN computes its borders once: rows and columns of blocks 1 to 3 that see padding alone are all
+    the same (`segtwin.geometry.dead_zones`). Scores and gradients are the same numbers, but for roundings.
+
+    Args:
+        model: made by `build`; networks that do not pad by 100 pixels stay as they are.
+        leave_out: True: always; False: never; None, as it is after `build`: in inference, not in training.
+            `blobs`, a notebook of blobs and hooks see whole blobs in any case.
+
+    Raises:
+        TypeError: the model is no network of `build`.
+    """
+    unwrap(model).leaves_out = leave_out
 
 
 N = TypeVar("N", bound=type[Network])

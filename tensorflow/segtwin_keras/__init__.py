@@ -30,7 +30,7 @@ from segtwin_keras.export import export_onnx, save_checkpoint
 from segtwin_keras.fcn8_vgg import regularization_terms
 from segtwin_keras.layers import caffe_arithmetic
 from segtwin_keras.losses import BinaryCrossEntropy, BinaryCrossEntropyDice, CrossEntropy, Dice, SoftmaxWithLoss
-from segtwin_keras.network import Network, checked_network, make
+from segtwin_keras.network import Network, checked_network, leave_out_dead_zones, make
 from segtwin_keras.solver import Adam, CaffeSchedule, CaffeSGD, gradients, multipliers, solver_steps
 from segtwin_keras.train import train
 from segtwin_keras.weights import ONE_AT_A_TIME, blob_names, blob_tensors, load_weights, read_weights
@@ -51,6 +51,7 @@ __all__ = [
     "caffe_arithmetic",
     "export_onnx",
     "gradients",
+    "leave_out_dead_zones",
     "list_networks",
     "load",
     "load_weights",

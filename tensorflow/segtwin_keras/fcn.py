@@ -7,8 +7,9 @@ arXiv:1411.4038; PAMI 2016, arXiv:1605.06211). Layer for layer
 1305c7378a9f0ab44b2c936f4d60e4687e3d8743; every blob has its name there. The four share `features`
 and differ in their heads. Its twin is `segtwin_torch/fcn.py`.
 
-Departures from the original: none in what is computed. The data and loss layers are not part of the
-model; blobs are N×H×W×C.
+Departures from the original: none in what is computed. What blocks 1 to 3 would compute of padding alone
+is computed once in inference, and repeated (`segtwin.geometry.dead_zones`). The data and loss layers are
+not part of the model; blobs are N×H×W×C.
 """
 
 from __future__ import annotations
@@ -17,24 +18,81 @@ from typing import Any
 
 import keras
 from keras import KerasTensor, layers, ops
+from segtwin.architectures import get_architecture
+from segtwin.geometry import DeadZones
 
-from segtwin_keras.layers import Conv2D, Conv2DTranspose
+import tensorflow as tf
+from segtwin_keras.layers import LEFT_OUT, Conv2D, Conv2DTranspose
 from segtwin_keras.network import Network, register
 
 
+@keras.saving.register_keras_serializable("segtwin")
+class Canvas(layers.ZeroPadding2D):
+    """The zeros around the image; fewer of them, `least`, where zones are left out."""
+
+    def __init__(self, padding: Any, least: int, **kwargs: Any) -> None:
+        super().__init__(padding, **kwargs)
+        self.least = least
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        """N×H+2·pad×W+2·pad×C."""
+        pads = [self.least] * 2
+        return ops.pad(x, [[0, 0], pads, pads, [0, 0]]) if LEFT_OUT.get() else super().call(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "least": self.least}
+
+
+@keras.saving.register_keras_serializable("segtwin")
+class WholePooling(layers.MaxPooling2D):
+    """A pooling whose top has the rows, and then the columns, repeated that were left out before it."""
+
+    def __init__(self, pool_size: Any, row: int, times: int, **kwargs: Any) -> None:
+        super().__init__(pool_size, **kwargs)
+        self.row, self.times = row, times
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        """N×H×W×C."""
+        x = super().call(x)
+        if not LEFT_OUT.get():
+            return x
+        row, times = self.row, self.times
+        for axis in (1, 2):
+            inner = ops.shape(x)[axis] - 2 * row
+            before, between, after = tf.split(x, (row, inner, row), axis)
+            first, last = tf.gather(between, (0,), axis=axis), tf.gather(between, (inner - 1,), axis=axis)
+            x = tf.concat([before, *[first] * times, between, *[last] * times, after], axis)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        """For `model.save`."""
+        return {**super().get_config(), "row": self.row, "times": self.times}
+
+
 def conv(
-    x: KerasTensor, filters: int, name: str, kernel: int = 3, pad: int = 1, activation: str | None = "relu"
+    x: KerasTensor,
+    filters: int,
+    name: str,
+    kernel: int = 3,
+    pad: int = 1,
+    activation: str | None = "relu",
+    zones: DeadZones | None = None,
 ) -> KerasTensor:
     """A convolution of stride 1, with the ReLU that Caffe runs in its place. Layers start at zero:
     `build` fills them."""
-    if pad:
+    if zones is not None:
+        x = Canvas(pad, zones.pad, name=f"{name}_pad")(x)
+    elif pad:
         x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
     return Conv2D(filters, kernel, activation=activation, kernel_initializer="zeros", name=name)(x)
 
 
-def pool(x: KerasTensor, name: str) -> KerasTensor:
+def pool(x: KerasTensor, name: str, zones: DeadZones | None = None) -> KerasTensor:
     """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge, as it
     does in TensorFlow's SAME."""
+    if zones is not None:
+        return WholePooling(2, *zones.repeats[name], padding="same", name=name)(x)
     return layers.MaxPooling2D(2, padding="same", name=name)(x)
 
 
@@ -103,19 +161,20 @@ def features(
     `pad` is that of conv1_1, `pad6` that of fc6.
     """
     c1, c2, c3, c4, c5, c6, c7 = widths
+    zones = get_architecture("fcn8s").dead_zones if pad == 100 else None  # the four share them
     # 100 pixels of padding: even a 1×1 image reaches fc6, whose 7×7 window needs a pool5 of 7×7
-    x = conv(data, c1, "conv1_1", pad=pad)  # N×(H+198)×(W+198)×64
+    x = conv(data, c1, "conv1_1", pad=pad, zones=zones)  # N×(H+198)×(W+198)×64
     x = conv(x, c1, "conv1_2")
-    x = pool(x, "pool1")  # N×⌈(H+198)/2⌉×…×64
+    x = pool(x, "pool1", zones)  # N×⌈(H+198)/2⌉×…×64
 
     x = conv(x, c2, "conv2_1")
     x = conv(x, c2, "conv2_2")
-    x = pool(x, "pool2")  # N×⌈(H+198)/4⌉×…×128
+    x = pool(x, "pool2", zones)  # N×⌈(H+198)/4⌉×…×128
 
     x = conv(x, c3, "conv3_1")
     x = conv(x, c3, "conv3_2")
     x = conv(x, c3, "conv3_3")
-    pool3 = x = pool(x, "pool3")  # N×⌈(H+198)/8⌉×…×256
+    pool3 = x = pool(x, "pool3", zones)  # N×⌈(H+198)/8⌉×…×256
 
     x = conv(x, c4, "conv4_1")
     x = conv(x, c4, "conv4_2")

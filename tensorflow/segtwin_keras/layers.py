@@ -24,6 +24,10 @@ BLOCK = 1 << 24
 """Numbers in the im2col matrix at once."""
 CAFFE: ContextVar[bool] = ContextVar("caffe_arithmetic", default=False)
 
+LEFT_OUT: ContextVar[bool] = ContextVar("left_out", default=False)
+"""Whether a pass computes dead zones once: set by a network that is called as a whole, so that a model of some of its
+layers has whole blobs."""
+
 
 @contextmanager
 def caffe_arithmetic() -> Iterator[None]:

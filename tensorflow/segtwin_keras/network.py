@@ -13,6 +13,8 @@ from keras import KerasTensor, layers
 from segtwin import Preprocessing
 from segtwin.architectures import Architecture, families, get_architecture
 
+from segtwin_keras.layers import LEFT_OUT
+
 
 @keras.saving.register_keras_serializable("segtwin")
 class Network(keras.Model):
@@ -33,6 +35,16 @@ class Network(keras.Model):
     """Keyword arguments of its page."""
     aside: dict[str, KerasTensor]
     """Blobs that the output does not come from."""
+    leaves_out: bool | None = None
+    """Set by `leave_out_dead_zones`."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """N×H×W×classes of N×H×W×C."""
+        token = LEFT_OUT.set(not training if self.leaves_out is None else self.leaves_out)
+        try:
+            return super().call(inputs, training=training, mask=mask)
+        finally:
+            LEFT_OUT.reset(token)
 
     @property
     def in_channels(self) -> int:
@@ -136,6 +148,24 @@ def computed_in(network: Network, policy: str) -> Iterator[None]:
     finally:
         for layer, own in before:
             layer.dtype_policy = own
+
+
+def leave_out_dead_zones(model: keras.Model, leave_out: bool | None = True) -> None:
+    """Whether an FCN computes its borders once: rows and columns of blocks 1 to 3 that see padding alone are all
+    the same (`segtwin.geometry.dead_zones`). Scores and gradients are the same numbers, but for roundings.
+
+    Args:
+        model: made by `build`; networks that do not pad by 100 pixels stay as they are.
+        leave_out: True: always; False: never; None, as it is after `build`: in inference, not in training.
+            `blobs`, and models made of some of its layers, see whole blobs in any case. A `tf.function` that was
+            traced before stays as it is.
+
+    Raises:
+        TypeError: the model is no network of `build`.
+    """
+    network = checked_network(model)
+    network.leaves_out = leave_out
+    network.train_function = network.test_function = network.predict_function = None  # traced anew
 
 
 def explained(error: ValueError) -> ValueError:

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from segtwin import Converted, noise, oracle
 from segtwin.architectures import Architecture
 
-from segtwin_weights import onnx_stamp
+from segtwin_weights import onnx_dead_zones, onnx_stamp
 from segtwin_weights.hub import file_kind
 
 PROBABILITY_ROUNDING = 2.0**-22
@@ -245,8 +245,7 @@ def check_run(
     Every blob, not the output alone: a wrong crop of a branch that adds little, or before ReLUs
     that pass nothing on, hardly shows there.
     """
-    computed = {name for node in model.graph.node for name in node.output}
-    names = [name for name in source.blobs if name in computed]
+    names = list(onnx_dead_zones.held(source.blobs, model))
     data = probe_image(source)
     want = source.run(data, instead, names)
     declared, shape = dimensions(model.graph.output[0]), want[source.output].shape
@@ -336,7 +335,8 @@ def onnx_values(
     Args:
         file: the .onnx file.
         data: for its one input.
-        names: of its values; the input may be among them.
+        names: of its values; the input may be among them. Blobs that are computed in part are made whole
+            (`onnx_dead_zones`).
         instead: weights to compute with in place of the file's, name → array.
         model: the graph, if it was read already; changed in place.
         plain: run the operators as they stand, without making others of them: slower, and without
@@ -351,10 +351,10 @@ def onnx_values(
 
     model = load_graph(file) if model is None else model
     graph = model.graph
-    wanted = [name for name in names if name != graph.input[0].name]
-    computed = {value for node in graph.node for value in node.output}
-    if missing := [name for name in wanted if name not in computed]:
+    held = onnx_dead_zones.held([name for name in names if name != graph.input[0].name], model)
+    if missing := [name for name in names if name not in (graph.input[0].name, *held)]:
         raise ValueError(f"{file}: the graph has no blob {missing[0]!r} ({len(missing)} missing)")
+    wanted = [value for value, _ in held.values()]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if plain else 3
     if plain:
@@ -378,7 +378,11 @@ def onnx_values(
         )
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {graph.input[0].name: data})
-    return {graph.input[0].name: data, **dict(zip(wanted, values, strict=True))}
+    whole = {
+        name: repeat.whole(value) if repeat else value
+        for (name, (_, repeat)), value in zip(held.items(), values, strict=True)
+    }
+    return {graph.input[0].name: data, **whole}
 
 
 def in_single(model: onnx.ModelProto, file: Path, instead: Mapping[str, np.ndarray]) -> None:

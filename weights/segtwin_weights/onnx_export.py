@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from segtwin.architectures import Architecture
 
-from segtwin_weights import batchnorm, onnx_check, onnx_file
+from segtwin_weights import batchnorm, onnx_check, onnx_dead_zones, onnx_file
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,7 @@ def export(
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(model.weights()), architecture)
         source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
+    if left_out := onnx_dead_zones.leave_out(graph, architecture):
+        metadata[onnx_dead_zones.KEY] = left_out
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
     onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)

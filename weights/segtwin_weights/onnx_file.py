@@ -23,6 +23,7 @@ from segtwin import __version__
 from segtwin.architectures import Architecture
 from segtwin.files import whole_together
 
+from segtwin_weights import onnx_dead_zones
 from segtwin_weights.door import file_name
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
 from segtwin_weights.onnx_stamp import STAMP
@@ -47,7 +48,16 @@ def properties(
     preprocessing, known = preprocessing_of(weights_metadata, architecture, in_channels)
     kept = {
         key: weights_metadata[key]
-        for key in ("num_classes", "source", "sha256", "synthetic", "classes", "palette", "batchnorm")
+        for key in (
+            "num_classes",
+            "source",
+            "sha256",
+            "synthetic",
+            "classes",
+            "palette",
+            "batchnorm",
+            onnx_dead_zones.KEY,
+        )
         if key in weights_metadata
     }
     return {

@@ -177,6 +177,11 @@ class Architecture:
         """Crop layer → its offset, derived."""
         return geometry.crop_offsets(self.layers)
 
+    @cached_property
+    def dead_zones(self) -> geometry.DeadZones | None:
+        """What the network computes of padding alone, and need not; None where it pads by a pixel."""
+        return geometry.dead_zones(self.layers)
+
     def layer(self, name: str) -> Layer:
         """The layer of that name.
 

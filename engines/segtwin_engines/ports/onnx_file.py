@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from segtwin_weights import onnx_dead_zones
 from segtwin_weights.onnx_check import first_line, load_graph
 
 from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
@@ -38,6 +39,9 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     except ValueError as error:
         raise PortError(f"{path}: {error}") from None
     nodes = {name: node for node in graph.graph.node for name in node.output if name}
+    inner = onnx_dead_zones.held(onnx_dead_zones.stated(graph), graph)
+    blobs = {value: name for name, (value, _) in inner.items()}
+    repeats = {value: repeat for value, repeat in inner.values() if repeat is not None}
     opened: list[onnxruntime.InferenceSession] = []
 
     def run(data: np.ndarray) -> list[np.ndarray]:
@@ -53,7 +57,7 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
         names = [name for name in nodes if name in {one.name for one in opened[0].get_outputs()} - outputs]
         found = opened[0].run(names, {source.name: source.fed(data)})
         return {
-            name: value
+            blobs.get(name, name): repeats[name].whole(value) if name in repeats else value
             for name, value in zip(names, found, strict=True)
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
         }

@@ -56,6 +56,10 @@ def of_model(model: Any, in_channels: int | None, name: str | None = None) -> Po
     if not isinstance(shape, tuple) or len(shape) not in (3, 4):
         raise PortError(f"{own}: is not a Keras model of one input of images; build it on keras.Input first")
     dtype = getattr(model.inputs[0], "dtype", "float32") if getattr(model, "inputs", None) else "float32"
+    if hasattr(model, "leaves_out"):  # one of ours: its layers, whose blobs are whole
+        import keras
+
+        model = keras.Model(model.inputs, model.outputs)
     function = tf.function(lambda x: model(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(shape, dtype))
     return of_concrete(concrete, in_channels, own, model)
