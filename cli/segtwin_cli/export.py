@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 import segtwin_weights
 from safetensors import SafetensorError, safe_open
 from segtwin.architectures import get_architecture, list_architectures
-from segtwin_engines.installed import require
+from segtwin_engines.installed import advice, missing, require
 from segtwin_engines.loading import framework_twin, read_network
-from segtwin_weights import Weights, metadata, onnx_file
+from segtwin_weights import Weights, metadata, ncnn_file, onnx_file
 from segtwin_weights.mappings import names
 
 from segtwin_cli.convert import losses
@@ -28,7 +29,9 @@ CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
 @click.command()
 @click.argument("weights", type=WeightsFile())
 @click.argument("outputs", type=click.Path(), nargs=-1, required=True)
-@click.option("--framework", type=click.Choice(["torch", "keras"]), required=True, help="Whose model is exported.")
+@click.option(
+    "--framework", type=click.Choice(["torch", "keras"]), help="Whose model is exported; ncnn's files are nobody's."
+)
 @click.option("--opset", type=int, help="Version of the ONNX operators; by default 18.")
 @click.option(
     "--size",
@@ -54,7 +57,7 @@ CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
 def export(
     weights: str,
     outputs: tuple[str, ...],
-    framework: str,
+    framework: str | None,
     opset: int | None,
     size: tuple[int, int] | None,
     batch: int | None,
@@ -66,19 +69,28 @@ def export(
     quiet: bool,
     stated: dict[str, Any],
 ) -> None:
-    """Write WEIGHTS to OUTPUTS: .onnx, and .pth or .pt (a torch state_dict) or .weights.h5 (Keras).
+    """Write WEIGHTS to OUTPUTS: .onnx, and .pth or .pt (a torch state_dict) or .weights.h5 (Keras); .ncnn.
 
     An ONNX file is read back and checked, its weights are compared with those of the model, and
     ONNX Runtime and the model compute a small random image, before it takes its name. --colour,
     --mean, --std, --scale and --bits say how the network's inputs are made, where WEIGHTS do not;
-    the ONNX file carries it.
+    the ONNX file carries it. NAME.ncnn stands for NAME.ncnn.param and NAME.ncnn.bin, and NAME.ncnn.json, which carries
+    it; they are held against the network likewise where ncnn is installed.
     """
-    endings = (".onnx", *CHECKPOINTS[framework])
+    endings = (".onnx", ".ncnn", *(CHECKPOINTS[framework] if framework else ()))
     for output in outputs:
         if not output.endswith(endings):
-            raise click.ClickException(f"{output}: {framework} writes files that end in {' or '.join(endings)}")
-        for file in (output, *([output + ".data"] if output.endswith(".onnx") else [])):
+            whose = framework or "without --framework segtwin"
+            raise click.ClickException(f"{output}: {whose} writes files that end in {' or '.join(endings)}")
+        if framework is None and not output.endswith(".ncnn"):
+            raise click.ClickException(f"{output}: add --framework torch or --framework keras: whose model is exported")
+        for file in companions(output):
             refuse_to_replace(file, overwrite)
+    ncnn = [output for output in outputs if output.endswith(".ncnn")]
+    if ncnn and (unfit := [word for word, said in (("--size", size), ("--logits", logits or None)) if said]):
+        raise click.ClickException(
+            f"{ncnn[0]}: {unfit[0]} is for ONNX; ncnn's files take any size and end as the network does"
+        )
     files = [output for output in outputs if output.endswith(".onnx")]
     for file in files:
         onnx_file.check_name(file)
@@ -89,7 +101,8 @@ def export(
         options["opset"] = opset
         onnx_file.check_opset(files[0] if files else outputs[0], opset, framework)
     check_size(weights, network_in_header(weights), size)
-    require(framework, purpose=f"--framework {framework}")
+    if framework:
+        require(framework, purpose=f"--framework {framework}")
     console = errors()
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
@@ -104,14 +117,21 @@ def export(
                 (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
             )
             loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say, channels)))
-        dimensions = segtwin_weights.dimensions(loaded, architecture)
-        step(f"starting {framework}")
-        twin = framework_twin(framework)
-        step("building the network")
-        model = twin.build(architecture, **dimensions._asdict(), weights=loaded, logits=logits)
-        facts = loaded.metadata
+        dimensions, facts = segtwin_weights.dimensions(loaded, architecture), loaded.metadata
+        for output in ncnn:
+            ncnn_file.check(get_architecture(architecture), output)
+        for output in ncnn:
+            step(f"writing {output}")
+            write_ncnn(loaded, architecture, output, not no_verify)
+        if framework:
+            step(f"starting {framework}")
+            twin = framework_twin(framework)
+            step("building the network")
+            model = twin.build(architecture, **dimensions._asdict(), weights=loaded, logits=logits)
         del loaded
         for output in outputs:
+            if output in ncnn:
+                continue
             step(f"writing {output}")
             if output.endswith(".onnx"):
                 twin.export_onnx(model, output, external_data=False if one_file else None, **options)
@@ -121,7 +141,27 @@ def export(
         for output in outputs:
             for line in losses(facts, weights, output, None):
                 console.print(f"note: {line}", markup=False)
-            echo(f"{output}: {architecture} from {framework}")
+            if output in ncnn and not no_verify and missing("ncnn"):
+                console.print(f"note: {output}: not run, for ncnn is not installed; {advice('ncnn')}", markup=False)
+            echo(f"{output}: {architecture}{'' if output in ncnn else f' from {framework}'}")
+
+
+def companions(output: str) -> list[str]:
+    """The files that an output is written to."""
+    if output.endswith(".ncnn"):
+        return [str(file) for file in ncnn_file.files(output)]
+    return [output, *([output + ".data"] if output.endswith(".onnx") else [])]
+
+
+def write_ncnn(weights: Weights, network: str, output: str, verify: bool) -> None:
+    """Files of ncnn, held against the network before they take their names where ncnn is installed."""
+    architecture = get_architecture(network)
+    check = None
+    if verify and not missing("ncnn"):
+        from segtwin_engines import ncnn
+
+        check = partial(ncnn.verify, weights, architecture)
+    ncnn_file.write(weights, architecture, output, check)
 
 
 def network_in_header(path: str) -> str | None:

@@ -17,7 +17,7 @@ import numpy as np
 import segtwin_weights
 from segtwin import Architecture
 from segtwin.errors import nearest
-from segtwin_weights import Dimensions, Weights
+from segtwin_weights import Dimensions, Weights, ncnn_file
 from segtwin_weights.formats import prototxt
 
 from segtwin_engines.installed import missing, require
@@ -26,7 +26,9 @@ from segtwin_engines.loading import framework_twin, start
 FRAMEWORKS = ("torch", "keras")
 ON_EXPORTS = ("onnxruntime", "openvino")
 OF_CAFFES_LAYERS = ("opencv", "caffe")
-NAMES = (*FRAMEWORKS, *ON_EXPORTS, *OF_CAFFES_LAYERS)
+ON_FILES = ("ncnn", *OF_CAFFES_LAYERS)
+"""Engines that run files which are written from the weights alone."""
+NAMES = (*FRAMEWORKS, *ON_EXPORTS, *ON_FILES)
 """The engines that can be compared; the oracle is what they are compared with."""
 DEFAULT = ("torch", "keras", "onnxruntime")
 TRAINING = ("torch", "keras", "caffe")
@@ -36,6 +38,7 @@ TITLES = {
     "keras": "Keras",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "ncnn": "ncnn",
     "opencv": "OpenCV",
     "caffe": "Caffe",
 }
@@ -119,6 +122,8 @@ def chosen(engines: str | Iterable[str] | None, architecture: Architecture) -> t
     for name in names:
         if name in OF_CAFFES_LAYERS and not prototxt.writable(architecture):
             raise ValueError(f"{architecture.name}: {name} runs networks of Caffe's layers alone; leave it out")
+        if name == "ncnn":
+            ncnn_file.check(architecture)
     return names
 
 
@@ -132,7 +137,7 @@ def columns(engines: Sequence[str]) -> list[Column]:
     return [
         *(Column(name) for name in engines if name in FRAMEWORKS),
         *(Column(name, export=framework) for name in engines if name in ON_EXPORTS for framework in exporters()),
-        *(Column(name) for name in engines if name in OF_CAFFES_LAYERS),
+        *(Column(name) for name in engines if name in ON_FILES),
         *(Column(name, default=True) for name in engines if name in FRAMEWORKS),
     ]
 

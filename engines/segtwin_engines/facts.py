@@ -83,6 +83,7 @@ def versions(engines: Sequence[str]) -> dict[str, str]:
         "keras": ("tensorflow", "keras"),
         "onnxruntime": ("onnxruntime", "onnx"),
         "openvino": ("openvino", "onnx"),
+        "ncnn": ("ncnn",),
         "opencv": ("opencv-python-headless",),
     }
     names = ("segtwin", *(name for engine in engines for name in used.get(engine, ())), "numpy")

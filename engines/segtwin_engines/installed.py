@@ -11,12 +11,13 @@ class NotInstalledError(SegtwinError, ImportError):
     """A framework or an engine is not installed; the message says how to install it."""
 
 
-ENGINES = ("onnxruntime", "torch", "keras", "openvino", "opencv", "caffe", "oracle")
+ENGINES = ("onnxruntime", "torch", "keras", "ncnn", "openvino", "opencv", "caffe", "oracle")
 """What can compute a network. "oracle" is numpy in float64 and always installed."""
 MODULES = {
     "torch": ("torch", "onnx_ir", "onnxscript"),
     "keras": ("tensorflow", "keras", "tf2onnx", "onnx_ir"),
     "onnxruntime": ("onnxruntime",),
+    "ncnn": ("ncnn",),
     "openvino": ("openvino",),
     "opencv": ("cv2",),
     "caffe": ("caffe",),
@@ -27,7 +28,7 @@ MODULES = {
 """Framework or engine → the modules that it is imported from."""
 EXTRAS = {"torch": "torch", "keras": "keras", "onnxruntime": "onnx", "report": "cli", "train": "train", "demo": "demo"}
 """Framework or engine → the extra that installs it: pip install 'segtwin[…]'."""
-PACKAGES = {"openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
+PACKAGES = {"ncnn": "ncnn", "openvino": "openvino", "opencv": "'opencv-python-headless<5'"}
 """Engine → the package that installs it, where no extra does."""
 
 
