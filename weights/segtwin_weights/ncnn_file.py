@@ -1,0 +1,363 @@
+"""A network for ncnn: `.param`, its layers as text, and `.bin`, its weights, written from the table of layers.
+
+No framework and no converter has a part in it. Blobs keep their names, sizes are free, and of an FCN what sees
+padding alone is left out (`segtwin.geometry.dead_zones`), as in the ONNX files.
+
+Source: docs/developer-guide/operators.md and param-and-model-file-structure.md of Tencent/ncnn at a4d2ea1d4, and the
+`load_param` of each layer there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from segtwin.architectures import Architecture, Layer
+from segtwin.architectures.schema import BATCHNORM_EPS
+from segtwin.errors import WeightsError
+from segtwin.files import whole_together
+from segtwin.geometry import Repeat
+
+from segtwin_weights.hub import Weights
+from segtwin_weights.metadata import SCHEMA, preprocessing_of
+from segtwin_weights.onnx_dead_zones import INNER
+from segtwin_weights.surgery import dimensions
+
+MAGIC = 7767517
+FLOAT32 = bytes(4)
+"""The flag before weights that may be of other types."""
+TO_THE_END = -233
+ROWS, COLUMNS = 1, 2
+"""Axes of C×H×W."""
+RELU = " 9=1"
+ENDINGS = (".param", ".bin", ".json")
+
+
+@dataclass
+class Node:
+    """A line of the .param file, and the arrays that it takes from the .bin, in order; a flag is written before the
+    first where the layer reads one."""
+
+    kind: str
+    name: str
+    bottoms: Sequence[str]
+    parameters: str = ""
+    arrays: Sequence[np.ndarray] = ()
+    flag: bool = False
+    tops: Sequence[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tops = self.tops or [self.name]
+
+
+def write(
+    weights: Weights,
+    architecture: Architecture,
+    path: str | os.PathLike[str],
+    verify: Callable[[Path], None] | None = None,
+) -> None:
+    """Write PATH.param, PATH.bin and PATH.json, which says how inputs are made, for PATH as in `fcn8s.ncnn`.
+
+    Args:
+        weights: hub name → float32 array.
+        architecture: the network that they are for.
+        path: without the endings.
+        verify: called with the path of the files before they take their names; when it raises, nothing is left.
+
+    Raises:
+        WeightsError: the network has a layer that ncnn lacks, or the weights are no float32.
+        ValueError: what `verify` raises.
+        OSError: a file cannot be written.
+    """
+    check(architecture, path)
+    nodes = list(graph(weights, architecture))
+    text = written(nodes)
+    said = facts(weights, architecture)
+    param, data, facts_file = files(path)
+    with whole_together(data, facts_file, param) as (bin_draft, facts_draft, param_draft):
+        with open(bin_draft, "wb") as file:
+            for node in nodes:
+                write_arrays(file, node, path)
+        facts_draft.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        param_draft.write_text(text, encoding="utf-8")
+        if verify is not None:
+            verify(param_draft.with_name(param_draft.name.removesuffix(".param")))
+
+
+def files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """The three files of a name."""
+    param, data, facts_file = (Path(os.fspath(path) + ending) for ending in ENDINGS)
+    return param, data, facts_file
+
+
+def facts(weights: Weights, architecture: Architecture) -> dict[str, object]:
+    """What a user of the files has to know and ncnn's own two have no place for."""
+    size = dimensions(weights, architecture)
+    preprocessing, known = preprocessing_of(weights, architecture, size.in_channels)
+    return {
+        "schema": SCHEMA,
+        "architecture": architecture.name,
+        "input": architecture.input,
+        "output": architecture.output,
+        "num_classes": size.num_classes,
+        "preprocessing": preprocessing.asdict(),
+        **({} if known else {"preprocessing_assumed": True}),
+        "how": f"float32 {size.in_channels}×H×W; {preprocessing.describe(size.in_channels)}",
+        **{
+            key: weights.metadata[key]
+            for key in ("source", "sha256", "synthetic", "classes")
+            if key in weights.metadata
+        },
+    }
+
+
+def check(architecture: Architecture, path: str | os.PathLike[str] = "ncnn") -> None:
+    """Refuse a network that cannot be written.
+
+    Raises:
+        WeightsError: the message names the layer.
+    """
+    for layer in used(architecture):
+        if layer.kind not in WRITERS:
+            raise WeightsError(
+                f"{path}: {architecture.name} has {layer.name} ({layer.kind}), which is not written for ncnn"
+            )
+
+
+def used(architecture: Architecture) -> list[Layer]:
+    """The layers that the output is computed from, in order."""
+    needed, found = {architecture.output}, []
+    for layer in reversed(architecture.layers):
+        if layer.name in needed:
+            needed.update(layer.bottoms)
+            found.append(layer)
+    return found[::-1]
+
+
+def graph(weights: Mapping[str, np.ndarray], architecture: Architecture) -> Iterator[Node]:
+    """The layers, and between them what puts the dead zones back."""
+    zones = architecture.dead_zones
+    inner = {} if zones is None else {blob: blob + INNER for blob in zones.left_out}
+    channels = channels_of(weights, architecture)
+    yield Node("Input", architecture.input, ())
+    for layer in used(architecture):
+        own = [weights[name] for kind in KINDS if (name := architecture.parameter_name(layer, kind)) in weights]
+        top, bottoms = inner.get(layer.name, layer.name), [inner.get(bottom, bottom) for bottom in layer.bottoms]
+        repeat = zones.repeats.get(layer.name) if zones else None
+        pad = zones.pad if zones and layer is architecture.layers[0] else layer.pad
+        made = Made(
+            layer,
+            layer.name + "_once" if repeat else top,
+            bottoms,
+            own,
+            pad,
+            architecture.offsets.get(layer.name, 0),
+            channels,
+        )
+        yield from WRITERS[layer.kind](made)
+        if repeat:
+            yield from repetition(layer.name, layer.name + "_once", top, repeat)
+
+
+KINDS = ("weight", "bias", "running_mean", "running_var")
+
+
+def channels_of(weights: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, int]:
+    """Blob → its channels."""
+    size = dimensions(weights, architecture)
+    return architecture.channels(size.num_classes, size.widths or None, size.in_channels)
+
+
+@dataclass
+class Made:
+    """What a layer is written from."""
+
+    layer: Layer
+    top: str
+    bottoms: list[str]
+    arrays: list[np.ndarray]
+    pad: int
+    """Of a convolution."""
+    offset: int
+    """Of a crop."""
+    channels: Mapping[str, int]
+    """Blob → its channels."""
+
+
+# ---------------------------------------------------------------------------------------- layers
+
+
+def convolution(made: Made) -> Iterator[Node]:
+    """O×I×kh×kw as in the hub; a ReLU behind it is a part of it."""
+    layer, (weight, *bias) = made.layer, made.arrays
+    before, after = (made.pad, made.pad) if layer.pad_after is None else layer.pads
+    words = f"0={len(weight)} 1={layer.kernel} 2={layer.dilation} 3={layer.stride}"
+    words += f" 4={before} 15={after} 14={before} 16={after} 5={len(bias)} 6={weight.size}" + (
+        f" 7={layer.groups}" if layer.groups > 1 else ""
+    )
+    kind = "ConvolutionDepthWise" if layer.groups > 1 else "Convolution"
+    yield Node(kind, made.top, made.bottoms, words + RELU * layer.relu, [weight, *bias], flag=True)
+
+
+def deconvolution(made: Made) -> Iterator[Node]:
+    """I×O×kh×kw in the hub, O×I×kh×kw in ncnn."""
+    layer, (weight, *bias) = made.layer, made.arrays
+    words = f"0={weight.shape[1]} 1={layer.kernel} 3={layer.stride} 4={layer.pad} 18={layer.output_pad}"
+    words += f" 5={len(bias)} 6={weight.size}"
+    arrays = [np.ascontiguousarray(weight.transpose(1, 0, 2, 3)), *bias]
+    yield Node("Deconvolution", made.top, made.bottoms, words + RELU * layer.relu, arrays, flag=True)
+
+
+PAD_MODES = {"ceil": 0, "floor": 1, "same": 2}
+
+
+def pooling(made: Made) -> Iterator[Node]:
+    """Maxima."""
+    layer = made.layer
+    if layer.sizes == "ceil" and layer.pad:
+        raise WeightsError(f"{layer.name}: ncnn's sizes differ from Caffe's for a pooling that is padded")
+    words = f"0=0 1={layer.kernel} 2={layer.stride} 3={layer.pad} 5={PAD_MODES[layer.sizes]}"
+    yield Node("Pooling", made.top, made.bottoms, words)
+
+
+def crop(made: Made) -> Iterator[Node]:
+    """To the rows and columns of the second bottom. ncnn would take its channels, too, where it has three axes: so
+    it is cut to one of its channels and that axis dropped."""
+    layer, (bottom, like) = made.layer, made.bottoms
+    if made.channels[layer.bottoms[1]] != made.channels[layer.name]:
+        yield Node("Crop", f"{layer.name}_channel", [like], "-23309=1,0 -23310=1,1 -23311=1,0")
+        yield Node("Squeeze", f"{layer.name}_size", [f"{layer.name}_channel"], "2=1")
+        like = f"{layer.name}_size"
+    yield Node("Crop", made.top, [bottom, like], f"0={made.offset} 1={made.offset}")
+
+
+def eltwise(made: Made) -> Iterator[Node]:
+    """The sum of two."""
+    yield from activated(made, Node("BinaryOp", made.top, made.bottoms, "0=0"))
+
+
+def concat(made: Made) -> Iterator[Node]:
+    """Along the channels."""
+    yield Node("Concat", made.top, made.bottoms, "0=0")
+
+
+def scale(made: Made) -> Iterator[Node]:
+    """Every channel times its number."""
+    (weight,) = made.arrays
+    yield Node("Scale", made.top, made.bottoms, f"0={weight.size} 1=0", [weight])
+
+
+def batch_norm(made: Made) -> Iterator[Node]:
+    """weight, mean, variance, bias, as ncnn reads them."""
+    weight, bias, mean, variance = made.arrays
+    node = Node(
+        "BatchNorm", made.top, made.bottoms, f"0={weight.size} 1={BATCHNORM_EPS:e}", [weight, mean, variance, bias]
+    )
+    yield from activated(made, node)
+
+
+def sigmoid(made: Made) -> Iterator[Node]:
+    """1 / (1 + e⁻ˣ)."""
+    yield Node("Sigmoid", made.top, made.bottoms)
+
+
+def activated(made: Made, node: Node) -> Iterator[Node]:
+    """A ReLU behind a layer that has none of its own."""
+    if made.layer.relu:
+        node.name, node.tops = f"{made.top}_linear", [f"{made.top}_linear"]
+    yield node
+    if made.layer.relu:
+        yield Node("ReLU", made.top, node.tops)
+
+
+def repetition(name: str, bottom: str, top: str, repeat: Repeat) -> Iterator[Node]:
+    """Rows, then columns: cut into three, the outer two with their inner edge repeated, and put together."""
+    row, times = repeat
+    cuts = {"first": (0, row + 1), "between": (row + 1, -row - 1), "last": (-row - 1, TO_THE_END)}
+    for axis, what, result in ((ROWS, "rows", f"{name}_rows"), (COLUMNS, "columns", top)):
+        for place, (start, end) in cuts.items():
+            yield Node("Crop", f"{name}_{place}_{what}", [bottom], f"-23309=1,{start} -23310=1,{end} -23311=1,{axis}")
+        # Padding: top, bottom, left, right; 4=1: with the edge's own values
+        for place, side in (("first", 1), ("last", 0)):
+            side += 2 * (axis == COLUMNS)
+            yield Node("Padding", f"{name}_{place}_{what}_repeated", [f"{name}_{place}_{what}"], f"{side}={times} 4=1")
+        parts = [f"{name}_first_{what}_repeated", f"{name}_between_{what}", f"{name}_last_{what}_repeated"]
+        yield Node("Concat", result, parts, f"0={axis}")
+        bottom = result
+
+
+WRITERS: Mapping[str, Callable[[Made], Iterator[Node]]] = {
+    "Convolution": convolution,
+    "Deconvolution": deconvolution,
+    "Pooling": pooling,
+    "Crop": crop,
+    "Eltwise": eltwise,
+    "Concat": concat,
+    "Scale": scale,
+    "BatchNorm": batch_norm,
+    "Sigmoid": sigmoid,
+}
+"""Kind of layer → its nodes. Resize is not among them: ncnn computes its coefficients in float32, which is farther off
+than the bound allows."""
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def written(nodes: Sequence[Node]) -> str:
+    """The text of the .param file. A blob that several layers take goes through a Split, as ncnn wants it."""
+    uses = Counter(bottom for node in nodes for bottom in node.bottoms)
+    taken: Counter[str] = Counter()
+    lines, blobs = [], 0
+    for node in nodes:
+        bottoms = []
+        for bottom in node.bottoms:
+            bottoms.append(bottom if uses[bottom] == 1 else f"{bottom}_split_{taken[bottom]}")
+            taken[bottom] += 1
+        lines.append(line(node.kind, node.name, bottoms, node.tops, node.parameters))
+        blobs += len(node.tops)
+        for top in node.tops:
+            if uses[top] > 1:
+                copies = [f"{top}_split_{number}" for number in range(uses[top])]
+                lines.append(line("Split", f"{top}_split", [top], copies))
+                blobs += len(copies)
+    return "\n".join([str(MAGIC), f"{len(lines)} {blobs}", *lines]) + "\n"
+
+
+def line(kind: str, name: str, bottoms: Sequence[str], tops: Sequence[str], parameters: str = "") -> str:
+    """Kind, name, numbers of blobs, blobs, parameters."""
+    return " ".join(
+        [f"{kind:<16}", f"{name:<24}", str(len(bottoms)), str(len(tops)), *bottoms, *tops, parameters]
+    ).rstrip()
+
+
+def write_arrays(file: BinaryIO, node: Node, path: str | os.PathLike[str]) -> None:
+    """One layer's share of the .bin."""
+    for number, array in enumerate(node.arrays):
+        if array.dtype != np.float32:
+            raise WeightsError(f"{path}: ncnn takes float32, and a weight of {node.name} is {array.dtype}; convert it")
+        if node.flag and not number:
+            file.write(FLOAT32)
+        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def compare(weights: Weights, architecture: Architecture, data: Path) -> None:
+    """Read a .bin back, and compare every byte.
+
+    Raises:
+        ValueError: a weight differs, or there is more or less of it.
+    """
+    with open(data, "rb") as file:
+        for node in graph(weights, architecture):
+            for number, array in enumerate(node.arrays):
+                flag = file.read(len(FLOAT32)) if node.flag and not number else FLOAT32
+                if flag != FLOAT32 or file.read(array.nbytes) != np.ascontiguousarray(array).tobytes():
+                    raise ValueError(f"the weights of {node.name} are not those of the network")
+        if file.read(1):
+            raise ValueError("there are more weights than the network has")
