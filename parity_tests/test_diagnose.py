@@ -46,7 +46,7 @@ def test_a_bug_is_named_and_placed(bug: str) -> None:
 @pytest.mark.parametrize("bug", ["rgb", "crop31_early", "fc6_hwc"])
 def test_a_port_that_is_a_function_alone(bug: str) -> None:
     module, weights = build("fcn8s", bug)
-    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights)
+    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights, patience=600)
     assert [cause.id for cause in found.causes] == [FCN[bug]]
     assert found.reproduced
 
@@ -70,7 +70,7 @@ def test_two_bugs_of_which_one_lies_behind_the_other() -> None:
 
 def test_two_bugs_in_one_place_of_a_function_alone() -> None:
     module, weights = build("fcn8s", "rgb", "crop9_early")
-    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights)
+    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights, patience=600)
     assert {cause.id for cause in found.causes} == {"input_order", "crop_offset"}
 
 

@@ -76,7 +76,8 @@ def test_torchs_wrappers_are_looked_through(name: str, wrapper: str, tmp_path: P
     other = segtwin_weights.initialize(name, seed=2, **small(name))
     segtwin_torch.load_weights(wrapped, other)
     assert segtwin_torch.read_weights(wrapped).fingerprint() == other.fingerprint()
-    segtwin_torch.export_onnx(wrapped, tmp_path / "x.onnx")
+    if name == "unet-small":  # the wrapper is the same for all
+        segtwin_torch.export_onnx(wrapped, tmp_path / "x.onnx")
     segtwin_torch.save_checkpoint(wrapped, tmp_path / "x.pth")
     assert segtwin_weights.read(tmp_path / "x.pth").fingerprint() == other.fingerprint()
 

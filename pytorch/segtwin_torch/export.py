@@ -163,6 +163,7 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
             dynamic_shapes=free,
             opset_version=opset,
             dynamo=True,
+            optimize=False,  # `tidy` does
             verbose=False,
         )
     assert program is not None
