@@ -20,8 +20,7 @@ def test_every_blob_is_caffes(golden: CaffeGolden, engine) -> None:
     assert {name: blob.shape for name, blob in blobs.items()} == golden.shapes
     errors = golden.errors(blobs)
     assert max(errors.values()) < 4, errors
-    # the files thin out large blobs; the sum of absolute values covers the rest. Rounding averages out in a sum: 2e-6 is
-    # generous
+    # the files thin out large blobs, and sums of absolute values cover the rest; there rounding averages out
     for name, blob in blobs.items():
         assert np.abs(blob).sum(dtype=np.float64) == pytest.approx(golden.stats[name][1], rel=2e-6), name
     # the classes, where the two best scores differ by more than the bound allows for

@@ -87,17 +87,20 @@ def export(
         for file in companions(output):
             refuse_to_replace(file, overwrite)
     ncnn = [output for output in outputs if output.endswith(".ncnn")]
-    if ncnn and (unfit := [word for word, said in (("--size", size), ("--logits", logits or None)) if said]):
-        raise click.ClickException(
-            f"{ncnn[0]}: {unfit[0]} is for ONNX; ncnn's files take any size and end as the network does"
-        )
+    given: dict[str, Any] = {"--size": size, "--logits": logits, "--fold-batchnorm": fold_batchnorm}
+    given |= {} if framework else {"--opset": opset, "--batch": batch, "--one-file": one_file}
+    for option, value in given.items():
+        if ncnn and value:
+            raise click.ClickException(
+                f"{ncnn[0]}: {option} is for ONNX; ncnn's files take any size and end as the network does"
+            )
     files = [output for output in outputs if output.endswith(".onnx")]
     for file in files:
         onnx_file.check_name(file)
     if batch is not None and size is None:
         raise click.ClickException("--batch goes with --size: it fixes the number of images of a graph of one size")
     options: dict[str, Any] = {"size": size, "batch": batch, "fold_batchnorm": fold_batchnorm, "verify": not no_verify}
-    if opset is not None:
+    if opset is not None and framework:
         options["opset"] = opset
         onnx_file.check_opset(files[0] if files else outputs[0], opset, framework)
     check_size(weights, network_in_header(weights), size)

@@ -148,7 +148,8 @@ def _chain(layers: Sequence[Layer]) -> Iterator[Layer]:
 
 def _repeats(chain: Sequence[Layer], poolings: Sequence[Layer], pad: int) -> dict[str, Repeat] | None:
     """The repetitions for a first pad, at these poolings; None where a zone is lost or the rows do not come out."""
-    missing, stride, found = chain[0].pad - pad, 1, {}
+    found: dict[str, Repeat] = {}
+    missing, stride = chain[0].pad - pad, 1
     first, last = 0, pad - chain[0].kernel  # of the zone
     for position, layer in enumerate(chain[1:], start=1):
         if layer.kind == "Convolution":
@@ -182,7 +183,8 @@ def _survives(rest: Sequence[Layer], first: int, last: int) -> bool:
 
 def _left_out(chain: Sequence[Layer], repeats: Mapping[str, Repeat], missing: int) -> dict[str, Repeat]:
     """Of every blob before the last repetition, at its own stride."""
-    found, stride, row = {}, 1, 0
+    found: dict[str, Repeat] = {}
+    stride, row = 1, 0
     for layer in chain:
         if layer.kind == "Convolution":
             row += layer.pad if found else 0

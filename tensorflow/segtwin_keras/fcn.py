@@ -45,19 +45,19 @@ class Canvas(layers.ZeroPadding2D):
 
 
 @keras.saving.register_keras_serializable("segtwin")
-class WholePooling(layers.MaxPooling2D):
-    """A pooling whose top has the rows, and then the columns, repeated that were left out before it."""
+class Pooling(layers.MaxPooling2D):
+    """Maxima. Where zones are left out before it, its top has one of their rows repeated, and then a column."""
 
-    def __init__(self, pool_size: Any, row: int, times: int, **kwargs: Any) -> None:
+    def __init__(self, pool_size: Any, row: int = 0, times: int = 0, **kwargs: Any) -> None:
         super().__init__(pool_size, **kwargs)
         self.row, self.times = row, times
 
     def call(self, x: KerasTensor) -> KerasTensor:
         """N×H×W×C."""
         x = super().call(x)
-        if not LEFT_OUT.get():
-            return x
         row, times = self.row, self.times
+        if not (times and LEFT_OUT.get()):
+            return x
         for axis in (1, 2):
             inner = ops.shape(x)[axis] - 2 * row
             before, between, after = tf.split(x, (row, inner, row), axis)
@@ -91,9 +91,8 @@ def conv(
 def pool(x: KerasTensor, name: str, zones: DeadZones | None = None) -> KerasTensor:
     """2×2 maxima, stride 2. Caffe rounds sizes up: the last window may hang over the edge, as it
     does in TensorFlow's SAME."""
-    if zones is not None:
-        return WholePooling(2, *zones.repeats[name], padding="same", name=name)(x)
-    return layers.MaxPooling2D(2, padding="same", name=name)(x)
+    row, times = (0, 0) if zones is None else zones.repeats[name]
+    return Pooling(2, padding="same", row=row, times=times, name=name)(x)
 
 
 def upscore(x: KerasTensor, name: str, kernel: int, stride: int) -> KerasTensor:

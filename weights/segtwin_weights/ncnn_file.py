@@ -140,7 +140,7 @@ def used(architecture: Architecture) -> list[Layer]:
     return found[::-1]
 
 
-def graph(weights: Mapping[str, np.ndarray], architecture: Architecture) -> Iterator[Node]:
+def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
     """The layers, and between them what puts the dead zones back."""
     zones = architecture.dead_zones
     inner = {} if zones is None else {blob: blob + INNER for blob in zones.left_out}
@@ -168,7 +168,7 @@ def graph(weights: Mapping[str, np.ndarray], architecture: Architecture) -> Iter
 KINDS = ("weight", "bias", "running_mean", "running_var")
 
 
-def channels_of(weights: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, int]:
+def channels_of(weights: Weights, architecture: Architecture) -> dict[str, int]:
     """Blob → its channels."""
     size = dimensions(weights, architecture)
     return architecture.channels(size.num_classes, size.widths or None, size.in_channels)

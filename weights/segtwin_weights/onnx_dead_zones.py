@@ -56,7 +56,7 @@ def leave_out(skeleton: onnx.ModelProto, architecture: Architecture) -> dict[str
         for node in reversed(nodes):
             graph.node.insert(place + 1, node)
         graph.initializer.extend(constants)
-    return {blob: tuple(repeat) for blob, repeat in zones.left_out.items()}
+    return {blob: (repeat.row, repeat.times) for blob, repeat in zones.left_out.items()}
 
 
 def repetition(bottom: str, top: str, repeat: Repeat, name: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
