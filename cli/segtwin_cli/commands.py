@@ -49,6 +49,10 @@ COMMANDS = {
         "segtwin_cli.demo:demo",
         "Serve a page to this machine: drop an image, see the engines' masks side by side.",
     ),
+    "bench": (
+        "segtwin_cli.bench:bench",
+        "Time a network in every engine on this machine, and say which are right.",
+    ),
     "explain": (
         "segtwin_cli.explain:explain",
         "Say what each layer does to an image of some size: sizes, fields, crops, cost.",

@@ -47,6 +47,11 @@ CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
     is_flag=True,
     help="Make BatchNorm part of the convolutions before it, and check that the graph computes the same.",
 )
+@click.option(
+    "--whole-canvas",
+    is_flag=True,
+    help="Of an FCN, compute what sees padding alone as often as Caffe does: the graph has every blob as Caffe has it.",
+)
 @click.option("--one-file", is_flag=True, help="Keep the weights inside the .onnx file even above 100 MB.")
 @click.option(
     "--no-verify", is_flag=True, help="Write the ONNX file without checking it and running it against the model."
@@ -63,6 +68,7 @@ def export(
     batch: int | None,
     logits: bool,
     fold_batchnorm: bool,
+    whole_canvas: bool,
     one_file: bool,
     no_verify: bool,
     overwrite: bool,
@@ -87,7 +93,12 @@ def export(
         for file in companions(output):
             refuse_to_replace(file, overwrite)
     ncnn = [output for output in outputs if output.endswith(".ncnn")]
-    given: dict[str, Any] = {"--size": size, "--logits": logits, "--fold-batchnorm": fold_batchnorm}
+    given: dict[str, Any] = {
+        "--size": size,
+        "--logits": logits,
+        "--fold-batchnorm": fold_batchnorm,
+        "--whole-canvas": whole_canvas,
+    }
     given |= {} if framework else {"--opset": opset, "--batch": batch, "--one-file": one_file}
     for option, value in given.items():
         if ncnn and value:
@@ -131,6 +142,8 @@ def export(
             twin = framework_twin(framework)
             step("building the network")
             model = twin.build(architecture, **dimensions._asdict(), weights=loaded, logits=logits)
+            if whole_canvas:
+                twin.leave_out_dead_zones(model, False)
         del loaded
         for output in outputs:
             if output in ncnn:

@@ -19,6 +19,7 @@ from segtwin_weights.hub import file_kind
 from segtwin_weights.mappings import names
 
 from segtwin_engines.engine import Engine
+from segtwin_engines.fastest import fastest
 from segtwin_engines.installed import ENGINES, NotInstalledError, advice, available_engines, require
 
 Chosen = Preprocessing | Callable[[Preprocessing, int], Preprocessing]
@@ -49,7 +50,8 @@ def load(
     Args:
         source: a file of weights or an ONNX file; `Weights`; or a model of `segtwin_torch` or `segtwin_keras`.
         engine: one of `available_engines()`; "auto": ONNX Runtime for an ONNX file, the model's own framework for a
-            model, and for weights the first of torch, keras and oracle that is installed.
+            model, and for weights what `segtwin bench` found the fastest here, else the first of torch, keras and
+            oracle that is installed.
         network: its name, where the source does not state it.
         preprocessing: how inputs are made; it overrules what the source states.
         in_channels: of an ONNX file that does not state them.
@@ -67,6 +69,7 @@ def load(
         return of_model(source, engine, preprocessing)
     onnx = not isinstance(source, Weights) and file_kind(source) == "onnx"
     where = "the weights" if isinstance(source, Weights) else str(source)
+    auto = engine == "auto"
     engine = choose(engine, onnx, where)
     if onnx:
         runtime: Any = import_module(f"segtwin_engines.{engine}")
@@ -74,6 +77,8 @@ def load(
         return prepared(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
     weights, found = (names.hub_names(source), network) if isinstance(source, Weights) else read_network(where, network)
     architecture = get_architecture(segtwin_weights.network_of(weights, found))
+    if auto:
+        engine = fastest(architecture.name) or engine
     if preprocessing is None:
         names.check_inputs(weights, architecture)
     return prepared(start(engine, architecture, weights, where), preprocessing, stated(weights, architecture), say)

@@ -48,7 +48,8 @@ def export_onnx(
 
     The graph takes one input N×C×H×W under the architecture's name (`data`, `image`) and gives one
     output N×classes×H×W (`score`, `probability`, `logits`); N, H and W are free, as far as they fit
-    the network, unless `size` is given. Architecture and preprocessing stand in its metadata.
+    the network, unless `size` is given. Architecture and preprocessing stand in its metadata. What sees
+    padding alone is left out unless `leave_out_dead_zones(model, False)` was called.
     Before the file takes its name it is checked, its weights are compared with the model's, and
     ONNX Runtime and the model compute one small random image.
 
@@ -90,6 +91,7 @@ def export_onnx(
         skeleton=partial(skeleton, network),
         weights=lambda: ((name, hub_array(*slot)) for name, slot in used_weights(network).items()),
         run=partial(run, network),
+        leaves_out=network.leaves_out is not False,
     )
     onnx_export.export(source, path, opset, external_data, size, batch, fold_batchnorm, verify)
 

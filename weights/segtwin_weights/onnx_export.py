@@ -34,6 +34,8 @@ class Exportable:
     """Hub name and array of everything that goes into the file."""
     run: Callable[[np.ndarray, Mapping[str, np.ndarray], Sequence[str]], dict[str, np.ndarray]]
     """(data, weights in the place of some, names of blobs) → these blobs, by the framework's default kernels."""
+    leaves_out: bool = True
+    """Whether the graph computes dead zones once."""
 
 
 def export(
@@ -62,7 +64,7 @@ def export(
     if fold_batchnorm:
         graph, folded = batchnorm.fold(graph, dict(model.weights()), architecture)
         source, metadata["batchnorm"] = replace(source, folded=folded), "folded"
-    if left_out := onnx_dead_zones.leave_out(graph, architecture):
+    if model.leaves_out and (left_out := onnx_dead_zones.leave_out(graph, architecture)):
         metadata[onnx_dead_zones.KEY] = left_out
     check = partial(onnx_check.verify, path=path, source=source) if verify else None
     onnx_file.write(graph, source.file_weights(), path, architecture, metadata, external_data, check, shape)
