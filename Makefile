@@ -65,7 +65,8 @@ MUTANTS ?= --table docs/mutants.md
 mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the project: each has to be noticed (40 minutes; MUTANTS=--fast: one)
 	$(BIN)/python parity_tests/mutants.py $(MUTANTS)
 
-bench: $(INSTALLED)  ## measure conversion, export and inference beside a plain copy
+bench: $(INSTALLED)  ## fcn8s in every engine; then conversion, export and memory beside a plain copy
+	$(SEGTWIN) bench
 	$(BIN)/python benchmarks/spine.py
 
 clean:  ## remove out/, docs/_built/ and docs/_site/, keep the environment

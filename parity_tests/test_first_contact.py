@@ -86,6 +86,7 @@ def test_engines_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # None: an import fails
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "ncnn", None)
     assert set(available_engines()) - {"caffe"} == {"torch", "opencv", "oracle"}
 
 

@@ -49,6 +49,8 @@ class Row:
     """Of `speed_process.STARTERS`."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """What it is told besides."""
+    asked: bool = False
+    """Measured only where its engine is asked for by name: it takes minutes to start."""
     faithful: bool = True
     """Whether `--engine` runs it like this; the fastest of these within its bound is "auto"."""
 
@@ -59,7 +61,7 @@ ROWS = (
     Row("PyTorch, whole canvas", "torch", "torch", {"leave_out": False}, faithful=False),
     Row("PyTorch", "torch", "torch"),
     Row("PyTorch, channels last", "torch", "torch", {"channels_last": True}, faithful=False),
-    Row("PyTorch, torch.compile", "torch", "torch", {"compile": True}, faithful=False),
+    Row("PyTorch, torch.compile", "torch", "torch", {"compile": True}, asked=True, faithful=False),
     Row("Keras", "keras", "keras"),
     Row("Keras, XLA", "keras", "keras", {"xla": True}, faithful=False),
     Row("ncnn", "ncnn", "another", {"engine": "ncnn"}),
@@ -128,7 +130,8 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
         )
         exports = "file" not in row.more or {"torch", "keras"} & set(there)
         again = architecture.dead_zones is None and "whole canvas" in row.name  # the canvas is whole in any case
-        asked = names is None or row.engine in names or row.name == unit(architecture)
+        asked = row.engine in names if names else not row.asked
+        asked = asked or row.name == unit(architecture)
         if asked and row.engine in there and exports and fits and not again:
             found.append(row)
     return found
