@@ -54,7 +54,7 @@ def bench(
     """Time WEIGHTS, or a network with random weights, in every engine that is installed.
 
     Each engine has a process of its own, and all of them run in turn. Times are the least of their runs, in seconds
-    and in units of a plain ONNX export in ONNX Runtime. Beside them stands the worst blob of a small image, in noise
+    and, where ONNX Runtime is among them, in units of a plain export in it. Beside them stands the worst blob of a small image, in noise
     floors: an engine beyond its bound is listed as wrong. The fastest that is right is what `predict --engine auto`
     takes from then on, on this machine and with these versions.
 
@@ -125,7 +125,7 @@ def show(facts: dict[str, Any]) -> None:
                 row["name"],
                 f"{row['least']:.3f}",
                 f"{row['median']:.3f}",
-                f"{row['ratio']:.2f}",
+                "–" if row["ratio"] is None else f"{row['ratio']:.2f}",
                 f"{row['start']:.1f}",
                 f"{row['peak'] / 1e9:.2f}",
                 f"{row['error']:.1f} ({row['worst']})",
@@ -148,14 +148,14 @@ def draw(facts: dict[str, Any], path: str) -> None:
     axes = figure.subplots()
     bars = axes.barh(
         [row["name"] for row in rows],
-        [row["ratio"] for row in rows],
+        [row["least"] for row in rows],
         color=["#2a6f97" if row["within"] else "#cccccc" for row in rows],
     )
     axes.bar_label(
-        bars, [f"{row['ratio']:.2f}{'' if row['within'] else ' (beyond its bound)'}" for row in rows], padding=3
+        bars, [f"{row['least']:.3g}{'' if row['within'] else ' (beyond its bound)'}" for row in rows], padding=3
     )
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel(f"time in units of {facts['unit']}; {facts['machine']['processor']}, {facts['threads']} threads")
+    size = "×".join(map(str, (facts["batch"], *facts["size"])))
+    axes.set_xlabel(f"seconds; {facts['network']}, {size}, {facts['machine']['processor']}, {facts['threads']} threads")
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     with whole(path) as draft:

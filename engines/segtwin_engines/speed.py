@@ -131,7 +131,6 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
         exports = "file" not in row.more or {"torch", "keras"} & set(there)
         again = architecture.dead_zones is None and "whole canvas" in row.name  # the canvas is whole in any case
         asked = row.engine in names if names else not row.asked
-        asked = asked or row.name == unit(architecture)
         if asked and row.engine in there and exports and fits and not again:
             found.append(row)
     return found
@@ -319,9 +318,14 @@ def classes(scores: np.ndarray) -> np.ndarray:
 def facts(found: Sequence[Speed], network: str, size: tuple[int, int], batch: int, threads: int) -> dict[str, Any]:
     """What `--json` writes."""
     base = unit(get_architecture(network))
-    plain = next((one.least for one in found if one.name == base), float("nan"))
+    plain = next((one.least for one in found if one.name == base and one.seconds), None)
     rows = [
-        {**asdict(one), "least": one.least, "median": one.median, "ratio": one.least / plain if one.seconds else None}
+        {
+            **asdict(one),
+            "least": one.least,
+            "median": one.median,
+            "ratio": one.least / plain if plain and one.seconds else None,
+        }
         for one in found
     ]
     return {
