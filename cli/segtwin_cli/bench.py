@@ -54,9 +54,9 @@ def bench(
     """Time WEIGHTS, or a network with random weights, in every engine that is installed.
 
     Each engine has a process of its own, and all of them run in turn. Times are the least of their runs, in seconds
-    and, where ONNX Runtime is among them, in units of a plain export in it. Beside them stands the worst blob of a small image, in noise
-    floors: an engine beyond its bound is listed as wrong. The fastest that is right is what `predict --engine auto`
-    takes from then on, on this machine and with these versions.
+    and, where ONNX Runtime is among them, in units of a plain export in it. Beside them stands the worst blob of a
+    small image, in noise floors: an engine beyond its bound is listed as wrong. The fastest that is right is what
+    `predict --engine auto` takes from then on, on this machine and with these versions.
 
     \b
     --json: {"network", "size", "batch", "threads", "unit", "machine",
