@@ -153,3 +153,16 @@ def test_zero_weights_hide_nothing(drawn: Weights, tmp_path: Path) -> None:
         patch.setitem(ncnn_file.WRITERS, "Crop", shifted)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="ncnn computes score_pool4c"):
             ncnn.verify(new, get_architecture("fcn8s"), tmp_path / "x.ncnn")
+
+
+def test_float64_becomes_float32_and_what_that_has_not_is_refused(drawn: Weights, tmp_path: Path) -> None:
+    double = Weights({name: blob.astype(np.float64) for name, blob in drawn.items()}, drawn.metadata)
+    for name, weights in (("a.ncnn", drawn), ("b.ncnn", double)):
+        ncnn_file.write(weights, get_architecture("fcn8s"), tmp_path / name)
+    ncnn.verify(double, get_architecture("fcn8s"), tmp_path / "b.ncnn")
+    assert (tmp_path / "a.ncnn.bin").read_bytes() == (tmp_path / "b.ncnn.bin").read_bytes()
+    for bad in (1e39, np.nan):
+        double["conv2_1/bias"][0] = bad
+        with pytest.raises(WeightsError, match="conv2_1/bias: holds NaN, or numbers that float32 has not"):
+            ncnn_file.write(double, get_architecture("fcn8s"), tmp_path / "c.ncnn")
+    assert not list(tmp_path.glob("c*"))

@@ -36,8 +36,7 @@ def start(
     """
     folder = Folder()
     path = folder.path / "network.ncnn"
-    single = {name: blob.astype(np.float32) if blob.dtype.kind == "f" else blob for name, blob in weights.items()}
-    ncnn_file.write(Weights(single, weights.metadata), architecture, path)
+    ncnn_file.write(weights, architecture, path)
     scores, blobs = open_files(path, architecture)
     return scores, blobs, folder
 

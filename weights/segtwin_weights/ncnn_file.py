@@ -65,13 +65,13 @@ def write(
     """Write PATH.param, PATH.bin and PATH.json, which says how inputs are made, for PATH as in `fcn8s.ncnn`.
 
     Args:
-        weights: hub name → float32 array.
+        weights: hub name → array; in the file they are float32.
         architecture: the network that they are for.
         path: without the endings.
         verify: called with the path of the files before they take their names; when it raises, nothing is left.
 
     Raises:
-        WeightsError: the network has a layer that ncnn lacks, or the weights are no float32.
+        WeightsError: the network has a layer that is not written, or a weight is no number of float32.
         ValueError: what `verify` raises.
         OSError: a file cannot be written.
     """
@@ -83,7 +83,7 @@ def write(
     with whole_together(data, facts_file, param) as (bin_draft, facts_draft, param_draft):
         with open(bin_draft, "wb") as file:
             for node in nodes:
-                write_arrays(file, node, path)
+                write_arrays(file, node)
         facts_draft.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         param_draft.write_text(text, encoding="utf-8")
         if verify is not None:
@@ -147,7 +147,8 @@ def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
     channels = channels_of(weights, architecture)
     yield Node("Input", architecture.input, ())
     for layer in used(architecture):
-        own = [weights[name] for kind in KINDS if (name := architecture.parameter_name(layer, kind)) in weights]
+        names = [architecture.parameter_name(layer, kind) for kind in KINDS]
+        own = [single(weights[name], name) for name in names if name in weights]
         top, bottoms = inner.get(layer.name, layer.name), [inner.get(bottom, bottom) for bottom in layer.bottoms]
         repeat = zones.repeats.get(layer.name) if zones else None
         pad = zones.pad if zones and layer is architecture.layers[0] else layer.pad
@@ -166,6 +167,19 @@ def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
 
 
 KINDS = ("weight", "bias", "running_mean", "running_var")
+
+
+def single(array: np.ndarray, name: str) -> np.ndarray:
+    """In float32, as a model is built in.
+
+    Raises:
+        WeightsError: a number is none there.
+    """
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise WeightsError(f"{name}: holds NaN, or numbers that float32 has not")
+    return array
 
 
 def channels_of(weights: Weights, architecture: Architecture) -> dict[str, int]:
@@ -337,11 +351,9 @@ def line(kind: str, name: str, bottoms: Sequence[str], tops: Sequence[str], para
     ).rstrip()
 
 
-def write_arrays(file: BinaryIO, node: Node, path: str | os.PathLike[str]) -> None:
+def write_arrays(file: BinaryIO, node: Node) -> None:
     """One layer's share of the .bin."""
     for number, array in enumerate(node.arrays):
-        if array.dtype != np.float32:
-            raise WeightsError(f"{path}: ncnn takes float32, and a weight of {node.name} is {array.dtype}; convert it")
         if node.flag and not number:
             file.write(FLOAT32)
         file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
