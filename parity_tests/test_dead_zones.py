@@ -164,9 +164,19 @@ def test_what_a_file_says_wrongly_of_itself_is_refused(tmp_path: Path, drawn: We
     path = tmp_path / "fcn8s.onnx"
     segtwin_torch.export_onnx(made("torch", "fcn8s", drawn), path)
     file = onnx.load(path)
-    for entry in file.metadata_props:
-        if entry.key == onnx_dead_zones.KEY:
-            entry.value = '{"conv1_1": 3}'
+    entry = next(entry for entry in file.metadata_props if entry.key == onnx_dead_zones.KEY)
+    for value in (
+        "3",
+        '{"conv1_1": 3}',
+        '{"conv1_1": [0, 1000000000]}',
+        '{"conv1_1": [-1, 92]}',
+        '{"conv1_1": [0, 1e999]}',
+    ):
+        entry.value = value
+        onnx.save(file, path)
+        with pytest.raises(ValueError, match="left_out is damaged"):
+            onnx_blobs(path, np.zeros((1, 3, 4, 4), np.float32), ["conv1_1"])
+    entry.value = '{"conv1_1": [900, 9]}'
     onnx.save(file, path)
-    with pytest.raises(ValueError, match="left_out is damaged"):
+    with pytest.raises(ValueError, match="18 rows or columns have no row 900"):
         onnx_blobs(path, np.zeros((1, 3, 4, 4), np.float32), ["conv1_1"])

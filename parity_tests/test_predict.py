@@ -273,7 +273,8 @@ MISTAKES = {
     "existing": (("small.safetensors", "in/a.png", "-o", "old"), "old/a.overlay.png: exists already"),
     "engine": (
         ("small.safetensors", "in/a.png", "-o", "out", "--engine", "tensorrt"),
-        "'tensorrt' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'ncnn', 'openvino', 'opencv', 'caffe', 'oracle'",
+        "'tensorrt' is not one of 'auto', 'onnxruntime', 'torch', 'keras', 'ncnn', 'openvino', 'opencv', 'caffe', "
+        "'oracle'",
     ),
     "no architecture": (
         ("unknown.safetensors", "in/a.png", "-o", "out"),

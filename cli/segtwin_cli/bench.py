@@ -152,7 +152,7 @@ def draw(facts: dict[str, Any], path: str) -> None:
         color=["#2a6f97" if row["within"] else "#cccccc" for row in rows],
     )
     axes.bar_label(
-        bars, [f"{row['least']:.3g}{'' if row['within'] else ' (beyond its bound)'}" for row in rows], padding=3
+        bars, [f"{row['least']:#.3g}{'' if row['within'] else ' (beyond its bound)'}" for row in rows], padding=3
     )
     size = "×".join(map(str, (facts["batch"], *facts["size"])))
     axes.set_xlabel(f"seconds; {facts['network']}, {size}, {facts['machine']['processor']}, {facts['threads']} threads")

@@ -86,7 +86,13 @@ class Repeat(NamedTuple):
     """How often it is put back beside itself."""
 
     def rows(self, size: int) -> np.ndarray:
-        """Which rows of a blob of `size` rows make the whole one, in order."""
+        """Which rows of a blob of `size` rows make the whole one, in order.
+
+        Raises:
+            ValueError: it has no such row on either side.
+        """
+        if 2 * self.row >= size:
+            raise ValueError(f"{size} rows or columns have no row {self.row} to repeat from either side")
         once = np.ones(size, int)
         once[[self.row, -1 - self.row]] += self.times
         return np.repeat(np.arange(size), once)

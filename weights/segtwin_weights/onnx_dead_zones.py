@@ -18,6 +18,8 @@ from segtwin.geometry import Repeat
 
 KEY = "left_out"
 """Of the metadata: blob → (row, times) as JSON."""
+MOST = 1000
+"""Rows: ten times what any network here leaves out."""
 INNER = "_inner"
 """Of the name of a value that is a blob without what was left out."""
 
@@ -118,6 +120,9 @@ def stated(model: onnx.ModelProto) -> dict[str, Repeat]:
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
     try:
-        return {str(blob): Repeat(int(row), int(times)) for blob, (row, times) in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"the metadata's {KEY} is damaged; export the file again") from None
+        found = {str(blob): Repeat(int(row), int(times)) for blob, (row, times) in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        found = {"": Repeat(-1, 0)}
+    if any(not (0 <= row < MOST and 0 < times < MOST) for row, times in found.values()):
+        raise ValueError(f"the metadata's {KEY} is damaged; export the file again")
+    return found
