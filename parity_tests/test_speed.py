@@ -20,6 +20,7 @@ from segtwin_weights import Weights
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGTWIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "fastest", fastest.fastest)
     return tmp_path / "cache"
 
 
