@@ -78,9 +78,8 @@ def bench(
             weights = drawn(network or "fcn8s", folder)
         loaded = segtwin_weights.read(weights)
         architecture = get_architecture(segtwin_weights.network_of(loaded))
-        del loaded
         size = size or (architecture.legal_size(375), architecture.legal_size(500))
-        found = speed.measure(weights, size, batch=batch, runs=runs, threads=threads, engines=names, step=step)
+        found = speed.measure(weights, loaded, size, batch=batch, runs=runs, threads=threads, engines=names, step=step)
     facts = speed.facts(found, architecture.name, size, batch, threads or os.cpu_count() or 1)
     best = speed.remember(architecture.name, found) if names is None else None
     if write_json(facts, json_file):
@@ -140,7 +139,7 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def draw(facts: dict[str, Any], path: str) -> None:
-    """Bars, the fastest above; a wrong engine's are hatched."""
+    """Bars, the fastest above; a wrong engine's are grey."""
     from matplotlib.figure import Figure
 
     rows = sorted((row for row in facts["rows"] if not row["failed"]), key=lambda row: -row["least"])

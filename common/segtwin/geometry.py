@@ -129,8 +129,6 @@ def dead_zones(layers: Sequence[Layer]) -> DeadZones | None:
     Every repeated row is one that the whole network computes from the same numbers.
     """
     chain = list(_chain(layers))
-    if len(chain) < 2 or chain[-1].kind != "Pooling":
-        chain = chain[: max((i + 1 for i, layer in enumerate(chain) if layer.kind == "Pooling"), default=0)]
     poolings = [layer for layer in chain if layer.kind == "Pooling"]
     for count in range(len(poolings), 0, -1):
         for pad in range(1, chain[0].pad):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,12 @@ def open_file(
 
 
 def compile_file(
-    path: str, architecture: Architecture | None
+    path: str, architecture: Architecture | None, options: Mapping[str, str] = MappingProxyType(FLOAT32)
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]]]:
-    """scores and blobs of a file."""
+    """scores and blobs of a file; `options` are OpenVINO's."""
     core = openvino.Core()
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", FLOAT32)
+        compiled = core.compile_model(core.read_model(path), "CPU", dict(options))
     except RuntimeError as error:
         raise ValueError(f"{path}: OpenVINO cannot run it: {' '.join(str(error).split())[:300]}") from None
 
@@ -63,12 +64,8 @@ def compile_file(
         held = onnx_dead_zones.held(names, onnx.load(path, load_external_data=False))
         outputs = {name for output in model.outputs for name in output.get_names()}
         model.add_outputs([value for value, _ in held.values() if value not in outputs])
-        values = core.compile_model(model, "CPU", FLOAT32)(data)
-        whole = {
-            name: repeat.whole(np.array(values[value])) if repeat else np.array(values[value])
-            for name, (value, repeat) in held.items()
-        }
-        return {source: data} | whole
+        values = core.compile_model(model, "CPU", dict(options))(data)
+        return {source: data} | onnx_dead_zones.whole(held, (np.array(values[value]) for value, _ in held.values()))
 
     return scores, blobs
 

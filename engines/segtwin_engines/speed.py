@@ -125,9 +125,7 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
     there = available_engines()
     found = []
     for row in ROWS:
-        fits = (row.engine != "opencv" or prototxt.writable(architecture)) and (
-            row.engine != "ncnn" or all(layer.kind in ncnn_file.WRITERS for layer in ncnn_file.used(architecture))
-        )
+        fits = {"opencv": prototxt.writable, "ncnn": ncnn_file.writable}.get(row.engine, lambda _: True)(architecture)
         exports = "file" not in row.more or {"torch", "keras"} & set(there)
         again = architecture.dead_zones is None and "whole canvas" in row.name  # the canvas is whole in any case
         asked = row.engine in names if names else not row.asked
@@ -137,7 +135,8 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
 
 
 def measure(
-    weights: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    weights: Weights,
     size: tuple[int, int],
     *,
     batch: int = 1,
@@ -149,7 +148,8 @@ def measure(
     """Time a network in every engine that is installed, in turn, so that a slow minute is everybody's.
 
     Args:
-        weights: a file of weights.
+        file: of weights.
+        weights: what it holds.
         size: rows and columns of the image.
         batch: images at a time.
         runs: of each engine; one more comes before them and is not counted.
@@ -162,24 +162,23 @@ def measure(
         ImportError: an engine that is asked for is not installed.
         OSError: a file cannot be read or written.
     """
-    loaded = segtwin_weights.read(weights)
-    architecture = get_architecture(segtwin_weights.network_of(loaded))
+    architecture = get_architecture(segtwin_weights.network_of(weights))
     architecture.check_size(*size)
     rows = rows_for(architecture, engines)
-    dimensions = segtwin_weights.dimensions(loaded, architecture)
+    dimensions = segtwin_weights.dimensions(weights, architecture)
     shape = (batch, dimensions.in_channels, *size)
     with tempfile.TemporaryDirectory(prefix="segtwin-") as name:
         folder = Path(name)
         files = {}
         for kind in sorted({row.more["file"] for row in rows if "file" in row.more}):
             step(f"exporting ({kind})")
-            files[kind] = export(weights, folder / f"{kind}.onnx", whole_canvas=kind == "whole")
+            files[kind] = export(file, folder / f"{kind}.onnx", whole_canvas=kind == "whole")
         step("the float64 run of a small image")
-        judge = Judge(architecture, loaded, folder)
+        judge = Judge(architecture, weights, folder)
         running = []
         for row in rows:
             step(f"starting {row.name}")
-            running.append(Running(row, os.fspath(weights), files, shape, threads or os.cpu_count() or 1, architecture))
+            running.append(Running(row, os.fspath(file), files, shape, threads or os.cpu_count() or 1, architecture))
         try:
             for run in range(runs + 1):
                 step(f"run {run} of {runs}" if run else "a run to warm up")

@@ -120,11 +120,8 @@ def in_openvino(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
 
     from segtwin_engines import openvino
 
-    openvino.FLOAT32.clear()
-    openvino.FLOAT32.update(
-        {"INFERENCE_PRECISION_HINT": asked["precision"], "INFERENCE_NUM_THREADS": str(asked["threads"])}
-    )
-    return openvino.compile_file(asked["file"], get_architecture(asked["network"]))
+    options = {"INFERENCE_PRECISION_HINT": asked["precision"], "INFERENCE_NUM_THREADS": str(asked["threads"])}
+    return openvino.compile_file(asked["file"], get_architecture(asked["network"]), options)
 
 
 def in_another(asked: dict[str, Any]) -> tuple[Scores, Blobs]:

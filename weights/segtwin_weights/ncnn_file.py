@@ -130,6 +130,11 @@ def check(architecture: Architecture, path: str | os.PathLike[str] = "ncnn") -> 
             )
 
 
+def writable(architecture: Architecture) -> bool:
+    """Whether `check` passes."""
+    return all(layer.kind in WRITERS for layer in used(architecture))
+
+
 def used(architecture: Architecture) -> list[Layer]:
     """The layers that the output is computed from, in order."""
     needed, found = {architecture.output}, []
@@ -317,8 +322,8 @@ WRITERS: Mapping[str, Callable[[Made], Iterator[Node]]] = {
     "BatchNorm": batch_norm,
     "Sigmoid": sigmoid,
 }
-"""Kind of layer → its nodes. Resize is not among them: ncnn computes its coefficients in float32, which is farther off
-than the bound allows."""
+"""Kind of layer → its nodes. Resize is not among them: ncnn computes its coefficients in float32 (`linear_coeffs` of
+src/layer/interp.cpp), and nothing here has held that against the bound."""
 
 
 # ---------------------------------------------------------------------------------------- files

@@ -378,11 +378,7 @@ def onnx_values(
         )
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(wanted, {graph.input[0].name: data})
-    whole = {
-        name: repeat.whole(value) if repeat else value
-        for (name, (_, repeat)), value in zip(held.items(), values, strict=True)
-    }
-    return {graph.input[0].name: data, **whole}
+    return {graph.input[0].name: data, **onnx_dead_zones.whole(held, values)}
 
 
 def in_single(model: onnx.ModelProto, file: Path, instead: Mapping[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ network's blob of it, by what the file's metadata say under `KEY`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -110,6 +110,14 @@ def held(names: Iterable[str], model: onnx.ModelProto) -> dict[str, tuple[str, R
         elif name in inner and name + INNER in computed:
             found[name] = name + INNER, inner[name]
     return found
+
+
+def whole(held: Mapping[str, tuple[str, Repeat | None]], values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """The network's blobs, from the values of `held` in its order."""
+    return {
+        name: repeat.whole(value) if repeat else value
+        for (name, (_, repeat)), value in zip(held.items(), values, strict=True)
+    }
 
 
 def stated(model: onnx.ModelProto) -> dict[str, Repeat]:
