@@ -41,6 +41,15 @@ def give_memory_back() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def prepared_weights_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines keep of the weights of tests is not kept in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segtwin_engines.prepared.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_was_measured_here() -> Iterator[None]:
     """What `segtwin bench` found the fastest on this machine is no engine's default in a test."""

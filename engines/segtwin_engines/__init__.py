@@ -10,18 +10,39 @@
 Frameworks and engines are imported when they are first used.
 """
 
-from segtwin import __version__
-from segtwin.explanation import explain
+from __future__ import annotations
 
-from segtwin_engines.comparison import Comparison, Parity, parity
-from segtwin_engines.diagnosis import Diagnosis, diagnose
-from segtwin_engines.engine import Engine
-from segtwin_engines.evaluation import Evaluation, chosen, evaluate, write_data_page, write_evaluation
-from segtwin_engines.installed import ENGINES, available_engines
-from segtwin_engines.loading import Assumed, load
-from segtwin_engines.ports import Port, PortError, open_port
-from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
-from segtwin_engines.weights_diagnosis import diagnose_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from segtwin import __version__
+
+if TYPE_CHECKING:
+    from segtwin.explanation import explain
+
+    from segtwin_engines.comparison import Comparison, Parity, parity
+    from segtwin_engines.diagnosis import Diagnosis, diagnose
+    from segtwin_engines.engine import Engine
+    from segtwin_engines.evaluation import Evaluation, chosen, evaluate, write_data_page, write_evaluation
+    from segtwin_engines.installed import ENGINES, available_engines
+    from segtwin_engines.loading import Assumed, load
+    from segtwin_engines.ports import Port, PortError, open_port
+    from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
+    from segtwin_engines.weights_diagnosis import diagnose_weights
+
+PLACES = {
+    "segtwin.explanation": ("explain",),
+    "segtwin_engines.comparison": ("Comparison", "Parity", "parity"),
+    "segtwin_engines.diagnosis": ("Diagnosis", "diagnose"),
+    "segtwin_engines.engine": ("Engine",),
+    "segtwin_engines.evaluation": ("Evaluation", "chosen", "evaluate", "write_data_page", "write_evaluation"),
+    "segtwin_engines.installed": ("ENGINES", "available_engines"),
+    "segtwin_engines.loading": ("Assumed", "load"),
+    "segtwin_engines.ports": ("Port", "PortError", "open_port"),
+    "segtwin_engines.prediction": ("LEGEND", "Prediction", "collect", "plan", "predict"),
+    "segtwin_engines.weights_diagnosis": ("diagnose_weights",),
+}
+"""Module → the names that are taken from it when they are first used: a prediction needs no diagnosis."""
 
 __all__ = [
     "ENGINES",
@@ -51,3 +72,14 @@ __all__ = [
     "write_data_page",
     "write_evaluation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in PLACES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(place), name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

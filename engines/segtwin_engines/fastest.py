@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from segtwin.files import whole
-from segtwin_weights.catalogue import cache_folder
+from segtwin_weights.cache import cache_folder
 
 from segtwin_engines.facts import machine, versions
 from segtwin_engines.installed import available_engines

@@ -16,9 +16,9 @@ ENGINES = ("onnxruntime", "torch", "keras", "ncnn", "openvino", "opencv", "caffe
 MODULES = {
     "torch": ("torch", "onnx_ir", "onnxscript"),
     "keras": ("tensorflow", "keras", "tf2onnx", "onnx_ir"),
-    "onnxruntime": ("onnxruntime",),
+    "onnxruntime": ("onnxruntime", "onnx"),
     "ncnn": ("ncnn",),
-    "openvino": ("openvino",),
+    "openvino": ("openvino", "onnx"),
     "opencv": ("cv2",),
     "caffe": ("caffe",),
     "report": ("jinja2", "matplotlib"),

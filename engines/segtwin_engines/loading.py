@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import segtwin_weights
 from segtwin import Architecture, Preprocessing
 from segtwin.architectures import get_architecture
 from segtwin.errors import WeightsError, known_arguments, nearest
-from segtwin_weights import Weights, metadata
+from segtwin_weights import Dimensions, Weights, metadata
 from segtwin_weights.door import file_name
 from segtwin_weights.hub import file_kind
 from segtwin_weights.mappings import names
+from segtwin_weights.notes import heard, note
 
+from segtwin_engines import prepared
 from segtwin_engines.engine import Engine
 from segtwin_engines.fastest import fastest
-from segtwin_engines.installed import ENGINES, NotInstalledError, advice, available_engines, require
+from segtwin_engines.installed import ENGINES, available_engines, require
+from segtwin_engines.prepared import Prepared, Scores
 
 Chosen = Preprocessing | Callable[[Preprocessing, int], Preprocessing]
 """How inputs are made; or a function of (what the file or the network states, number of channels)."""
@@ -50,8 +54,8 @@ def load(
     Args:
         source: a file of weights or an ONNX file; `Weights`; or a model of `segtwin_torch` or `segtwin_keras`.
         engine: one of `available_engines()`; "auto": ONNX Runtime for an ONNX file, the model's own framework for a
-            model, and for weights what `segtwin bench` found the fastest here, else the first of torch, keras and
-            oracle that is installed.
+            model, and for weights what `segtwin bench` found the fastest here, else the first of onnxruntime, torch,
+            keras and oracle that is installed.
         network: its name, where the source does not state it.
         preprocessing: how inputs are made; it overrules what the source states.
         in_channels: of an ONNX file that does not state them.
@@ -69,26 +73,90 @@ def load(
         return of_model(source, engine, preprocessing)
     onnx = not isinstance(source, Weights) and file_kind(source) == "onnx"
     where = "the weights" if isinstance(source, Weights) else str(source)
-    auto = engine == "auto"
-    engine = choose(engine, onnx, where)
     if onnx:
+        engine = for_onnx(engine, where)
         runtime: Any = import_module(f"segtwin_engines.{engine}")
         opened = runtime.open_file(where, network, in_channels, preprocessing is not None, say)
-        return prepared(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
-    weights, found = (names.hub_names(source), network) if isinstance(source, Weights) else read_network(where, network)
-    architecture = get_architecture(segtwin_weights.network_of(weights, found))
-    if auto:
-        engine = fastest(architecture.name) or engine
-    if preprocessing is None:
+        return ready(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
+    if not (auto := engine == "auto"):
+        require(engine, purpose=f"--engine {engine}")
+    if isinstance(source, Weights):
+        weights, named, place, notes = names.hub_names(source), network, None, []
+    else:
+        place = prepared.place(where, network)
+        if (kept := prepared.find(where, network)) is not None:
+            engine = by_default(kept.architecture) if auto else engine
+            if (scores := kept.open(engine)) is not None:
+                for line in kept.notes:
+                    note(line, stacklevel=2)
+                return ready(
+                    of_prepared(kept, engine, scores, where), preprocessing, stated(kept, kept.architecture), say
+                )
+        with heard() as notes:
+            weights, named = read_network(where, network)
+    architecture = get_architecture(segtwin_weights.network_of(weights, named))
+    engine = by_default(architecture) if auto else engine
+    try:
         names.check_inputs(weights, architecture)
-    return prepared(start(engine, architecture, weights, where), preprocessing, stated(weights, architecture), say)
+    except WeightsError:
+        if preprocessing is None:
+            raise
+        place = None  # the next start is to say it
+    draft = None
+    if place is not None and engine in prepared.ENGINES and place == prepared.place(where, network):
+        draft = prepared.write(place, engine, weights, architecture.name, notes)
+    if draft is not None:
+        del weights  # half a gigabyte that is not needed while the engine makes its own of it
+        if (kept := draft.finish()) is not None and (scores := kept.open(engine)) is not None:
+            running = of_prepared(kept, engine, scores, where)
+            return ready(running, preprocessing, stated(kept, architecture), say)
+        weights, _ = read_network(where, architecture.name)
+    return ready(start(engine, architecture, weights, where), preprocessing, stated(weights, architecture), say)
+
+
+def by_default(architecture: Architecture) -> str:
+    """What runs weights of a network where no engine is named."""
+    there = available_engines()
+    return fastest(architecture.name) or next(
+        one for one in ("onnxruntime", "torch", "keras", "oracle") if one in there
+    )
 
 
 def start(engine: str, architecture: Architecture, weights: Weights, file: str = "the weights") -> Engine:
     """Weights of a network in an engine, with the preprocessing that they state, or else the network's own."""
     size = segtwin_weights.dimensions(weights, architecture)
-    own, _ = metadata.preprocessing_of(weights, architecture, size.in_channels)
     scores, blobs, holds = import_module(f"segtwin_engines.{engine}").start(architecture, size, weights)
+    return assembled(engine, scores, blobs, file, architecture, size, weights.metadata, holds)
+
+
+def of_prepared(kept: Prepared, engine: str, scores: Scores, file: str) -> Engine:
+    """An engine that was prepared. Its blobs are computed from the file itself: what is kept has no names."""
+    others: list[Engine] = []
+
+    def blobs(data: np.ndarray) -> dict[str, np.ndarray]:
+        if not others:
+            if prepared.place(file, None) != place:
+                raise WeightsError(f"{file}: was changed since it was loaded; load it again")
+            weights, _ = read_network(file, kept.architecture.name)
+            others.append(start(engine, kept.architecture, weights, file))
+        return others[0].blobs(data)
+
+    place = prepared.place(file, None)
+    return assembled(engine, scores, blobs, file, kept.architecture, kept.size, kept.metadata)
+
+
+def assembled(
+    engine: str,
+    scores: Scores,
+    blobs: Callable[[np.ndarray], dict[str, np.ndarray]],
+    file: str,
+    architecture: Architecture,
+    size: Dimensions,
+    told: Mapping[str, Any],
+    holds: object = None,
+) -> Engine:
+    """An engine of weights, from what they say of themselves."""
+    own, _ = metadata.preprocessing_of(told, architecture, size.in_channels)
     return Engine(
         name=engine,
         scores=scores,
@@ -99,7 +167,7 @@ def start(engine: str, architecture: Architecture, weights: Weights, file: str =
         in_channels=size.in_channels,
         preprocessing=own,
         output="probability" if architecture.output == "probability" else "score",
-        metadata=dict(weights.metadata),
+        metadata=dict(told),
         widths=tuple(size.widths),
         holds=holds,
     )
@@ -119,7 +187,8 @@ def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
     if engine not in ("auto", framework):
         if architecture.variant_of:
             raise WeightsError(f"{architecture.name} runs in its own framework alone, {framework}")
-        running = start(choose(engine, False, "the model"), architecture, weights, "the model")
+        require(engine, purpose=f"--engine {engine}")
+        running = start(engine, architecture, weights, "the model")
     else:
         size = segtwin_weights.dimensions(weights, architecture)
         scores, blobs, holds = runtime.of_network(network)
@@ -140,15 +209,15 @@ def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
             widths=tuple(size.widths),
             holds=holds,
         )
-    return prepared(running, preprocessing, True, warn)
+    return ready(running, preprocessing, True, warn)
 
 
-def stated(weights: Weights, architecture: Architecture) -> bool:
+def stated(weights: Weights | Prepared, architecture: Architecture) -> bool:
     """Whether weights state how their inputs are made."""
     return metadata.stated(weights, architecture) is not None
 
 
-def prepared(engine: Engine, chosen: Chosen | None, known: bool, say: Callable[[str], None]) -> Engine:
+def ready(engine: Engine, chosen: Chosen | None, known: bool, say: Callable[[str], None]) -> Engine:
     """The engine with the preprocessing that was chosen. What is only assumed is said."""
     if chosen is not None:
         base = engine.preprocessing
@@ -163,27 +232,17 @@ def prepared(engine: Engine, chosen: Chosen | None, known: bool, say: Callable[[
     return engine
 
 
-def choose(engine: str, onnx: bool, path: str) -> str:
-    """The engine that runs a file or weights; found and checked before any long work.
+def for_onnx(engine: str, path: str) -> str:
+    """The engine that runs an ONNX file; found and checked before any long work.
 
     Raises:
         ImportError: it is not installed.
         ValueError: it cannot run such a file.
     """
-    if onnx:
-        if engine not in ("auto", "onnxruntime", "openvino"):
-            raise ValueError(f"{path}: is an ONNX file, which --engine onnxruntime runs; {engine} takes weights")
-        engine = "onnxruntime" if engine == "auto" else engine
-        require(engine, purpose="running an ONNX file")
-        return engine
-    there = available_engines()
-    if engine == "auto":
-        return next(one for one in ("torch", "keras", "oracle") if one in there)
-    require(engine, purpose=f"--engine {engine}")
-    if engine in ("onnxruntime", "openvino") and not {"torch", "keras"} & set(there):
-        raise NotInstalledError(
-            f"--engine {engine} needs torch or keras to export {path}; {advice('torch')}, or use --engine oracle"
-        )
+    if engine not in ("auto", "onnxruntime", "openvino"):
+        raise ValueError(f"{path}: is an ONNX file, which --engine onnxruntime runs; {engine} takes weights")
+    engine = "onnxruntime" if engine == "auto" else engine
+    require(engine, purpose="running an ONNX file")
     return engine
 
 

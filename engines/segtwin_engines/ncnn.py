@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import ncnn
 import numpy as np
@@ -16,6 +17,7 @@ from segtwin_weights.onnx_dead_zones import INNER
 
 from segtwin_engines.engine import Folder
 
+FILE = "network.ncnn"
 NARROW = (
     "use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage",
     "use_int8_inference",
@@ -35,10 +37,28 @@ def start(
         WeightsError: it has a layer that is not written for ncnn.
     """
     folder = Folder()
-    path = folder.path / "network.ncnn"
-    ncnn_file.write(weights, architecture, path)
-    scores, blobs = open_files(path, architecture)
+    write(weights, architecture, folder.path)
+    scores, blobs = open_files(folder.path / FILE, architecture)
     return scores, blobs, folder
+
+
+def write(weights: Weights, architecture: Architecture, folder: Path) -> None:
+    """Write a network's files into a folder.
+
+    Raises:
+        WeightsError: it has a layer that is not written for ncnn.
+        OSError: they cannot be written.
+    """
+    ncnn_file.write(weights, architecture, folder / FILE)
+
+
+def finish(folder: Path) -> None:
+    """ncnn reads its files as they are."""
+
+
+def open_prepared(folder: Path, architecture: Architecture) -> Callable[[np.ndarray], np.ndarray]:
+    """The scores of files that `write` wrote."""
+    return open_files(folder / FILE, architecture)[0]
 
 
 def open_files(

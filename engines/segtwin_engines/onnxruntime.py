@@ -11,30 +11,26 @@ import onnx
 import onnxruntime
 from segtwin import Architecture, Preprocessing
 from segtwin.architectures import find_architecture
-from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_stamp
+from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_stamp, onnx_table
 from segtwin_weights.onnx_check import first_line, onnx_values, values_of
 
 from segtwin_engines.engine import Engine, Folder
-from segtwin_engines.installed import available_engines
-from segtwin_engines.loading import framework_twin
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-def export(architecture: Architecture, size: Dimensions, weights: Weights) -> Folder:
-    """A folder with network.onnx, exported from PyTorch or else from Keras."""
+def export(architecture: Architecture, weights: Weights) -> Folder:
+    """A folder with network.onnx, written from the table of layers."""
     folder = Folder()
-    twin = framework_twin("torch" if "torch" in available_engines() else "keras")
-    model = twin.build(architecture.name, **size._asdict(), weights=weights)
-    twin.export_onnx(model, folder.path / "network.onnx")
+    onnx_table.write(weights, architecture, folder.path / "network.onnx")
     return folder
 
 
 def start(
     architecture: Architecture, size: Dimensions, weights: Weights
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]], object]:
-    """Weights of a network, by way of an export."""
-    folder = export(architecture, size, weights)
+    """Weights of a network, by way of its file."""
+    folder = export(architecture, weights)
     file = str(folder.path / "network.onnx")
     session = open_session(file, 3)
     return (

@@ -25,8 +25,8 @@ FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 def start(
     architecture: Architecture, size: Dimensions, weights: Weights
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]], object]:
-    """Weights of a network, by way of an export."""
-    folder = onnxruntime.export(architecture, size, weights)
+    """Weights of a network, by way of its ONNX file."""
+    folder = onnxruntime.export(architecture, weights)
     file = str(folder.path / "network.onnx")
     return *compile_file(file, architecture), folder
 

@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import platformdirs
 import requests
 from filelock import FileLock, Timeout
 from segtwin.files import whole
 
+from segtwin_weights.cache import cache_folder
 from segtwin_weights.hub import WeightsError, file_kind, sha256
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
@@ -116,11 +116,6 @@ CATALOGUE = {
     ),
     **{net: _berkeley(net) for net in ("fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce")},
 }
-
-
-def cache_folder() -> Path:
-    """`SEGTWIN_CACHE`, or where the platform puts caches."""
-    return Path(os.environ.get("SEGTWIN_CACHE") or platformdirs.user_cache_path("segtwin"))
 
 
 def fetch(name: str, progress: Any = False, say: Callable[[str], None] = lambda line: None) -> Path:

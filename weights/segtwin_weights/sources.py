@@ -18,7 +18,8 @@ from segtwin.architectures.vgg16 import VGG16
 from segtwin.files import replacing, whole
 
 from segtwin_weights import catalogue
-from segtwin_weights.catalogue import UnreachableError, cache_folder, only_one
+from segtwin_weights.cache import cache_folder
+from segtwin_weights.catalogue import UnreachableError, only_one
 from segtwin_weights.formats import keras_file, vgg16_npy
 from segtwin_weights.hub import WeightsError
 

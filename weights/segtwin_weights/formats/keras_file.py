@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from segtwin import Converted
 from segtwin.architectures import Architecture, find_architecture
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16
 from segtwin.files import check_room, whole, written_by_a_library
@@ -41,6 +39,7 @@ from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, d
 from segtwin_weights.mappings import keras_names
 from segtwin_weights.mappings.keras_names import Described, Layer
 from segtwin_weights.mappings.names import KERAS_VGG16, identify
+from segtwin_weights.notes import note
 from segtwin_weights.surgery import dimensions
 
 if TYPE_CHECKING:
@@ -385,11 +384,10 @@ def _turned(path: str | os.PathLike[str], content: Content, first: Layer | None)
         known = [end is not None and end.colour is not None for end in ends]
         if known[0] != known[1]:
             if content.theano is not None and content.theano != known[1]:
-                warnings.warn(
+                note(
                     f"{path}: says that its kernels are {'' if content.theano else 'not '}turned for Theano, but "
                     "conv1_1 begins as Oxford's "
                     f"{'turned by 180°' if known[1] else 'not turned'}; they are read so",
-                    Converted,
                     stacklevel=4,
                 )
             return known[1]
@@ -430,10 +428,9 @@ def _vgg16_by_shape(path: object, layers: list[Layer], own_names: list[str], con
             if weight.shape != (inputs, len(bias)):
                 return {}
         width, stage = len(bias), str(layer.width)
-    warnings.warn(
+    note(
         f"{path}: its layers have no names that say anything ({own_names[0]} …); by their shapes and order they "
         "are a VGG-16's",
-        Converted,
         stacklevel=4,
     )
     return dict(zip(own_names, (layer.name for layer in vgg16_npy.LAYERS), strict=True))

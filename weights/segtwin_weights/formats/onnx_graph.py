@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from segtwin import Converted
 
 from segtwin_weights.door import SLACK
 from segtwin_weights.formats import wire
 from segtwin_weights.hub import WeightsError, at_most
 from segtwin_weights.mappings.names import identify
+from segtwin_weights.notes import note
 
 MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Nodes that are followed. What they do to numbers is what numpy does, so a chain of them is an
@@ -327,11 +326,10 @@ def weights(graph: Graph, wanted: list[str] | None) -> dict[str, np.ndarray]:
     choices = (everything, found, {name: array for name, array in everything.items() if name not in beside})
     blobs = next((choice for choice in choices if identify(choice)), everything)
     if blobs is choices[2]:
-        warnings.warn(
+        note(
             f"{graph.path}: left aside: {at_most(beside)}, constants that the graph adds or multiplies with, and "
             "no weights of the network that is "
             "in it; they may be the preparation of its images",
-            Converted,
             stacklevel=3,
         )
     _say_computed(graph)
@@ -395,6 +393,4 @@ def _say_computed(graph: Graph) -> None:
                 computed.append(f"the {part} of {layer} is {by}")
     if computed:
         more = f", and {len(computed) - 1} more" if len(computed) > 1 else ""
-        warnings.warn(
-            f"{graph.path}: {computed[0]}{more}; what goes into it is read as it is stored", Converted, stacklevel=4
-        )
+        note(f"{graph.path}: {computed[0]}{more}; what goes into it is read as it is stored", stacklevel=4)

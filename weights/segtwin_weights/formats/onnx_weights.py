@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from segtwin import Converted
 from segtwin.architectures import find_architecture
 
 from segtwin_weights import onnx_stamp
@@ -34,6 +32,7 @@ from segtwin_weights.formats.onnx_graph import Graph
 from segtwin_weights.hub import Metadata, Weights, WeightsError, check_finite, sha256
 from segtwin_weights.mappings.names import identify
 from segtwin_weights.metadata import loads
+from segtwin_weights.notes import note
 
 DTYPES = {
     1: "<f4",
@@ -241,7 +240,7 @@ def _tensor(
             f"{path}: {name} has other numbers than its shape {'×'.join(map(str, shape))} asks for; the file is damaged"
         )
     if DTYPES[kind] == "bf16":
-        warnings.warn(f"{path}: {shown(name, 80)} is bfloat16, converted to float32", Converted, stacklevel=2)
+        note(f"{path}: {shown(name, 80)} is bfloat16, converted to float32", stacklevel=2)
         bits = flat.astype(np.uint32)
         bits <<= 16  # in place: a third array would be beyond the file's budget
         flat = bits.view(np.float32)

@@ -17,7 +17,6 @@ import math
 import os
 import pickle
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from segtwin import Converted
 from segtwin.files import whole
 
 from segtwin_weights.door import file_name, quoted, reader
@@ -35,6 +33,7 @@ from segtwin_weights.hub import Weights, WeightsError, check_finite, damage, sha
 from segtwin_weights.mappings import checkpoints
 from segtwin_weights.mappings.names import FEATURES_ONLY, hub_names, identify, state_dict_names
 from segtwin_weights.metadata import as_many
+from segtwin_weights.notes import note
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -296,7 +295,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
                 "damaged"
             )
     if halves := [name for name, tensor in tensors.items() if tensor.storage.dtype == "bf16"]:
-        warnings.warn(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", Converted, stacklevel=2)
+        note(f"{path}: {len(halves)} tensors are bfloat16, converted to float32", stacklevel=2)
     return Weights(
         blobs, {**_fitting(path, blobs, beside), **metadata, "source": file_name(path), "sha256": sha256(path)}
     )
@@ -324,7 +323,7 @@ def _fitting(
         kept["palette"] = beside["palette"]
     if left := beside.keys() - kept.keys():
         said = f"{classes} names and {palette} colours stand beside a network of {count} classes"
-        warnings.warn(f"{path}: {said}; left aside: {' and '.join(sorted(left))}", Converted, stacklevel=3)
+        note(f"{path}: {said}; left aside: {' and '.join(sorted(left))}", stacklevel=3)
     return kept
 
 

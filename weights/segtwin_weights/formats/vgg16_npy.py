@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from segtwin import Converted, Preprocessing
+from segtwin import Preprocessing
 from segtwin.architectures.vgg16 import CLASSIFIER_PIXELS, VGG16, VGG_MEAN
 from segtwin.files import whole
 
@@ -33,6 +32,7 @@ from segtwin_weights import layouts
 from segtwin_weights.door import file_name, quoted, reader, shown
 from segtwin_weights.formats import pickles, zipped
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, at_most, check_finite, damage, line, sha256
+from segtwin_weights.notes import note
 
 LAYERS = [layer for layer in VGG16.layers if layer.width]
 """conv1_1 … conv5_3, fc6, fc7, fc8."""
@@ -114,7 +114,7 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
 def _float32(path: object, name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype == np.float32:
         return array.astype(np.float32, copy=False)
-    warnings.warn(f"{path}: {name} is {array.dtype}, converted to float32", Converted, stacklevel=2)
+    note(f"{path}: {name} is {array.dtype}, converted to float32", stacklevel=2)
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which check_finite refuses
         return array.astype(np.float32)
 

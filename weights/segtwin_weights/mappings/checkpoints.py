@@ -13,12 +13,10 @@ taken. BatchNorm's counters, which old files lack, are no condition.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from segtwin import Converted
 from segtwin.architectures import get_architecture, known_architectures
 
 from segtwin_weights import metadata
@@ -27,6 +25,7 @@ from segtwin_weights.formats import pickles
 from segtwin_weights.hub import WeightsError
 from segtwin_weights.mappings import resnet34
 from segtwin_weights.mappings.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
+from segtwin_weights.notes import note
 
 DEEPEST = 40
 """How deep dicts may lie in each other; the modules of a TorchScript program are about ten deep."""
@@ -238,10 +237,9 @@ def find(
     if averages and len(averages) < len(candidates):
         candidates = [candidate for candidate in candidates if not candidate.average]
         places = ", ".join(candidate.place for candidate in averages)
-        warnings.warn(
+        note(
             f"{path}: holds the {candidates[0].network.title} twice; {candidates[0].place} is taken, the average "
             f"in {places} left aside",
-            Converted,
             stacklevel=4,
         )
     used = {id(entry.tensor) for candidate in (*candidates, *averages) for entry in candidate.entries}
@@ -288,11 +286,10 @@ def _say_aside(path: object, chosen: Candidate, rest: list[Entry]) -> None:
     if aside:
         names = [entry.name for entry in aside]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        warnings.warn(
+        note(
             f"{path}: the {chosen.network.title} in {chosen.place} is read; left aside: {len(names)} tensors that "
             "are no part of it "
             f"({', '.join(names[:SHOWN])}{more})",
-            Converted,
             stacklevel=5,
         )
 
