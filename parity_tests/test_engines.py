@@ -92,7 +92,7 @@ def test_a_network_is_loaded_from_whatever_holds_it(files: Path) -> None:
     path, data = files / "u.safetensors", data_for("unet-small")
     with pytest.warns(segtwin_engines.Assumed, match="preprocessing assumed from the network's names: grey"):
         from_file = segtwin_engines.load(path)
-    assert (from_file.name, from_file.network, from_file.in_channels) == ("torch", "unet-small", 1)
+    assert (from_file.name, from_file.network, from_file.in_channels) == ("onnxruntime", "unet-small", 1)
     sources = {
         "torch": segtwin_torch.load(path),
         "keras": segtwin_keras.load(path),

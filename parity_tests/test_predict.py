@@ -580,13 +580,12 @@ def test_deep_images_floats_and_arrays(work: Path, capsys) -> None:
 def test_the_engine_is_what_is_installed(monkeypatch) -> None:
     for there, chosen in (
         (["torch", "keras", "oracle"], "torch"),
-        (["keras", "onnxruntime", "oracle"], "keras"),
-        (["onnxruntime", "oracle"], "oracle"),
+        (["keras", "onnxruntime", "oracle"], "onnxruntime"),
+        (["keras", "ncnn", "oracle"], "keras"),
+        (["oracle"], "oracle"),
     ):
         monkeypatch.setattr(loading, "available_engines", lambda there=there: there)
-        assert loading.choose("auto", False, "w") == chosen
-    with pytest.raises(ImportError, match=r"needs torch or keras to export w; pip install 'segtwin\[torch\]'"):
-        loading.choose("onnxruntime", False, "w")
+        assert loading.by_default(get_architecture("unet-small")) == chosen
 
 
 def test_numpy_computes_it_too(work: Path) -> None:

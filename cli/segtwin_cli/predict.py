@@ -38,8 +38,8 @@ from segtwin_cli.weights_file import WeightsFile
 @click.option(
     "--engine", type=click.Choice(["auto", *ENGINES]), metavar=f"[{'|'.join(['auto', *available_engines()])}]",
     default="auto", show_default=True,
-    help="What computes the network; auto: ONNX Runtime for an ONNX file, else PyTorch, Keras or numpy, what is "
-    "installed.",
+    help="What computes the network; auto: what `segtwin bench` found the fastest here, else ONNX Runtime, PyTorch, "
+    "Keras or numpy, what is installed.",
 )  # fmt: skip
 @click.option(
     "--network",

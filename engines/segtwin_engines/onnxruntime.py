@@ -31,11 +31,10 @@ def start(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]], object]:
     """Weights of a network, by way of its file."""
     folder = export(architecture, weights)
-    file = str(folder.path / "network.onnx")
-    session = open_session(file, 3)
+    session = open_session(str(folder.path / "network.onnx"), 3)
     return (
         lambda data: session.run(None, {architecture.input: data})[0],
-        lambda data: onnx_blobs(file, data, architecture.exported),
+        lambda data: onnx_blobs(folder.path / "network.onnx", data, architecture.exported),
         folder,
     )
 

@@ -27,8 +27,13 @@ def start(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]], object]:
     """Weights of a network, by way of its ONNX file."""
     folder = onnxruntime.export(architecture, weights)
-    file = str(folder.path / "network.onnx")
-    return *compile_file(file, architecture), folder
+    scores, of_file = compile_file(str(folder.path / "network.onnx"), architecture)
+
+    def blobs(data: np.ndarray) -> dict[str, np.ndarray]:
+        assert folder.path.exists()  # it lives as long as this function
+        return of_file(data)
+
+    return scores, blobs, folder
 
 
 def open_file(

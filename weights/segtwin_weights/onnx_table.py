@@ -35,7 +35,7 @@ def write(weights: Weights, architecture: Architecture, path: str | os.PathLike[
         architecture: the network that they are for.
         path: the .onnx file; weights above 100 MB go to `path` + ".data".
         most: bytes of the largest kernels: a convolution with larger ones is computed in parts, some of its outputs
-            in each. It makes the same numbers, and whoever moves the weights about needs less memory for it.
+            in each. Whoever moves the weights about needs less memory for that, and the sums stay the same ones.
 
     Raises:
         WeightsError: the network has a layer that is not written, or a weight is no number of float32.
@@ -94,11 +94,11 @@ def in_parts(graph: onnx.GraphProto, most: int) -> dict[str, dict[str, slice]]:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         size = FLOAT32 * math.prod(shapes[node.input[1]]) if node.op_type == "Conv" else 0
-        if size <= most:
+        outputs = shapes[node.input[1]][0] if size else 0
+        step = max(BLOCK, most * outputs // max(size, 1) // BLOCK * BLOCK)
+        if size <= most or outputs <= step:
             nodes.append(node)
             continue
-        outputs = shapes[node.input[1]][0]
-        step = max(BLOCK, most * outputs // size // BLOCK * BLOCK)
         pieces = [slice(first, min(first + step, outputs)) for first in range(0, outputs, step)]
         for name in node.input[1:]:
             found[name] = {f"{name} {number}": piece for number, piece in enumerate(pieces)}
