@@ -2,16 +2,23 @@
 not grow."""
 
 import tracemalloc
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import segtwin
+import segtwin_weights
 import torch
+from click.testing import CliRunner
 from goldens import unet_paper_goldens
+from PIL import Image
 from segtwin import oracle, tiles
 from segtwin.architectures import get_architecture
 from segtwin.preprocessing import preprocess
+from segtwin_cli.main import segtwin as segtwin_command
+from segtwin_engines import loading
 from segtwin_engines.onnxruntime import onnx_blobs
+from segtwin_engines.prediction import Job, computed
 from segtwin_weights import Weights, initialize
 
 import tensorflow as tf
@@ -203,3 +210,95 @@ def test_files_become_grey_and_say_so(tmp_path, recwarn) -> None:
         np.testing.assert_array_equal(
             preprocess(tmp_path / "colour.png", "unet-paper"), preprocess(tmp_path / "grey.png", "unet-paper")
         )
+
+
+# ------------------------------------------------------------------- networks that keep an image's size
+
+TALL = {"fcn32s": (623, 21), "fcn16s": (660, 9), "fcn8s": (641, 40), "fcn8s-atonce": (640, 33), "fcn8-vgg": (661, 37)}
+"""Rows and columns with tiles that see neither end, some beyond a multiple of 32."""
+TALL |= {"unet": (304, 32), "unet-small": (320, 48), "resnet34-unet": (1120, 32)}
+
+
+def drawn(name: str) -> Weights:
+    architecture = get_architecture(name)
+    widths = (2, 2, 3, 3, 4, 5, 4)[: len(architecture.widths)] if architecture.widths else None
+    random = np.random.default_rng(1)
+    start = initialize(name, widths=widths, num_classes=2, seed=1)
+    blobs = {
+        key: blob
+        if key.startswith("upscore") or blob.dtype.kind != "f"
+        else (random.uniform(0.2, 1, blob.shape) * blob.shape[0] / blob.size).astype(np.float32)
+        for key, blob in start.items()
+    }
+    return Weights(blobs, start.metadata)
+
+
+def in_tiles(name: str, data: np.ndarray, tile: int) -> np.ndarray:
+    """By the oracle, float64."""
+    weights, architecture = drawn(name), get_architecture(name)
+    engine = loading.start("oracle", architecture, weights)
+    engine.scores = lambda data: oracle.run(architecture, weights, data)[architecture.output]
+    return engine.probabilities(data, None, tile, always=False)
+
+
+@pytest.mark.parametrize("name", TALL)
+def test_tiles_of_every_network_are_the_whole_image(name: str) -> None:
+    weights, architecture = drawn(name), get_architecture(name)
+    channels = architecture.in_channels
+    data = np.random.default_rng(2).uniform(0, 1, (1, channels, *TALL[name])).astype(np.float32)
+    whole = oracle.run(architecture, weights, data)[architecture.output][0]
+    pieces = list(loading.start("oracle", architecture, weights).pieces(*TALL[name], None, 32))
+    inside = [one for one in pieces if one.rows.looks[0] > 0 and one.rows.looks[-1] < TALL[name][0] - 1]
+    assert inside, "every tile sees an end of the image"
+    assert {len(one.rows.looks) for one in inside} != {TALL[name][0]}
+    np.testing.assert_allclose(in_tiles(name, data, 32), whole, rtol=0, atol=1e-12 * abs(whole).max())
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "unet-small"])
+def test_a_tile_that_looks_less_far_shows_its_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = get_architecture(name)
+    data = np.random.default_rng(2).uniform(0, 1, (1, architecture.in_channels, *TALL[name])).astype(np.float32)
+    whole = in_tiles(name, data, 10_000)
+    before, after, step = tiles.reach(architecture)
+    for less in (tiles.Reach(before // 8, after, step), tiles.Reach(before, after // 8, step)):
+        monkeypatch.setattr(tiles, "_reach", lambda *_, less=less: less)
+        assert abs(in_tiles(name, data, 32) - whole).max() > 1e-9 * abs(whole).max()
+
+
+@pytest.mark.parametrize("name", ["vggfcn8", "vggfcn16", "vggfcn32"])
+def test_networks_that_look_at_the_whole_image_are_not_cut(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\(Resize\) looks at the whole image, which cannot be cut into tiles"):
+        tiles.cuts_with_context(get_architecture(name), 300, 64)
+
+
+def test_predict_writes_the_same_files_in_tiles(tmp_path) -> None:
+    segtwin_weights.write(drawn("unet-small"), tmp_path / "w.safetensors")
+    image = np.random.default_rng(3).integers(0, 256, (331, 290), np.uint8)  # mirrored to 336×304
+    Image.fromarray(image).save(tmp_path / "a.png")
+    arguments = ["predict", str(tmp_path / "w.safetensors"), str(tmp_path / "a.png"), "--pad", "reflect", "--quiet"]
+    for folder, more in (("whole", []), ("tiles", ["--tile", "64"])):
+        done = CliRunner().invoke(segtwin_command, [*arguments, *more, "--probability", "-o", str(tmp_path / folder)])
+        assert done.exit_code == 0, done.output
+    whole, in_parts = (np.load(tmp_path / folder / "a.probability.npy") for folder in ("whole", "tiles"))
+    np.testing.assert_allclose(in_parts, whole, rtol=0, atol=2e-6)
+    masks = [np.asarray(Image.open(tmp_path / folder / "a.mask.png")) for folder in ("whole", "tiles")]
+    assert (masks[0] == masks[1]).mean() > 0.999
+    done = CliRunner().invoke(segtwin_command, [*arguments, "--tile", "0", "-o", str(tmp_path / "none")])
+    assert done.exit_code == 2
+
+
+def test_memory_does_not_grow_with_an_image_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told beforehand is a tile's, and what is taken is the image and a tile."""
+    engine = loading.start("oracle", get_architecture("unet-small"), drawn("unet-small"))
+    small, large = (engine.memory(n, n, None, 256) for n in (1024, 8192))
+    assert small == large < engine.memory(1024, 1024, None, None)
+    engine.scores = lambda data: np.zeros((1, 2, *data.shape[2:]), np.float32)
+    job = Job(engine, None, None, None, 256, 0.5, (np.zeros((2, 3)),) * 2, False, lambda line: None, nullcontext)
+    values = np.zeros((4096, 4096, 1), np.uint8)
+    tracemalloc.start()
+    labels, output = computed(job, values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert output is None
+    assert labels.shape == (4096, 4096)
+    assert peak < labels.nbytes + 60 * (256 + 2 * 128) ** 2  # float64, indices, two classes: 60 bytes a pixel of a tile

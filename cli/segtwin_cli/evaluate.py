@@ -34,7 +34,7 @@ from segtwin_cli.weights_file import WeightsFile
 @click.option("--part", help="val, test, train, seg11valid, …; by default the folder's own val, else everything.")
 @table_option
 @click.option(
-    "--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles."
+    "--tile", type=click.IntRange(min=1), help="Compute images in tiles of so many rows and columns, as predict does."
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of a single class.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write an HTML page with the worst images.")
@@ -46,7 +46,7 @@ def evaluate(
     engine: str,
     part: str | None,
     table: str | None,
-    tile: int,
+    tile: int | None,
     threshold: float,
     report: str | None,
     json_file: str | None,

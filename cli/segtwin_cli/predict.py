@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import segtwin
 import segtwin_engines
 from segtwin.architectures import list_architectures
 from segtwin.palette import read_palette
@@ -52,8 +51,10 @@ from segtwin_cli.weights_file import WeightsFile
     help="Mirror images whose size does not fit a U-Net at the bottom and right, and cut the result.",
 )
 @click.option(
-    "--tile", type=int, default=segtwin.tiles.TILE, show_default=True, help="Rows and columns of unet-paper's tiles."
-)
+    "--tile", type=click.IntRange(min=1),
+    help="Compute images in tiles of so many rows and columns: memory does not grow with the image, and the result "
+    "is the same. Of unet-paper, which always does, it is the input's size (572).",
+)  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Foreground threshold for networks of one class (0.5).")
 @click.option(
     "--probability",
@@ -77,7 +78,7 @@ def predict(
     engine: str,
     network: str | None,
     pad: str | None,
-    tile: int,
+    tile: int | None,
     threshold: float | None,
     probability: bool,
     stated: dict[str, Any],

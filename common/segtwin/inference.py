@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TINT = 0.5
 """Share of the class's colour in an overlay."""
+ROWS = 256
+"""Of an overlay, mixed at a time: in float64 it takes 24 bytes a pixel."""
 FOREGROUND = (255, 40, 40)
 """Colour of the one class in an overlay."""
 MOST_CLASSES = 256
@@ -114,8 +116,12 @@ def mask_of(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
 
 def overlay_of(labels: np.ndarray, picture: np.ndarray, colours: np.ndarray) -> Image.Image:
     """The image, tinted where there is a class other than 0."""
-    tinted = np.rint((1 - TINT) * picture + TINT * colours[labels]).astype(np.uint8)
-    return Image.fromarray(np.where((labels != 0)[..., np.newaxis], tinted, picture))
+    result = np.empty_like(picture)
+    for start in range(0, len(labels), ROWS):
+        rows = slice(start, start + ROWS)
+        tinted = np.rint((1 - TINT) * picture[rows] + TINT * colours[labels[rows]]).astype(np.uint8)
+        result[rows] = np.where((labels[rows] != 0)[..., np.newaxis], tinted, picture[rows])
+    return Image.fromarray(result)
 
 
 def overlays(values: np.ndarray, labels: list[np.ndarray], classes: int) -> tuple[np.ndarray, list[np.ndarray]]:

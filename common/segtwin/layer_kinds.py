@@ -69,6 +69,9 @@ class LayerKind:
     """Whether Caffe has a layer of this type, with a prototxt message."""
     resizes_to_second: bool = False
     """Whether the top has the rows and columns of the second bottom, which lends nothing else."""
+    local: bool = True
+    """Whether a pixel of the top is made of a window of the bottom, wherever it lies: then an image can be cut into
+    tiles."""
     windowed: bool = False
     """Whether kernel, stride and pad mean something."""
     statistics: tuple[tuple[str, float | str], ...] = ()
@@ -258,6 +261,8 @@ class Pooling(LayerKind):
 class InnerProduct(LayerKind):
     """A fully connected layer over a bottom of kernel × kernel pixels, columns in C·H·W order."""
 
+    local = False
+
     def output_size(self, layer: Layer, size: int) -> int:
         """One pixel."""
         return 1
@@ -362,6 +367,7 @@ class Resize(NotInCaffe):
     """Bilinear with aligned corners, to the size of the second bottom."""
 
     resizes_to_second = True
+    local = False
 
     def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
         """First onto first, last onto last pixel."""

@@ -81,7 +81,7 @@ def side_by_side(
             say(str(warning.message))
         for _ in range(2):
             begun = time.perf_counter()
-            result = engine.probabilities(data, "reflect", segtwin.tiles.TILE, always=True)
+            result = engine.probabilities(data, "reflect", None, always=True)
             seconds = time.perf_counter() - begun
         labels = best_class(result[np.newaxis])[0]
         answers.append(

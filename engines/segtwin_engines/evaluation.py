@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import segtwin
 from PIL import Image
 from segtwin import inference, metrics
 from segtwin.collapse import ONE_CLASS
@@ -91,7 +90,7 @@ def evaluate(
     engine: str = "auto",
     part: str | None = None,
     table: list[list[int]] | None = None,
-    tile: int = segtwin.tiles.TILE,
+    tile: int | None = None,
     threshold: float = 0.5,
     say: Callable[[str], None] = warn,
     step: Callable[[str], None] = lambda text: None,
@@ -105,7 +104,7 @@ def evaluate(
         part: "val", "test", "train", "seg11valid", …; by default val where the folder has one of its own,
             else everything.
         table: grey value, or colour, of each class.
-        tile: rows and columns of unet-paper's tiles.
+        tile: as of `predict`.
         threshold: of the probability of a single class.
         say: takes each line that the user should read.
         step: told the name of each image as it begins.
@@ -163,7 +162,7 @@ def _score(
     coding: Coding,
     result: Evaluation,
     isbi: list[dict[str, float]],
-    tile: int,
+    tile: int | None,
     threshold: float,
 ) -> None:
     values, label = read_pair(sample, coding, running.in_channels, running.preprocessing)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import segtwin
 from PIL import TiffImagePlugin
 from segtwin.errors import ImageError, known_arguments
 from segtwin.files import check_target, whole, whole_together
@@ -77,7 +76,7 @@ def predict(
     output: str | os.PathLike[str] | None = None,
     *,
     pad: Literal["reflect"] | None = None,
-    tile: int = segtwin.tiles.TILE,
+    tile: int | None = None,
     threshold: float | None = None,
     probability: bool = False,
     bits: int | None = None,
@@ -98,7 +97,8 @@ def predict(
         images: files, and folders of them.
         output: the folder to write to; None: nothing is written, and the labels are in the result.
         pad: mirror images whose size does not fit at the bottom and right, and cut the result.
-        tile: rows and columns of unet-paper's tiles.
+        tile: rows and columns of unet-paper's input tiles, by default 572; of other networks those that a tile gives:
+            memory does not grow with the image. By default they take it whole.
         threshold: of the probability of a single class; by default 0.5.
         probability: write the probabilities of all classes too, C×H×W float32 (N×C×H×W of a stack).
         bits: of the images' values, where the engine's preprocessing does not say it.
@@ -159,7 +159,7 @@ class Job:
     bits: int | None
     value_range: tuple[float, float] | None
     pad: str | None
-    tile: int
+    tile: int | None
     threshold: float
     colours: Colours
     probability: bool
@@ -303,20 +303,17 @@ def segment(job: Job, path: Path, files: dict[str, Path], result: Prediction) ->
 
     def admit(height: int, width: int) -> None:
         need = engine.memory(height, width, job.pad, job.tile)
-        fits(str(path), height, width, engine.network, need, job.say)
+        advice = (
+            "cut the image into smaller ones" if job.tile else "add --tile 1024, or cut the image into smaller ones"
+        )
+        fits(str(path), height, width, engine.network, need, job.say, advice)
 
     with job.decoding():
         number = page_count(path)
     with writing(files, number) if files else nullcontext() as put:
         for page in decoded(path, admit, job.decoding):
             values = page.values(engine.in_channels, job.bits, job.value_range)
-            data = engine.preprocessing.for_channels(engine.in_channels).apply(values[np.newaxis])
-            output = engine.probabilities(data, job.pad, job.tile, always=job.probability)
-            if len(output) > MOST_CLASSES:
-                raise ValueError(
-                    f"{engine.file}: gives {len(output)} classes; a mask is an image of at most {MOST_CLASSES}"
-                )
-            (labels,) = best_class(output[np.newaxis], job.threshold)
+            labels, output = computed(job, values)
             counts += np.bincount(labels.ravel(), minlength=MOST_CLASSES)
             if put is None:
                 kept.append(labels)
@@ -328,6 +325,28 @@ def segment(job: Job, path: Path, files: dict[str, Path], result: Prediction) ->
     if put is None:
         result.labels = np.stack(kept)
     return counts
+
+
+def computed(job: Job, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The class of each pixel of an image H×W×C, H×W uint8, and where they are written the probabilities,
+    classes×H×W float32."""
+    engine, (height, width) = job.engine, values.shape[:2]
+    ready = engine.preprocessing.for_channels(engine.in_channels)
+    labels = np.empty((height, width), np.uint8)
+    output: np.ndarray | None = None
+
+    def data_of(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return ready.apply(values[rows[:, np.newaxis], columns][np.newaxis])
+
+    for piece in engine.pieces(height, width, job.pad, job.tile):
+        part = engine.part(piece, data_of, height, width, always=job.probability)
+        if len(part) > MOST_CLASSES:
+            raise ValueError(f"{engine.file}: gives {len(part)} classes; a mask is an image of at most {MOST_CLASSES}")
+        (labels[piece.rows.place, piece.columns.place],) = best_class(part[np.newaxis], job.threshold)
+        if job.probability:
+            output = np.empty((len(part), height, width), np.float32) if output is None else output
+            output[:, piece.rows.place, piece.columns.place] = part
+    return labels, output
 
 
 @contextmanager
@@ -347,7 +366,7 @@ def writing(files: dict[str, Path], count: int) -> Iterator[Callable[..., None]]
         number = 0
 
         def put(
-            result: np.ndarray,
+            result: np.ndarray | None,
             labels: np.ndarray,
             picture: np.ndarray,
             colours: Colours,
@@ -364,8 +383,10 @@ def writing(files: dict[str, Path], count: int) -> Iterator[Callable[..., None]]
                 else:
                     image.save(drafts[kind])
             if probability and count == 1:
-                np.save(drafts["probability"], result.astype(np.float32))
+                assert result is not None
+                np.save(drafts["probability"], result)
             elif probability:
+                assert result is not None
                 if not kept:
                     shape = (count, *result.shape)
                     kept["all"] = np.lib.format.open_memmap(
