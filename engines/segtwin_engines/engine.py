@@ -127,6 +127,14 @@ class Engine:
             for column in every[1]:
                 yield Piece(span(row, height), span(column, width))
 
+    @property
+    def takes_tiles(self) -> bool:
+        """Whether images can be computed in tiles."""
+        try:
+            return next(self.pieces(*self.legal_size(1, 1), "reflect", 1)) is not None
+        except ValueError:
+            return False
+
     def checked_size(self, height: int, width: int, pad: str | None) -> tuple[int, int]:
         """Rows and columns that the network is run on.
 

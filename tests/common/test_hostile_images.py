@@ -262,7 +262,7 @@ def test_the_networks_memory_is_told_before_it_is_spent(
     assert status(need - 1) == 2
     told = capsys.readouterr().err
     assert "a.png: 64×64 pixels take" in told
-    assert "are free; cut the image" in told
+    assert "are free; add --tile 1024, or cut the image" in told
     assert status(2 * need) == 0
     assert "or several times as much" in capsys.readouterr().err
     assert status(100 * need) == 0
