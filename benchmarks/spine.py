@@ -2,7 +2,8 @@
 
 Conversion is timed without start-up and without hashing, and compared with copying vgg16.npy and
 waiting until it is on the disk. Both are done in turn in one run, because machines are noisy: the
-ratio is what counts. Exports and inference follow, with peaks of resident memory.
+ratio is what counts. Exports, the start of the commands and a folder of images follow, with peaks of resident
+memory. Inference itself is what `segtwin bench` measures.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import segtwin_weights
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from segtwin_weights import sources
 from segtwin_weights.formats import vgg16_npy
+
+PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -87,14 +92,20 @@ def main() -> None:
         ):
             took, memory = peak(*arguments)
             table.add_row(what, f"{took:.1f}", f"{memory:.2f}", "")
-        for what, took in inference(weights, folder, runs).items():
-            table.add_row(f"1×3×375×500, {what}", f"{took:.2f}", "", "")
+        os.environ["SEGTWIN_CACHE"] = str(folder / "cache")
+        image = folder / "image.png"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)).save(image)
+        table.add_row("segtwin --help", f"{statistics.median(peak('--help')[0] for _ in range(runs)):.2f}", "", "")
+        command = ("predict", weights, image, "-o", folder / "masks", "--overwrite", "--quiet")
+        for what in ("the first start: weights are prepared", "the second start"):
+            took, memory = peak(*command)
+            table.add_row(f"segtwin predict of 375×500, {what}", f"{took:.1f}", f"{memory:.2f}", "")
+        for what, file in (("fcn8s, 4 × 375×500", weights), ("unet-small, 12 × 384×512", segtwin_weights.DEMO)):
+            table.add_row(f"a folder of {what}", "", "", f"{overlap(file, folder, runs):.2f} of pure inference")
     Console(width=130).print(table)
 
 
 def measure_conversion(source: Path, folder: Path, runs: int) -> tuple[list[float], list[float]]:
-    import segtwin_weights
-
     vgg16_npy.sha256 = lambda path: "not measured here"  # type: ignore[assignment]
     target, convert, copy = folder / "fcn8s.safetensors", [], []
 
@@ -111,40 +122,27 @@ def measure_conversion(source: Path, folder: Path, runs: int) -> tuple[list[floa
     return convert, copy
 
 
-def inference(weights: Path, folder: Path, runs: int) -> dict[str, float]:
-    import onnxruntime
-    import torch
-    from segtwin_engines.loading import framework_twin
+def overlap(weights: Path, folder: Path, runs: int) -> float:
+    """What a folder of images, read, segmented and written, has of the throughput of inference alone."""
+    import segtwin_engines
 
-    data = np.random.default_rng(0).uniform(-120, 130, (1, 3, 375, 500)).astype(np.float32)
-    torch_twin, keras_twin = framework_twin("torch"), framework_twin("keras")
-    model = torch_twin.build("fcn8s", weights=weights)
-    keras_model = keras_twin.build("fcn8s", weights=weights)
-    last = np.ascontiguousarray(data.transpose(0, 2, 3, 1))
-    sessions = {
-        name: onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        for name in ("torch", "keras")
-    }
+    engine = segtwin_engines.load(weights, say=lambda line: None)
+    count, size = (12, (384, 512)) if engine.network == "unet-small" else (4, (375, 500))
+    images, random = folder / engine.network, np.random.default_rng(0)
+    images.mkdir()
+    with Image.open(PHOTO) as photo:
+        for number in range(count):
+            photo.resize(size[::-1]).save(images / f"{number}.jpg", quality=90)
+    data = random.uniform(0, 1, (1, engine.in_channels, *size)).astype(np.float32)
 
-    def in_caffes_arithmetic() -> None:
-        with torch_twin.caffe_arithmetic():
-            model(torch.from_numpy(data))
+    def whole_folder() -> None:
+        list(segtwin_engines.predict(engine, images, folder / "masks", overwrite=True))
 
-    engines: dict[str, Callable[[], object]] = {
-        "PyTorch": lambda: model(torch.from_numpy(data)),
-        "PyTorch in Caffe's arithmetic": in_caffes_arithmetic,
-        "Keras": lambda: keras_model(last, training=False),
-        "ONNX Runtime, torch export": lambda: sessions["torch"].run(None, {"data": data}),
-        "ONNX Runtime, Keras export": lambda: sessions["keras"].run(None, {"data": data}),
-    }
-    with torch.inference_mode():
-        for engine in engines.values():
-            engine()
-        took: dict[str, list[float]] = {name: [] for name in engines}
-        for _ in range(runs):  # in turn, so that a slow minute is everybody's
-            for name, engine in engines.items():
-                took[name].append(seconds(engine))
-    return {name: statistics.median(times) for name, times in took.items()}
+    ratios = []
+    for _ in range(runs + 1):
+        alone = seconds(lambda: [engine.scores(data) for _ in range(count)])
+        ratios.append(alone / seconds(whole_folder))
+    return statistics.median(ratios[1:])
 
 
 if __name__ == "__main__":

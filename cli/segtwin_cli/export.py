@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from segtwin.architectures import get_architecture, list_architectures
 from segtwin_engines.installed import advice, missing, require
 from segtwin_engines.loading import framework_twin, read_network
+from segtwin_engines.prediction import collect
 from segtwin_weights import Weights, metadata, ncnn_file, onnx_file
 from segtwin_weights.mappings import names
 
@@ -52,6 +53,11 @@ CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
     is_flag=True,
     help="Of an FCN, compute what sees padding alone as often as Caffe does: the graph has every blob as Caffe has it.",
 )
+@click.option(
+    "--int8", "images", type=click.Path(exists=True),
+    help="Quantise to 8-bit integers, with ranges from these images (a folder or a file): other numbers, smaller and "
+    "on some processors faster. What it costs is said. No framework is needed.",
+)  # fmt: skip
 @click.option("--one-file", is_flag=True, help="Keep the weights inside the .onnx file even above 100 MB.")
 @click.option(
     "--no-verify", is_flag=True, help="Write the ONNX file without checking it and running it against the model."
@@ -69,6 +75,7 @@ def export(
     logits: bool,
     fold_batchnorm: bool,
     whole_canvas: bool,
+    images: str | None,
     one_file: bool,
     no_verify: bool,
     overwrite: bool,
@@ -83,6 +90,14 @@ def export(
     the ONNX file carries it. NAME.ncnn stands for NAME.ncnn.param and NAME.ncnn.bin, and NAME.ncnn.json, which carries
     it; they are held against the network likewise where ncnn is installed.
     """
+    if images is not None:
+        options_given = {
+            "--framework": framework, "--opset": opset, "--size": size, "--batch": batch, "--logits": logits,
+            "--fold-batchnorm": fold_batchnorm, "--whole-canvas": whole_canvas, "--one-file": one_file,
+            "--no-verify": no_verify, **{f"--{name}": value for name, value in stated.items()},
+        }  # fmt: skip
+        export_int8(weights, outputs, images, options_given, overwrite, quiet)
+        return
     endings = (".onnx", ".ncnn", *(CHECKPOINTS[framework] if framework else ()))
     for output in outputs:
         if not output.endswith(endings):
@@ -160,6 +175,35 @@ def export(
             if output in ncnn and not no_verify and missing("ncnn"):
                 console.print(f"note: {output}: not run, for ncnn is not installed; {advice('ncnn')}", markup=False)
             echo(f"{output}: {architecture}{'' if output in ncnn else f' from {framework}'}")
+
+
+def export_int8(
+    weights: str, outputs: Sequence[str], images: str, given: Mapping[str, Any], overwrite: bool, quiet: bool
+) -> None:
+    """`--int8`: one ONNX file, written from the table of layers and quantised."""
+    (output, *others) = outputs
+    if others or not output.endswith(".onnx"):
+        raise click.ClickException(f"{outputs[-1]}: --int8 writes one file that ends in .onnx")
+    for option, value in given.items():
+        if value:
+            raise click.ClickException(f"{output}: {option} does not go with --int8")
+    refuse_to_replace(output, overwrite)
+    onnx_file.check_name(output)
+    require("onnxruntime", purpose="--int8")
+    found = list(collect([images]))
+    from segtwin_engines import int8  # imports onnxruntime
+
+    with steps(2, quiet) as step:
+        step(f"reading {weights}")
+        loaded, network = read_network(weights)
+        names.check_inputs(loaded, get_architecture(network))
+        step(f"quantising with {len(found)} images")
+        cost = int8.export(loaded, get_architecture(network), found, output)
+    if not quiet:
+        echo(
+            f"{output}: {network} in 8-bit integers; of the pixels of {images} {cost.same_classes:.4f} keep float32's "
+            f"class, mean IU with float32's masks {cost.mean_iu:.4f}"
+        )
 
 
 def companions(output: str) -> list[str]:

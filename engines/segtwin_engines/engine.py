@@ -174,6 +174,15 @@ class Engine:
         assert whole is not None
         return whole
 
+    @staticmethod
+    def looks(piece: Piece, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of an image that the network is given for a piece, mirrored beyond its end."""
+        rows, columns = (
+            tiles.mirrored(span.looks.start, span.looks.stop, size) if isinstance(span.looks, range) else span.looks
+            for span, size in zip(piece, (height, width), strict=True)
+        )
+        return rows, columns
+
     def part(
         self,
         piece: Piece,
@@ -194,10 +203,7 @@ class Engine:
         Raises:
             ValueError: the network does not give a class a pixel.
         """
-        rows, columns = (
-            tiles.mirrored(span.looks.start, span.looks.stop, size) if isinstance(span.looks, range) else span.looks
-            for span, size in zip(piece, (height, width), strict=True)
-        )
+        rows, columns = self.looks(piece, height, width)
         result = self.scores(np.ascontiguousarray(data_of(rows, columns)))
         around = 2 * tiles.BORDER if self.architecture and self.architecture.name == "unet-paper" else 0
         expected = len(rows) - around, len(columns) - around

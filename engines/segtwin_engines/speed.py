@@ -25,9 +25,11 @@ from segtwin_weights import Weights, ncnn_file
 from segtwin_weights.formats import prototxt
 from segtwin_weights.onnx_check import probe_sizes
 
+from segtwin_engines.contestants import exporters
 from segtwin_engines.facts import machine, versions
 from segtwin_engines.fastest import keep
-from segtwin_engines.installed import available_engines, missing
+from segtwin_engines.installed import available_engines
+from segtwin_engines.installed import there as there_is
 
 PLAIN = "ONNX Runtime, whole canvas"
 """A plain export, as torch.onnx writes one."""
@@ -57,7 +59,9 @@ class Row:
 
 ROWS = (
     Row(PLAIN, "onnxruntime", "onnxruntime", {"file": "whole"}, faithful=False),
-    Row("ONNX Runtime", "onnxruntime", "onnxruntime", {"file": "export"}),
+    Row("torchfcn", "torchfcn", "torchfcn", faithful=False),
+    Row("ONNX Runtime", "onnxruntime", "onnxruntime", {"file": "torch"}),
+    Row("ONNX Runtime, Keras export", "onnxruntime", "onnxruntime", {"file": "keras"}, faithful=False),
     Row("PyTorch, whole canvas", "torch", "torch", {"leave_out": False}, faithful=False),
     Row("PyTorch", "torch", "torch"),
     Row("PyTorch, channels last", "torch", "torch", {"channels_last": True}, faithful=False),
@@ -65,8 +69,8 @@ ROWS = (
     Row("Keras", "keras", "keras"),
     Row("Keras, XLA", "keras", "keras", {"xla": True}, faithful=False),
     Row("ncnn", "ncnn", "another", {"engine": "ncnn"}),
-    Row("OpenVINO", "openvino", "openvino", {"file": "export", "precision": "f32"}),
-    Row("OpenVINO, bfloat16", "openvino", "openvino", {"file": "export", "precision": "bf16"}, faithful=False),
+    Row("OpenVINO", "openvino", "openvino", {"file": "torch", "precision": "f32"}),
+    Row("OpenVINO, bfloat16", "openvino", "openvino", {"file": "torch", "precision": "bf16"}, faithful=False),
     Row("OpenCV", "opencv", "another", {"engine": "opencv"}),
 )
 
@@ -122,16 +126,25 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
             raise ValueError(
                 f"there is no engine {name!r} to measure; there are {', '.join(known)}{nearest(name, known)}"
             )
-    there = available_engines()
+    there = {*available_engines(), *(["torchfcn"] if there_is("torchfcn") else [])}
+    files = {*exporters(), *(["whole"] if exporters() else [])}
     found = []
     for row in ROWS:
-        fits = {"opencv": prototxt.writable, "ncnn": ncnn_file.writable}.get(row.engine, lambda _: True)(architecture)
-        exports = "file" not in row.more or {"torch", "keras"} & set(there)
+        fits = row.engine not in FITS or FITS[row.engine](architecture)
+        exports = row.more.get("file", "whole") in files or "file" not in row.more
         again = architecture.dead_zones is None and "whole canvas" in row.name  # the canvas is whole in any case
         asked = row.engine in names if names else not row.asked
         if asked and row.engine in there and exports and fits and not again:
             found.append(row)
     return found
+
+
+FITS: Mapping[str, Callable[[Architecture], bool]] = {
+    "opencv": prototxt.writable,
+    "ncnn": ncnn_file.writable,
+    "torchfcn": lambda architecture: architecture.name in ("fcn32s", "fcn16s", "fcn8s"),
+}
+"""Engine → whether it has a network."""
 
 
 def measure(
@@ -172,7 +185,7 @@ def measure(
         files = {}
         for kind in sorted({row.more["file"] for row in rows if "file" in row.more}):
             step(f"exporting ({kind})")
-            files[kind] = export(file, folder / f"{kind}.onnx", whole_canvas=kind == "whole")
+            files[kind] = export(file, folder / f"{kind}.onnx", kind)
         step("the float64 run of a small image")
         judge = Judge(architecture, weights, folder)
         running = []
@@ -191,11 +204,12 @@ def measure(
                 one.end()
 
 
-def export(weights: str | os.PathLike[str], path: Path, whole_canvas: bool) -> str:
-    """An ONNX file by a process of its own."""
-    framework = "torch" if not missing("torch") else "keras"
+def export(weights: str | os.PathLike[str], path: Path, kind: str) -> str:
+    """An ONNX file by a process of its own: "torch" or "keras", by that framework; "whole", with the whole canvas, by
+    the first that is installed."""
+    framework = kind if kind != "whole" else exporters()[0]
     command = [sys.executable, "-m", "segtwin", "export", weights, path, "--framework", framework, "--quiet"]
-    command += ["--no-verify", *(["--whole-canvas"] if whole_canvas else [])]
+    command += ["--no-verify", *(["--whole-canvas"] if kind == "whole" else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{weights}: cannot be exported: {done.stderr.strip()[-300:]}")

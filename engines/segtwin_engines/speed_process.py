@@ -5,15 +5,20 @@ Lines of JSON come in and go out; whatever a library prints goes to standard err
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import segtwin_weights
+from segtwin.architectures import get_architecture
 
 Scores = Callable[[np.ndarray], np.ndarray]
 Blobs = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -66,7 +71,7 @@ def in_torch(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
 
     torch.set_num_threads(asked["threads"])
     model = segtwin_torch.load(asked["weights"])
-    segtwin_torch.leave_out_dead_zones(model, asked.get("leave_out"))
+    segtwin_torch.leave_out_dead_zones(model, asked.get("leave_out", True))
     last = asked.get("channels_last", False)
     running: Any = model.to(memory_format=torch.channels_last) if last else model
     running = torch.compile(running) if asked.get("compile") else running
@@ -79,6 +84,32 @@ def in_torch(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
     return scores, lambda data: segtwin_torch.blobs(model, data, caffe=False)
 
 
+def in_torchfcn(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
+    """The class of the package torchfcn (wkentaro/pytorch-fcn), with our weights. Its blobs have no names: the score
+    alone is judged."""
+    import torch
+
+    torch.set_num_threads(asked["threads"])
+    spec = importlib.util.find_spec("torchfcn")
+    assert spec is not None
+    package = types.ModuleType("torchfcn")  # its own imports chainer, which nothing here needs
+    package.__path__ = list(spec.submodule_search_locations or [])
+    sys.modules.update(torchfcn=package, fcn=types.ModuleType("fcn"))
+    network, weights = asked["network"], segtwin_weights.read(asked["weights"])
+    module = importlib.import_module(f"torchfcn.models.{network}")
+    size = segtwin_weights.dimensions(weights, get_architecture(network))
+    model = getattr(module, f"FCN{network[3:]}")(n_class=size.num_classes)
+    tensors = {name.replace("/", "."): torch.from_numpy(np.array(blob)) for name, blob in weights.items()}
+    model.load_state_dict(tensors)
+    model.eval()
+
+    def scores(data: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(data)).numpy()
+
+    return scores, lambda data: {asked["output"]: scores(data)}
+
+
 def in_keras(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
     """TensorFlow's default kernels, eager or compiled by XLA."""
     import tensorflow as tf
@@ -87,7 +118,7 @@ def in_keras(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
     import segtwin_keras
 
     model = segtwin_keras.load(asked["weights"])
-    segtwin_keras.leave_out_dead_zones(model, asked.get("leave_out"))
+    segtwin_keras.leave_out_dead_zones(model, asked.get("leave_out", True))
     call = tf.function(lambda x: model(x, training=False), jit_compile=asked.get("xla", False))
 
     def scores(data: np.ndarray) -> np.ndarray:
@@ -99,7 +130,6 @@ def in_keras(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
 def in_onnxruntime(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
     """An ONNX file in ONNX Runtime."""
     import onnxruntime
-    from segtwin.architectures import get_architecture
 
     from segtwin_engines.onnxruntime import blob_names, onnx_blobs
 
@@ -116,8 +146,6 @@ def in_onnxruntime(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
 
 def in_openvino(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
     """An ONNX file in OpenVINO, in a precision."""
-    from segtwin.architectures import get_architecture
-
     from segtwin_engines import openvino
 
     options = {"INFERENCE_PRECISION_HINT": asked["precision"], "INFERENCE_NUM_THREADS": str(asked["threads"])}
@@ -138,6 +166,7 @@ def in_another(asked: dict[str, Any]) -> tuple[Scores, Blobs]:
 
 STARTERS: dict[str, Callable[[dict[str, Any]], tuple[Scores, Blobs]]] = {
     "torch": in_torch,
+    "torchfcn": in_torchfcn,
     "keras": in_keras,
     "onnxruntime": in_onnxruntime,
     "openvino": in_openvino,

@@ -87,7 +87,7 @@ def export_onnx(
         skeleton=partial(skeleton, network),
         weights=lambda: ((name, tensor.detach().cpu().numpy()) for name, tensor in used_weights(network).items()),
         run=partial(run, network),
-        leaves_out=network.leaves_out is not False,
+        leaves_out=network.leaves_out,
     )
     onnx_export.export(source, path, opset, external_data, size, batch, fold_batchnorm, verify)
 

@@ -41,7 +41,7 @@ class Network(nn.Module):
     """Whether the last sigmoid is left off."""
     pad: str | None = None
     """ "reflect": images are mirrored to a size that fits."""
-    leaves_out: bool | None = None
+    leaves_out: bool = True
     """Set by `leave_out_dead_zones`."""
 
     def __init__(self) -> None:
@@ -56,8 +56,7 @@ class Network(nn.Module):
     def left_out(self, n: Notebook) -> DeadZones | None:
         """What a pass does not compute because it sees padding alone: nothing where a blob of it is kept in the
         notebook, or seen by a hook of the model's user."""
-        leaves_out = not self.training if self.leaves_out is None else self.leaves_out
-        if not leaves_out or not isinstance(n, Forget) or any(map(hooked, self.children())):
+        if not self.leaves_out or not isinstance(n, Forget) or any(map(hooked, self.children())):
             return None
         return self.architecture.dead_zones
 
@@ -88,13 +87,13 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def leave_out_dead_zones(model: nn.Module, leave_out: bool | None = True) -> None:
+def leave_out_dead_zones(model: nn.Module, leave_out: bool = True) -> None:
     """Whether an FCN computes its borders once: rows and columns of blocks 1 to 3 that see padding alone are all
     the same (`segtwin.geometry.dead_zones`). Scores and gradients are the same numbers, but for roundings.
 
     Args:
         model: made by `build`; networks that do not pad by 100 pixels stay as they are.
-        leave_out: True: always; False: never; None, as it is after `build`: in inference, not in training.
+        leave_out: True, as it is after `build`; False: the whole canvas is computed, as the original does.
             `blobs`, a notebook of blobs and hooks see whole blobs in any case.
 
     Raises:

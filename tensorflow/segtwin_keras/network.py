@@ -35,12 +35,12 @@ class Network(keras.Model):
     """Keyword arguments of its page."""
     aside: dict[str, KerasTensor]
     """Blobs that the output does not come from."""
-    leaves_out: bool | None = None
+    leaves_out: bool = True
     """Set by `leave_out_dead_zones`."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """N×H×W×classes of N×H×W×C."""
-        token = LEFT_OUT.set(not training if self.leaves_out is None else self.leaves_out)
+        token = LEFT_OUT.set(self.leaves_out)
         try:
             return super().call(inputs, training=training, mask=mask)
         finally:
@@ -150,13 +150,13 @@ def computed_in(network: Network, policy: str) -> Iterator[None]:
             layer.dtype_policy = own
 
 
-def leave_out_dead_zones(model: keras.Model, leave_out: bool | None = True) -> None:
+def leave_out_dead_zones(model: keras.Model, leave_out: bool = True) -> None:
     """Whether an FCN computes its borders once: rows and columns of blocks 1 to 3 that see padding alone are all
     the same (`segtwin.geometry.dead_zones`). Scores and gradients are the same numbers, but for roundings.
 
     Args:
         model: made by `build`; networks that do not pad by 100 pixels stay as they are.
-        leave_out: True: always; False: never; None, as it is after `build`: in inference, not in training.
+        leave_out: True, as it is after `build`; False: the whole canvas is computed, as the original does.
             `blobs`, and models made of some of its layers, see whole blobs in any case. A `tf.function` that was
             traced before stays as it is.
 

@@ -106,6 +106,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
             f"{path}: holds no weights: its graph takes them as inputs ({len(graph.inputs)}); export it again with them"
         )
     if not blobs:
+        if properties.get("precision") == "int8":
+            raise WeightsError(f"{path}: is quantised; give the float model that it was made from")
         raise WeightsError(f"{path}: holds no weights")
     for name, array in blobs.items():
         check_finite(path, name, array)
