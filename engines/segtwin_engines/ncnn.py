@@ -61,6 +61,22 @@ def open_prepared(folder: Path, architecture: Architecture) -> Callable[[np.ndar
     return open_files(folder / FILE, architecture)[0]
 
 
+def opened(path: str | os.PathLike[str]) -> ncnn.Net:
+    """ncnn's network of PATH.param and PATH.bin, in float32.
+
+    Raises:
+        ValueError: ncnn cannot read them.
+    """
+    net = ncnn.Net()
+    for option in (*NARROW, FAR):
+        setattr(net.opt, option, False)
+    net.opt.num_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    param, data_file, _ = ncnn_file.files(path)
+    if net.load_param(str(param)) or net.load_model(str(data_file)):
+        raise ValueError(f"{path}: ncnn cannot read {param.name} and {data_file.name}; export them again")
+    return net
+
+
 def open_files(
     path: str | os.PathLike[str], architecture: Architecture
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]]]:
@@ -73,13 +89,7 @@ def open_files(
     inner = {} if zones is None else zones.left_out
     names = [name for name in architecture.exported if name != architecture.input]
 
-    net = ncnn.Net()
-    for option in (*NARROW, FAR):
-        setattr(net.opt, option, False)
-    net.opt.num_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    param, data_file, _ = ncnn_file.files(path)
-    if net.load_param(str(param)) or net.load_model(str(data_file)):
-        raise ValueError(f"{path}: ncnn cannot read {param.name} and {data_file.name}; export them again")
+    net = opened(path)
 
     def computed(image: np.ndarray, wanted: list[str]) -> list[np.ndarray]:
         extractor = net.create_extractor()

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,10 @@ PLAIN = "ONNX Runtime, whole canvas"
 def unit(architecture: Architecture) -> str:
     """The row that the others' times are divided by: a plain export in ONNX Runtime."""
     return PLAIN if architecture.dead_zones else "ONNX Runtime"
+
+
+SETTLE = 0.5
+"""Seconds before a run: the threads of the engine before it wait for more work for a while, and take its cores."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,7 @@ def measure(
             for run in range(runs + 1):
                 step(f"run {run} of {runs}" if run else "a run to warm up")
                 for one in running:
+                    time.sleep(SETTLE)
                     one.run(counted=run > 0)
             step("the blobs of a small image")
             return [one.judged(judge) for one in running]

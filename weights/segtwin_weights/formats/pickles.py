@@ -785,3 +785,18 @@ def _dispatch() -> dict[int, Any]:
 
 
 Unpickler.dispatch = _dispatch()
+
+
+def let_go(array: np.ndarray) -> None:
+    """Take an array that is a view of a mapped file out of memory; it is read from the file again when it is used
+    again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapping = getattr(base, "obj", None)
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    start = -(first // -mmap.PAGESIZE) * mmap.PAGESIZE
+    if (length := (first + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start) > 0:
+        mapping.madvise(mmap.MADV_DONTNEED, start, length)

@@ -64,13 +64,14 @@ def read(path: str | os.PathLike[str]) -> Weights:
             _float32(path, f"{layer.name} {kind}", array)
             for kind, array in zip(("weights", "biases"), pair, strict=True)
         )
-        del pair
         check_finite(path, f"{layer.name} weights", weight)
         check_finite(path, f"{layer.name} biases", bias)
         if layer.kind == "InnerProduct":
             weight = weight.reshape(-1, weight.shape[-1])
         blobs[f"{layer.name}/weight"] = layouts.to_caffe(layer.name, weight)
         blobs[f"{layer.name}/bias"] = bias
+        pickles.let_go(pair[0])
+        del pair
     architecture = VGG16
     metadata: dict[str, Any] = {
         "architecture": architecture.name,
