@@ -26,6 +26,7 @@ REFERENCE = {
 ON_THE_SITE = {
     "docs/fidelity.md": "fidelity.md",
     "docs/mutants.md": "mutants.md",
+    "docs/speed.md": "speed.md",
     "CHANGELOG.md": "changelog.md",
     **{f"docs/{page.stem}.py": f"notebooks/{page.stem}.ipynb" for page in DOCS.glob("*.ipynb")},
     **{f"docs/guides/{page.name}": f"guides/{page.name}" for page in (DOCS / "guides").glob("*.md")},
@@ -40,7 +41,7 @@ def on_startup(**_: Any) -> None:
         (PAGES / folder).mkdir(parents=True)
     write("index.md", ROOT / "README.md")
     write("changelog.md", ROOT / "CHANGELOG.md")
-    for page in (DOCS / "fidelity.md", DOCS / "mutants.md"):
+    for page in (DOCS / "fidelity.md", DOCS / "mutants.md", DOCS / "speed.md"):
         write(page.name, page)
     for page in (DOCS / "guides").glob("*.md"):
         write(f"guides/{page.name}", page)

@@ -39,15 +39,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_rows_fit_the_network() -> None:
+def test_the_rows_fit_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     fcn = {row.name for row in rows_for(get_architecture("fcn8s"))}
-    assert fcn == {row.name for row in ROWS} - {"PyTorch, torch.compile"}
+    assert fcn - {"torchfcn"} == {row.name for row in ROWS} - {"PyTorch, torch.compile", "torchfcn"}
     assert "PyTorch, torch.compile" in {row.name for row in rows_for(get_architecture("unet"), ["torch"])}
     unet = {row.name for row in rows_for(get_architecture("unet"))}
-    assert fcn - unet == {PLAIN, "PyTorch, whole canvas", "OpenCV"}
+    assert fcn - unet - {"torchfcn"} == {PLAIN, "PyTorch, whole canvas", "OpenCV"}
     assert "ncnn" not in {row.name for row in rows_for(get_architecture("vggfcn8"))}
     assert [row.name for row in rows_for(get_architecture("fcn8s"), ["ncnn"])] == ["ncnn"]
     assert [row.name for row in rows_for(get_architecture("unet"), ["ncnn"])] == ["ncnn"]
+    with pytest.raises(ValueError, match="vggfcn8: ncnn cannot run it here"):
+        rows_for(get_architecture("vggfcn8"), ["ncnn", "torch"])
+    monkeypatch.setattr(speed, "there_is", lambda module: False)
+    with pytest.raises(ImportError, match="torchfcn is not installed; pip install --no-deps torchfcn"):
+        rows_for(get_architecture("fcn8s"), ["torchfcn"])
     with pytest.raises(ValueError, match=r"there is no engine 'ncn' to measure; there are .*did you mean ncnn"):
         rows_for(get_architecture("unet"), ["ncn"])
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
     from segtwin_engines.weights_diagnosis import diagnose_weights
 
-PLACES = {
+_PLACES = {
     "segtwin.explanation": ("explain",),
     "segtwin_engines.comparison": ("Comparison", "Parity", "parity"),
     "segtwin_engines.diagnosis": ("Diagnosis", "diagnose"),
@@ -75,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for place, names in PLACES.items():
+    for place, names in _PLACES.items():
         if name in names:
             return globals().setdefault(name, getattr(import_module(place), name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

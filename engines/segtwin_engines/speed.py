@@ -29,7 +29,7 @@ from segtwin_weights.onnx_check import probe_sizes
 from segtwin_engines.contestants import exporters
 from segtwin_engines.facts import machine, versions
 from segtwin_engines.fastest import keep
-from segtwin_engines.installed import available_engines
+from segtwin_engines.installed import NotInstalledError, available_engines, require
 from segtwin_engines.installed import there as there_is
 
 PLAIN = "ONNX Runtime, whole canvas"
@@ -132,6 +132,10 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
                 f"there is no engine {name!r} to measure; there are {', '.join(known)}{nearest(name, known)}"
             )
     there = {*available_engines(), *(["torchfcn"] if there_is("torchfcn") else [])}
+    for name in names or ():
+        if name == "torchfcn" and name not in there:
+            raise NotInstalledError("torchfcn is not installed; pip install --no-deps torchfcn")
+        require(name, purpose=f"--engine {name}")
     files = {*exporters(), *(["whole"] if exporters() else [])}
     found = []
     for row in ROWS:
@@ -141,6 +145,9 @@ def rows_for(architecture: Architecture, names: Sequence[str] | None = None) -> 
         asked = row.engine in names if names else not row.asked
         if asked and row.engine in there and exports and fits and not again:
             found.append(row)
+    for name in names or ():
+        if name not in {row.engine for row in found}:
+            raise ValueError(f"{architecture.name}: {name} cannot run it here; leave it out")
     return found
 
 
