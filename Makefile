@@ -65,8 +65,10 @@ MUTANTS ?= --table docs/mutants.md
 mutants: $(INSTALLED)  ## put every bug of mutants.toml into a copy of the project: each has to be noticed (40 minutes; MUTANTS=--fast: one)
 	$(BIN)/python parity_tests/mutants.py $(MUTANTS)
 
-bench: $(INSTALLED)  ## fcn8s in every engine; then conversion, export and memory beside a plain copy
+bench: $(INSTALLED)  ## fcn8s in every engine; all networks and sizes; conversion, export, start-up, memory (an hour)
 	$(SEGTWIN) bench
+	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/spine.py
 
 clean:  ## remove out/, docs/_built/ and docs/_site/, keep the environment

@@ -27,7 +27,7 @@ from segtwin_cli.bench import drawn
 from segtwin_cli.explain import Size
 from segtwin_engines import ncnn
 from segtwin_weights import ncnn_file, onnx_table
-from segtwin_weights.onnx_dead_zones import INNER
+from segtwin_weights.from_table import INNER
 
 
 def multiplications(architecture: Architecture, size: tuple[int, int], leave_out: bool) -> dict[str, int]:

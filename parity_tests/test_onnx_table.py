@@ -43,20 +43,19 @@ def test_sizes_and_batches_are_free(network: str, tmp_path: Path) -> None:
     architecture = get_architecture(network)
     assert onnx_table.writable(architecture)
 
-    @settings(every, max_examples=20)
+    @settings(every, max_examples=8 if architecture.widths else 2)  # resnet34-unet has its own widths alone
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         weights = drawn(architecture, data.draw)
         file = tmp_path / "network.onnx"
         file.unlink(missing_ok=True)
         onnx_table.write(weights, architecture, file)
-        for images in (1, 2):
-            image = data_for(weights, architecture, images, *size_for(architecture, data.draw))
-            got = onnx_values(file, image, architecture.exported)
-            assert list(got) == list(architecture.exported)
-            for name, want in oracle.run(architecture, weights, image).items():
-                if name in got:
-                    assert oracle.relative_error(got[name], want) < NEAR, (name, image.shape)
+        image = data_for(weights, architecture, data.draw(st.integers(1, 2)), *size_for(architecture, data.draw))
+        got = onnx_values(file, image, architecture.exported)
+        assert list(got) == list(architecture.exported)
+        for name, want in oracle.run(architecture, weights, image).items():
+            if name in got:
+                assert oracle.relative_error(got[name], want) < NEAR, (name, image.shape)
 
     holds()
 

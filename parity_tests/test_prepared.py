@@ -79,17 +79,19 @@ def test_the_second_start_reads_nothing_and_computes_the_same_bits(
     assert second.metadata["version"]
 
 
-def test_a_process_that_starts_again_imports_no_framework(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["auto", "ncnn"])
+def test_a_process_that_starts_again_imports_no_framework(engine: str, tmp_path: Path) -> None:
     file = saved(tmp_path)
     np.save(tmp_path / "photo.npy", np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8))
     program = (
         "import sys; from segtwin_cli.main import main\n"
-        f"sys.argv = ['segtwin', 'predict', {str(file)!r}, {str(tmp_path / 'photo.npy')!r}, '-o', sys.argv[1]]\n"
+        f"sys.argv = ['segtwin', 'predict', {str(file)!r}, {str(tmp_path / 'photo.npy')!r}, '-o', sys.argv[1], "
+        f"'--engine', {engine!r}]\n"
         "try: main()\n"
         "finally: print(sorted({'torch', 'tensorflow', 'keras', 'onnx', 'requests'} & set(sys.modules)))\n"
     )
     place = dict(os.environ, SEGTWIN_CACHE=str(tmp_path / "own"))
-    for run, imported in (("first", "['onnx']"), ("second", "[]")):
+    for run, imported in (("first", "['onnx']" if engine == "auto" else "[]"), ("second", "[]")):
         command = [sys.executable, "-c", program, str(tmp_path / run)]
         done = subprocess.run(command, env=place, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == imported, done.stderr

@@ -104,7 +104,7 @@ def check_library(place: Place, usable: set[str]) -> None:
         "import numpy, segtwin_engines as e; engine = e.load('u.safetensors', say=print); "
         "print(engine.name, engine.scores(numpy.zeros((1, 1, 32, 48), 'float32')).shape)"
     )
-    assert place.works("python", "-c", code).endswith(f"{'torch' if usable else 'oracle'} (1, 1, 32, 48)\n")
+    assert place.works("python", "-c", code).endswith(f"{'onnxruntime' if usable else 'oracle'} (1, 1, 32, 48)\n")
     check_modules(place, usable)
 
 
@@ -127,6 +127,7 @@ def check(place: Place, usable: set[str]) -> None:
         "check-data",
         "diagnose",
         "demo",
+        "bench",
     ):
         assert "--help" in place.works("segtwin", command, "--help")
     assert "fcn8s\t134,362,751" in place.works("segtwin", "list")
@@ -180,19 +181,17 @@ def check_engines(place: Place, usable: set[str]) -> None:
         else:
             place.refuses("segtwin", "export", nothing, f"{framework}.onnx", "--framework", framework, extra=framework)
             place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", framework, extra=framework)
-    engine = "oracle" if not {"torch", "keras"} & usable else "torch" if "torch" in usable else "keras"
+    engine = "onnxruntime" if "onnxruntime" in usable else "oracle"
     assert f"in {engine}" in place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-auto")
     assert "in oracle" in place.works(
         "segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-oracle", "--engine", "oracle"
     )
-    if "onnxruntime" not in usable:
-        place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="onnx")
-    elif {"torch", "keras"} & usable:
+    if "onnxruntime" in usable:
         place.works("segtwin", "predict", "u.safetensors", "i.png", "-o", "masks-ort", "--engine", "onnxruntime")
+        place.works("segtwin", "export", "u.safetensors", "int8.onnx", "--int8", "i.png")
     else:
-        place.refuses(
-            "segtwin", "predict", "u.safetensors", "i.png", "-o", "masks", "--engine", "onnxruntime", extra="torch"
-        )
+        place.refuses("segtwin", "predict", nothing, "i.png", "-o", "masks", "--engine", "onnxruntime", extra="onnx")
+        place.refuses("segtwin", "export", nothing, "int8.onnx", "--int8", "i.png", extra="onnx")
     masks = {path.read_bytes() for path in place.folder.glob("masks-*/i.mask.png")}
     assert len(masks) == 1, "every engine gives the same mask"
     lacking = sorted({"torch", "keras", "onnxruntime"} - usable)

@@ -78,24 +78,33 @@ def load(
         runtime: Any = import_module(f"segtwin_engines.{engine}")
         opened = runtime.open_file(where, network, in_channels, preprocessing is not None, say)
         return ready(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
-    if not (auto := engine == "auto"):
+    if engine != "auto":
         require(engine, purpose=f"--engine {engine}")
-    if isinstance(source, Weights):
-        weights, named, place, notes = names.hub_names(source), network, None, []
-    else:
-        place = prepared.place(where, network)
-        if (kept := prepared.find(where, network)) is not None:
-            engine = by_default(kept.architecture) if auto else engine
-            if (scores := kept.open(engine)) is not None:
-                for line in kept.notes:
-                    note(line, stacklevel=2)
-                return ready(
-                    of_prepared(kept, engine, scores, where), preprocessing, stated(kept, kept.architecture), say
-                )
-        with heard() as notes:
-            weights, named = read_network(where, network)
-    architecture = get_architecture(segtwin_weights.network_of(weights, named))
-    engine = by_default(architecture) if auto else engine
+    if not isinstance(source, Weights):
+        return of_file(where, engine, network, preprocessing, say)
+    weights = names.hub_names(source)
+    architecture = get_architecture(segtwin_weights.network_of(weights, network))
+    if preprocessing is None:
+        names.check_inputs(weights, architecture)
+    running = start(by_default(architecture) if engine == "auto" else engine, architecture, weights)
+    return ready(running, preprocessing, stated(weights, architecture), say)
+
+
+def of_file(
+    path: str, engine: str, network: str | None, preprocessing: Chosen | None, say: Callable[[str], None]
+) -> Engine:
+    """A file of weights: what was prepared of it, or else the weights, which are prepared where that is possible."""
+    place = prepared.place(path, network)
+    if (kept := prepared.find(path, network)) is not None:
+        chosen = by_default(kept.architecture) if engine == "auto" else engine
+        if (scores := kept.open(chosen)) is not None:
+            for line in kept.notes:
+                note(line, stacklevel=3)
+            return ready(of_prepared(kept, chosen, scores, path), preprocessing, known(kept), say)
+    with heard() as notes:
+        weights, name = read_network(path, network)
+    architecture = get_architecture(name)
+    chosen = by_default(architecture) if engine == "auto" else engine
     try:
         names.check_inputs(weights, architecture)
     except WeightsError:
@@ -103,15 +112,15 @@ def load(
             raise
         place = None  # the next start is to say it
     draft = None
-    if place is not None and engine in prepared.ENGINES and place == prepared.place(where, network):
-        draft = prepared.write(place, engine, weights, architecture.name, notes)
+    if place is not None and chosen in prepared.ENGINES and place == prepared.place(path, network):
+        draft = prepared.write(place, chosen, weights, name, notes)
     if draft is not None:
         del weights  # half a gigabyte that is not needed while the engine makes its own of it
-        if (kept := draft.finish()) is not None and (scores := kept.open(engine)) is not None:
-            running = of_prepared(kept, engine, scores, where)
-            return ready(running, preprocessing, stated(kept, architecture), say)
-        weights, _ = read_network(where, architecture.name)
-    return ready(start(engine, architecture, weights, where), preprocessing, stated(weights, architecture), say)
+        if (kept := draft.finish()) is not None and (scores := kept.open(chosen)) is not None:
+            return ready(of_prepared(kept, chosen, scores, path), preprocessing, known(kept), say)
+        weights, _ = read_network(path, name)
+    running = start(chosen, architecture, weights, path)
+    return ready(running, preprocessing, stated(weights, architecture), say)
 
 
 def by_default(architecture: Architecture) -> str:
@@ -212,18 +221,23 @@ def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
     return ready(running, preprocessing, True, warn)
 
 
-def stated(weights: Weights | Prepared, architecture: Architecture) -> bool:
+def stated(weights: Weights, architecture: Architecture) -> bool:
     """Whether weights state how their inputs are made."""
     return metadata.stated(weights, architecture) is not None
 
 
-def ready(engine: Engine, chosen: Chosen | None, known: bool, say: Callable[[str], None]) -> Engine:
+def known(kept: Prepared) -> bool:
+    """The same of weights that were prepared."""
+    return metadata.stated(kept.metadata, kept.architecture) is not None
+
+
+def ready(engine: Engine, chosen: Chosen | None, told: bool, say: Callable[[str], None]) -> Engine:
     """The engine with the preprocessing that was chosen. What is only assumed is said."""
     if chosen is not None:
         base = engine.preprocessing
         engine.preprocessing = chosen if isinstance(chosen, Preprocessing) else chosen(base, engine.in_channels)
         engine.preprocessing.for_channels(engine.in_channels)
-    elif not known:
+    elif not told:
         assumed = engine.preprocessing.describe(engine.in_channels)
         say(
             f"preprocessing assumed from the network's names: {assumed}; say --colour, --mean, --std, --scale where it "

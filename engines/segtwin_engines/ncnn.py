@@ -12,8 +12,7 @@ import numpy as np
 import segtwin_weights
 from segtwin import Architecture, oracle
 from segtwin_weights import Dimensions, Weights, ncnn_file
-from segtwin_weights.onnx_check import differs, probe_sizes, probes
-from segtwin_weights.onnx_dead_zones import INNER
+from segtwin_weights.from_table import INNER
 
 from segtwin_engines.engine import Folder
 
@@ -124,6 +123,8 @@ def verify(weights: Weights, architecture: Architecture, path: str | os.PathLike
     Raises:
         ValueError: something differs; the message says what.
     """
+    from segtwin_weights.onnx_check import differs, probe_sizes, probes  # a start needs no `onnx`
+
     _, data, _ = ncnn_file.files(path)
     try:
         ncnn_file.compare(weights, architecture, data)

@@ -24,9 +24,9 @@ from segtwin.errors import WeightsError
 from segtwin.files import whole_together
 from segtwin.geometry import Repeat
 
+from segtwin_weights.from_table import INNER, KINDS, single, used
 from segtwin_weights.hub import Weights
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
-from segtwin_weights.onnx_dead_zones import INNER
 from segtwin_weights.surgery import dimensions
 
 MAGIC = 7767517
@@ -135,16 +135,6 @@ def writable(architecture: Architecture) -> bool:
     return all(layer.kind in WRITERS for layer in used(architecture))
 
 
-def used(architecture: Architecture) -> list[Layer]:
-    """The layers that the output is computed from, in order."""
-    needed, found = {architecture.output}, []
-    for layer in reversed(architecture.layers):
-        if layer.name in needed:
-            needed.update(layer.bottoms)
-            found.append(layer)
-    return found[::-1]
-
-
 def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
     """The layers, and between them what puts the dead zones back."""
     zones = architecture.dead_zones
@@ -169,22 +159,6 @@ def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
         yield from WRITERS[layer.kind](made)
         if repeat:
             yield from repetition(layer.name, layer.name + "_once", top, repeat)
-
-
-KINDS = ("weight", "bias", "running_mean", "running_var")
-
-
-def single(array: np.ndarray, name: str) -> np.ndarray:
-    """In float32, as a model is built in.
-
-    Raises:
-        WeightsError: a number is none there.
-    """
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise WeightsError(f"{name}: holds NaN, or numbers that float32 has not")
-    return array
 
 
 def channels_of(weights: Weights, architecture: Architecture) -> dict[str, int]:

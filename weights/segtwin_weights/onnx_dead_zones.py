@@ -16,12 +16,12 @@ from onnx import helper, numpy_helper
 from segtwin.architectures import Architecture
 from segtwin.geometry import Repeat
 
+from segtwin_weights.from_table import INNER
+
 KEY = "left_out"
 """Of the metadata: blob → (row, times) as JSON."""
 MOST = 1000
 """Rows: ten times what any network here leaves out."""
-INNER = "_inner"
-"""Of the name of a value that is a blob without what was left out."""
 
 
 def leave_out(skeleton: onnx.ModelProto, architecture: Architecture) -> dict[str, tuple[int, int]]:

@@ -20,8 +20,8 @@ from segtwin.architectures.schema import BATCHNORM_EPS
 from segtwin.architectures.vgg16 import VGG_MEAN
 
 from segtwin_weights import onnx_dead_zones, onnx_file
+from segtwin_weights.from_table import KINDS, single, used
 from segtwin_weights.hub import Weights
-from segtwin_weights.ncnn_file import KINDS, single, used
 from segtwin_weights.surgery import dimensions
 
 OPSET = 18
