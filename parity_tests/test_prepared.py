@@ -214,6 +214,8 @@ def test_files_that_belong_together_are_not_kept(tmp_path: Path) -> None:
     for name, text in (("index.json", '{"weight_map": {}}'), ("empty", "")):
         (tmp_path / name).write_text(text)
         assert prepared.place(tmp_path / name, None) is None
+    (tmp_path / "one").write_bytes((0x7B).to_bytes(8, "little") + b'{"__metadata__": {}}'.ljust(0x7B))  # begins with {
+    assert prepared.place(tmp_path / "one", None) is not None
     assert prepared.place(tmp_path, None) is None
     assert prepared.place(tmp_path / "nothing", None) is None
 

@@ -173,7 +173,8 @@ def place(path: str | os.PathLike[str], network: str | None) -> Path | None:
         full = os.path.realpath(path)
         with open(full, "rb") if os.path.isfile(full) else open(os.devnull, "rb") as file:
             state = os.fstat(file.fileno())
-            if file.read(1) in (b"", b"{"):  # none, or the index of shards
+            head = file.read(9)
+            if not head or (head.lstrip()[:1] == b"{" and head[8:] != b"{"):  # none, or the index of shards
                 return None
         if segtwin_weights.file_kind(full) == "tensorflow":
             return None
