@@ -126,7 +126,9 @@ def test_blobs_are_the_files_and_never_another_files(tmp_path: Path, request: py
         later.blobs(DATA)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another time", "gone", "no facts", "facts of something else"])
+@pytest.mark.parametrize(
+    "damage", ["cut short", "other bytes", "another time", "gone", "no facts", "facts of something else", "other notes"]
+)
 def test_what_is_damaged_is_made_again(damage: str, tmp_path: Path, cache: Path) -> None:
     file = saved(tmp_path)
     want = segtwin_engines.load(file).scores(DATA)
@@ -134,10 +136,16 @@ def test_what_is_damaged_is_made_again(damage: str, tmp_path: Path, cache: Path)
     (facts,) = cache.glob("*/facts.json")
     if damage == "cut short":
         part.write_bytes(part.read_bytes()[:-7])
+    elif damage == "other bytes":
+        before = part.stat()
+        part.write_bytes(part.read_bytes()[:-64] + bytes(64))
+        os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
     elif damage == "another time":
         os.utime(part)
     elif damage == "gone":
         part.unlink()
+    elif damage == "other notes":
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "notes": 7}))
     else:
         facts.write_text("" if damage == "no facts" else json.dumps({"network": "fcn8s", "size": 3}))
     np.testing.assert_array_equal(segtwin_engines.load(file).scores(DATA), want)

@@ -58,8 +58,9 @@ class Prepared:
 
     def text(self) -> str:
         """As it is kept."""
-        facts = {"network": self.architecture.name, "size": self.size._asdict()}
-        return json.dumps({**facts, "metadata": self.metadata, "notes": list(self.notes)})
+        size = {**self.size._asdict(), "widths": list(self.size.widths)}
+        facts = {"network": self.architecture.name, "size": size, "metadata": self.metadata, "notes": list(self.notes)}
+        return json.dumps({**facts, "sha256": digest(facts)})
 
     def of(self, engine: str) -> Path:
         """Where an engine's part is, whether it is there or not."""
@@ -96,9 +97,11 @@ def find(path: str | os.PathLike[str], network: str | None) -> Prepared | None:
         return None
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if facts.pop("sha256") != digest(facts):
+            return None
         size = Dimensions(**{**facts["size"], "widths": tuple(facts["size"]["widths"])})
         return Prepared(folder, get_architecture(facts["network"]), size, facts["metadata"], facts["notes"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -161,10 +164,16 @@ def write(folder: Path, engine: str, weights: Weights, network: str, notes: Sequ
     return Draft(prepared, engine, draft)
 
 
+def digest(facts: dict[str, Any]) -> str:
+    """Hash of what is kept beside the parts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def parts(folder: Path) -> dict[str, list[int]]:
-    """Name of each file → its size and when it was written."""
-    files = (file for file in folder.iterdir() if file.name != PARTS)
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    """Name of each file → its size and when it was changed last: by its own time, and by the system's, which nobody
+    sets."""
+    states = {file.name: file.stat() for file in folder.iterdir() if file.name != PARTS}
+    return {name: [state.st_size, state.st_mtime_ns, state.st_ctime_ns] for name, state in states.items()}
 
 
 def place(path: str | os.PathLike[str], network: str | None) -> Path | None:
