@@ -192,7 +192,7 @@ def test_another_processor_or_program_makes_its_own(what: str, tmp_path: Path, m
     file = saved(tmp_path)
     segtwin_engines.load(file)
     monkeypatch.setattr(prepared, what, lambda: "another")
-    kept = prepared.find(file, None)
+    kept = prepared.find(prepared.place(file, None))
     assert kept is None or kept.open("onnxruntime") is None
 
 
@@ -208,9 +208,9 @@ def test_what_was_not_used_for_long_goes_first(tmp_path: Path, cache: Path, monk
         os.utime(place / "facts.json", (number, number))
         if number == 1:
             segtwin_engines.load(files[0])  # used again: the second is the oldest now
-    assert prepared.find(files[0], None)
-    assert not prepared.find(files[1], None)
-    assert prepared.find(files[2], None)
+    assert prepared.find(prepared.place(files[0], None))
+    assert not prepared.find(prepared.place(files[1], None))
+    assert prepared.find(prepared.place(files[2], None))
     monkeypatch.setattr(prepared, "MOST_BYTES", 1)
     fourth = tmp_path / "fourth"
     fourth.mkdir()

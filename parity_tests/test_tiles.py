@@ -269,6 +269,9 @@ def test_a_tile_that_looks_less_far_shows_its_seams(name: str, monkeypatch: pyte
 def test_networks_that_look_at_the_whole_image_are_not_cut(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(Resize\) looks at the whole image, which cannot be cut into tiles"):
         tiles.cuts_with_context(get_architecture(name), 300, 64)
+    widths = (2, 2, 2, 2, 2, 3, 3)
+    assert not loading.start("oracle", get_architecture(name), initialize(name, widths=widths, seed=1)).takes_tiles
+    assert loading.start("oracle", get_architecture("fcn8s"), initialize("fcn8s", widths=widths, seed=1)).takes_tiles
 
 
 def test_predict_writes_the_same_files_in_tiles(tmp_path) -> None:

@@ -95,12 +95,12 @@ def of_file(
 ) -> Engine:
     """A file of weights: what was prepared of it, or else the weights, which are prepared where that is possible."""
     place = prepared.place(path, network)
-    if (kept := prepared.find(path, network)) is not None:
+    if (kept := prepared.find(place)) is not None:
         chosen = by_default(kept.architecture) if engine == "auto" else engine
         if (scores := kept.open(chosen)) is not None:
             for line in kept.notes:
                 note(line, stacklevel=3)
-            return ready(of_prepared(kept, chosen, scores, path), preprocessing, known(kept), say)
+            return ready(of_prepared(kept, chosen, scores, path, network), preprocessing, known(kept), say)
     with heard() as notes:
         weights, name = read_network(path, network)
     architecture = get_architecture(name)
@@ -117,7 +117,7 @@ def of_file(
     if draft is not None:
         del weights  # half a gigabyte that is not needed while the engine makes its own of it
         if (kept := draft.finish()) is not None and (scores := kept.open(chosen)) is not None:
-            return ready(of_prepared(kept, chosen, scores, path), preprocessing, known(kept), say)
+            return ready(of_prepared(kept, chosen, scores, path, network), preprocessing, known(kept), say)
         weights, _ = read_network(path, name)
     running = start(chosen, architecture, weights, path)
     return ready(running, preprocessing, stated(weights, architecture), say)
@@ -138,19 +138,18 @@ def start(engine: str, architecture: Architecture, weights: Weights, file: str =
     return assembled(engine, scores, blobs, file, architecture, size, weights.metadata, holds)
 
 
-def of_prepared(kept: Prepared, engine: str, scores: Scores, file: str) -> Engine:
+def of_prepared(kept: Prepared, engine: str, scores: Scores, file: str, network: str | None) -> Engine:
     """An engine that was prepared. Its blobs are computed from the file itself: what is kept has no names."""
     others: list[Engine] = []
 
     def blobs(data: np.ndarray) -> dict[str, np.ndarray]:
         if not others:
-            if prepared.place(file, None) != place:
+            if prepared.place(file, network) != kept.folder:
                 raise WeightsError(f"{file}: was changed since it was loaded; load it again")
             weights, _ = read_network(file, kept.architecture.name)
             others.append(start(engine, kept.architecture, weights, file))
         return others[0].blobs(data)
 
-    place = prepared.place(file, None)
     return assembled(engine, scores, blobs, file, kept.architecture, kept.size, kept.metadata)
 
 

@@ -21,7 +21,6 @@ PLAIN = "plain"
 """Folder of the graph as it is written."""
 LARGEST = 64_000_000
 """Bytes of a kernel: while ONNX Runtime moves one into another order it holds it three times, and fc6 has 411 MB."""
-OF_A_SESSION = "session."
 EXTERNAL_FROM = "1024"
 """Bytes of an array from which on it goes into the file that is mapped."""
 
@@ -49,7 +48,7 @@ def finish(folder: Path) -> None:
         ("optimized_model_external_initializers_min_size_in_bytes", EXTERNAL_FROM),
         ("save_external_prepacked_constant_initializers", "1"),
     ):
-        options.add_session_config_entry(f"{OF_A_SESSION}{entry}", value)
+        options.add_session_config_entry(f"session.{entry}", value)
     onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
     shutil.rmtree(plain.parent)
 

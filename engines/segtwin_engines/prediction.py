@@ -33,7 +33,7 @@ from segtwin.inference import (
     picture_of_page,
 )
 
-from segtwin_engines.engine import Engine, fits
+from segtwin_engines.engine import SMALLER, Engine, fits
 from segtwin_engines.loading import load, warn
 
 LEGEND = "classes.legend.png"
@@ -305,9 +305,7 @@ def segment(job: Job, path: Path, files: dict[str, Path], result: Prediction) ->
 
     def admit(height: int, width: int) -> None:
         need = engine.memory(height, width, job.pad, job.tile)
-        advice = (
-            "cut the image into smaller ones" if job.tile else "add --tile 1024, or cut the image into smaller ones"
-        )
+        advice = f"add --tile 1024, or {SMALLER}" if job.tile is None and engine.takes_tiles else SMALLER
         fits(str(path), height, width, engine.network, need, job.say, advice)
 
     with job.decoding():

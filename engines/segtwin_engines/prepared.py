@@ -85,14 +85,8 @@ class Prepared:
         return found
 
 
-def find(path: str | os.PathLike[str], network: str | None) -> Prepared | None:
-    """What is kept of a file as it is now; None where that is nothing.
-
-    Args:
-        path: a file of weights.
-        network: as it was named, where it was.
-    """
-    folder = place(path, network)
+def find(folder: Path | None) -> Prepared | None:
+    """What is kept in the `place` of a file; None where that is nothing."""
     if folder is None:
         return None
     try:
