@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -401,3 +402,125 @@ def fcn8vgg_golden(name: str, architecture: str = "fcn8-vgg") -> FCN8VGGGolden:
 @cache
 def vggfcn_goldens(architecture: str) -> list[VGGFCNGolden]:
     return [VGGFCNGolden(path, architecture) for path in sorted((FOLDER / "seed").glob(f"{architecture}_c*.npz"))]
+
+
+# ------------------------------------------------------------------ the U-Nets of other repositories
+
+ZOO_NETS = MappingProxyType(
+    {
+        "milesial_unet_transposed": "unet-milesial",
+        "milesial_unet_bilinear": "unet-milesial-bilinear",
+        "nests_u_net": "unet-64",
+        "nests_r2u_net": "r2unet-nests",
+        "nests_attu_net": "attention-unet",
+        "nests_r2attu_net": "r2attention-unet",
+        "nests_nestedunet": "nested-unet",
+        "bubbliiiing_unet_vgg": "vgg16-unet",
+        "bubbliiiing_unet_resnet50": "resnet50-unet",
+        "unetzoo_segnet": "segnet",
+        "unetzoo_channel_unet": "channel-unet",
+        "unetzoo_ce_net": "ce-net",
+        "unetzoo_nestedunet": "nested-unet-4heads",
+        "unetzoo_nestedunet_single": "nested-unet-1head",
+        "unetzoo_attu_net": "attention-unet-unetzoo",
+        "unetzoo_r2u_net": "r2unet",
+        "unetzoo_fcn8s": "fcn8s-unetzoo",
+        "unetzoo_fcn32s": "fcn32s-unetzoo",
+    }
+)
+"""Label in the files → architecture."""
+ZOO_BLOBS = MappingProxyType(
+    {
+        "channel-unet": {"conv5": "c5", "up6": "up_6", "gau_1": "gau1", "gau_4": "gau4", "conv9": "c9"},
+        "segnet": {
+            "bn12": "x12", "bn53": "x53", "conv53d:in": "x5d", "conv43d:in": "x4d", "conv12d:in": "x1d",
+        },
+        "ce-net": {"encoder4": "e4"},
+        "fcn8s-unetzoo": {"pretrained_net.features.30": "x5"},
+        "fcn32s-unetzoo": {"pretrained_net.features.23": "x4"},
+        "vgg16-unet": {
+            "vgg.features.3": "feat1", "vgg.features.29": "feat5", "up_concat4": "up4", "up_concat2": "up2",
+        },
+        "resnet50-unet": {
+            "resnet.maxpool": "maxpool", "resnet.layer1": "feat2", "resnet.layer4": "feat5", "up_concat4": "up4",
+        },
+    }
+)  # fmt: skip
+"""Module whose output (`:in`: whose input) is stored → the blob, where their names differ."""
+ZOO_KEYS = json.loads((FOLDER / "zoo" / "zoo_state_dict_keys.json").read_text())
+
+
+@cache
+def zoo_weights(table: str, seed: int, scale: tuple[tuple[str, float], ...]) -> Weights:
+    """The state_dict behind a golden of zoo/, with its extra factors."""
+    state = recipe.torch_state(ZOO_KEYS[table], seed)
+    for key in state:
+        for pattern, factor in scale:
+            if re.search(pattern, key):
+                state[key] = state[key] * np.float32(factor)
+    return Weights(state)
+
+
+class ZooGolden(Golden):
+    """One run of a public repository's own class."""
+
+    most_noise = TORCH_NOISE
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = np.load(path)
+        self.meta = json.loads(str(self.file["meta"]))
+        self.architecture = get_architecture(ZOO_NETS[self.meta["label"]])
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        data = recipe.seed_input(self.meta["input_shape"], self.meta["seed"], *self.meta["input_range"])
+        assert sha256([data]) == self.meta["input_sha256"]
+        return data
+
+    @cached_property
+    def weights(self) -> Weights:
+        scale = tuple((pattern, factor) for pattern, factor in self.meta["scale"])
+        weights = zoo_weights(self.meta["state_dict"], self.meta["seed"], scale)
+        assert (
+            sha256(blob for name, blob in weights.items() if not name.endswith("num_batches_tracked"))
+            == self.meta["weights_sha256"]
+        )
+        return weights
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Key of the file → blob."""
+        heads = ("logits", "logits1", "logits2", "logits3", "logits4", "out", "out1", "out2", "out3", "out4")
+        several = "out4" in self.file
+        ends = {"out": self.architecture.output, "logits": "logits"}
+        ends |= {f"{kind}{i}": f"{ours}{i}" for i in (1, 2, 3) for kind, ours in (("out", "probability"), ("logits",) * 2)}
+        ends |= {"out4": "probability", "logits4": "logits"} if several else {}
+        own = ZOO_BLOBS.get(self.architecture.name, {})
+        inner = [key for key in self.file.files if key.startswith("act/")]
+        return {key: ends[key] for key in heads if key in self.file} | {
+            key: own.get(key.removeprefix("act/"), key.removeprefix("act/")) for key in inner
+        }
+
+    @cached_property
+    def blobs(self) -> dict[str, np.ndarray]:
+        found = {key: self.file[key] for key in self.names}
+        if self.architecture.name == "segnet":  # its ReLU is no module: what BatchNorm gives is stored
+            found |= {key: np.maximum(found[key], 0) for key in ("act/bn12", "act/bn53")}
+        return found
+
+    def source(self, name: str) -> str:
+        return self.names[name]
+
+    def stored(self, name: str, blobs: Mapping[str, np.ndarray]) -> np.ndarray:
+        channels, pixels = 1, 1
+        if name in self.meta["strides"]:
+            channels, pixels = self.meta["strides"][name]
+        return blobs[self.names[name]][:, ::channels, ::pixels, ::pixels]
+
+
+@cache
+def zoo_goldens(pattern: str = "*") -> list[ZooGolden]:
+    paths = [path for path in sorted((FOLDER / "zoo").glob(f"{pattern}.npz")) if "trainfwd" not in path.stem]
+    assert paths, f"no golden {pattern}"
+    return [ZooGolden(path) for path in paths]

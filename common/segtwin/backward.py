@@ -54,6 +54,8 @@ def gradients(
         architecture = replace(architecture, layers=tuple(layers), output=layers[-1].name)
     blobs = {architecture.input: data.astype(dtype)}
     for layer in architecture.layers:
+        if layer.idle:
+            continue
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         parameters = oracle.parameters_of(layer, architecture, weights, dtype)
         top = oracle.OPERATORS[layer.kind](layer, architecture, bottoms, parameters)
@@ -87,7 +89,8 @@ def of_output(
         for bottom, one in zip(layer.bottoms, below, strict=False):  # a second bottom may lend its size alone
             slopes[bottom] = slopes[bottom] + one if bottom in slopes else one
         for kind, one in zip(("weight", "bias"), own, strict=False):
-            found[architecture.parameter_name(layer, kind)] = one
+            name = architecture.parameter_name(layer, kind)
+            found[name] = found[name] + one if name in found else one  # layers may share theirs
     return {one.name: found[one.name] for one in architecture.parameters() if one.lr_mult and one.name in found}
 
 
@@ -243,11 +246,38 @@ def pad_to(
 def resize(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
 ) -> Pass:
-    """Each pixel's shares back to the four pixels that it was mixed from, one after the other (see `summed`)."""
-    (x,) = bottoms[:1]
+    """To the pixels that it was mixed from."""
+    x = bottoms[0]
+    places = [np.linspace(0, x.shape[axis] - 1, above.shape[axis]) for axis in (2, 3)]
+    return [shared_back(x, places, above)], []
+
+
+def relu(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """Where it is above zero."""
+    return [above * (bottoms[0] > 0)], []
+
+
+def resize_half_pixel(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """To the pixels that it was mixed from."""
+    x = bottoms[0]
+    places = [oracle.half_pixel_places(x.shape[axis], above.shape[axis]) for axis in (2, 3)]
+    return [shared_back(x, places, above)], []
+
+
+def shared_back(x: np.ndarray, places: list[np.ndarray], above: np.ndarray) -> np.ndarray:
+    """Each pixel's shares back to the four pixels that it was mixed from, one after the other (see `summed`).
+
+    Args:
+        x: what was sampled.
+        places: of rows and of columns: where the samples fall.
+        above: the gradient of the samples.
+    """
     shares = []
-    for axis in (2, 3):
-        place = np.linspace(0, x.shape[axis] - 1, above.shape[axis])
+    for axis, place in zip((2, 3), places, strict=True):
         before = np.minimum(place.astype(int), max(x.shape[axis] - 2, 0))
         after = np.minimum(before + 1, x.shape[axis] - 1)
         shares.append([(before, 1 - (place - before)), (after, place - before)])
@@ -256,7 +286,42 @@ def resize(
     for (row, down), (column, across) in itertools.product(*shares):
         share = np.outer(down, across).astype(above.dtype).reshape(-1, 1, 1)
         np.add.at(below, np.add.outer(row * x.shape[3], column).ravel(), flat * share)
-    return [np.moveaxis(below.reshape(*x.shape[2:], *x.shape[:2]), (0, 1), (2, 3))], []
+    return np.moveaxis(below.reshape(*x.shape[2:], *x.shape[:2]), (0, 1), (2, 3))
+
+
+def upsample_nearest(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """Each block's sum."""
+    return [sum(above[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1))], []
+
+
+def global_mean(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """An equal share to every pixel."""
+    (x,) = bottoms
+    return [np.broadcast_to(above / np.array(x.shape[2] * x.shape[3], above.dtype), x.shape).copy()], []
+
+
+def multiply(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """Each times the other; what one channel or pixel stood for is summed."""
+    x, gate = bottoms
+    stood = tuple(axis for axis in (1, 2, 3) if gate.shape[axis] != x.shape[axis])
+    return [above * gate, (above * x).sum(axis=stood, keepdims=True)], []
+
+
+def unpooling(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
+) -> Pass:
+    """Every pixel takes the gradient of where it went, also one that was overwritten there: so does torch's
+    max_unpool2d. Nothing for what was pooled, which lends places alone."""
+    x, pooled = bottoms
+    rows, columns = oracle.places(layer, pooled, x.shape[2:])
+    images, channels = (index[..., None, None] for index in np.ogrid[: x.shape[0], : x.shape[1]])
+    return [above[images, channels, rows, columns]], []
 
 
 def space_to_batch(
@@ -302,6 +367,13 @@ OPERATORS: dict[str, Operator] = {
     "Concat": concat,
     "PadTo": pad_to,
     "Resize": resize,
+    "ReLU": relu,
+    "ResizeHalfPixel": resize_half_pixel,
+    "UpsampleBilinear": resize,
+    "UpsampleNearest": upsample_nearest,
+    "Unpooling": unpooling,
+    "GlobalMean": global_mean,
+    "Multiply": multiply,
     "SpaceToBatch": space_to_batch,
     "BatchToSpace": batch_to_space,
     "Sigmoid": sigmoid,

@@ -84,7 +84,8 @@ def explain(
         shapes = {name: (channels[name], *shape[1:]) for name, shape in shapes.items()}
     offsets = crops(architecture, shapes)
     maps = coordinate_maps(architecture, shapes, offsets)
-    explained = []
+    explained: list[Explained] = []
+    counted: set[str] = set()
     for layer in architecture.layers:
         fields = [
             max(
@@ -98,6 +99,9 @@ def explain(
         weight_shape = kind.weight_shape(layer, inputs[0], outputs[0])
         weight = 0 if weight_shape is None else math.prod(weight_shape)
         bias = outputs[0] if layer.bias and weight else 0  # running statistics are counted with no layer
+        held = architecture.parameter_name(layer, "weight")
+        own = 0 if held in counted else weight + bias  # weights that layers share are counted with the first
+        counted.add(held)
         explained.append(
             Explained(
                 name=layer.name,
@@ -108,7 +112,7 @@ def explain(
                 window=(layer.kernel, layer.stride, layer.pad) if kind.windowed else None,
                 offset=offsets.get(layer.name),
                 derivation=derivation(architecture, layer, shapes, offsets),
-                parameters=weight + bias,
+                parameters=own,
                 flops=kind.flops(weight, math.prod(inputs[1:]), math.prod(outputs[1:])),
             )
         )

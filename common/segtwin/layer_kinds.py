@@ -383,6 +383,97 @@ class Resize(NotInCaffe):
         return math.floor(pixels[0] * scale), math.ceil(pixels[1] * scale)
 
 
+class UpsampleBilinear(Resize):
+    """Twice the rows and columns, bilinear with aligned corners: torch's Upsample(2, "bilinear", align_corners=True)."""
+
+    resizes_to_second = False
+
+    def output_size(self, layer: Layer, size: int) -> int:
+        """Twice."""
+        return 2 * size
+
+
+class UpsampleNearest(NotInCaffe):
+    """Every pixel four times: torch's Upsample(2)."""
+
+    def output_size(self, layer: Layer, size: int) -> int:
+        """Twice."""
+        return 2 * size
+
+    def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
+        """The centre of a pixel onto that of its block."""
+        return CoordinateMap(Fraction(2), Fraction(1, 2))
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """2 · x + 1/2."""
+        return "2·x + 1/2"
+
+    def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
+        """The pixel that a block repeats."""
+        return pixels[0] // 2, pixels[1] // 2
+
+
+class ResizeHalfPixel(NotInCaffe):
+    """Bilinear to the size of the second bottom, the edges of the first and last pixel in their places: torch's
+    interpolate(align_corners=False). A sample beyond the centre of the last pixel is that pixel."""
+
+    resizes_to_second = True
+    local = False
+
+    def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
+        """Edge onto edge."""
+        scale = Fraction(axis.top, axis.bottom)
+        return CoordinateMap(scale, (scale - 1) / 2)
+
+    def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
+        """The pixels on both sides of where a sample falls."""
+        back = self.coordinate_map(layer, axis).inverse()
+        first, last = (back.scale * pixel + back.shift for pixel in pixels)
+        return max(0, math.floor(first)), min(axis.bottom - 1, math.ceil(last))
+
+
+class GlobalMean(NotInCaffe):
+    """The mean of every channel: one pixel."""
+
+    local = False
+
+    def output_size(self, layer: Layer, size: int) -> int:
+        """One pixel."""
+        return 1
+
+    def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
+        """All of the bottom."""
+        return 0, axis.bottom - 1
+
+
+class Unpooling(NotInCaffe):
+    """The inverse of a max-pooling: each pixel of the first bottom goes to where its window had its largest pixel (the
+    first of several, row by row) in the second bottom, which was pooled; elsewhere zero.
+
+    Windows may overlap (`stride` below `kernel`), so that several pixels go to the same place: the last of them, row by
+    row, is what stays. That is what one thread of torch's max_unpool2d does.
+    """
+
+    windowed = True
+
+    def output_size(self, layer: Layer, size: int) -> int:
+        """(size − 1) · stride + kernel."""
+        return (size - 1) * layer.stride + layer.kernel
+
+    def coordinate_map(self, layer: Layer, axis: Axis) -> CoordinateMap:
+        """A pixel onto the centre of its window."""
+        return CoordinateMap(Fraction(layer.stride), Fraction(layer.kernel - 1, 2))
+
+    def arithmetic(self, layer: Layer, axis: Axis) -> str:
+        """stride · x + (kernel − 1)/2."""
+        return f"{layer.stride}·x + ({layer.kernel} − 1)/2"
+
+    def window(self, layer: Layer, pixels: Interval, axis: Axis) -> Interval:
+        """The windows that these pixels lie in, and, of the second bottom, their pixels."""
+        first = -((pixels[0] - layer.kernel + 1) // -layer.stride)
+        return min(first, pixels[0] - layer.kernel + 1), pixels[1] + layer.kernel - 1
+
+
 class SpaceToBatch(NotInCaffe):
     """Blocks of 2×2 pixels become four images."""
 
@@ -428,6 +519,13 @@ KINDS: Mapping[str, LayerKind] = {
     "Concat": Concat(),
     "PadTo": PadTo(),
     "Resize": Resize(),
+    "ReLU": NotInCaffe(),  # of a blob that is needed without it, too; otherwise it is a part of its layer
+    "ResizeHalfPixel": ResizeHalfPixel(),
+    "UpsampleBilinear": UpsampleBilinear(),
+    "UpsampleNearest": UpsampleNearest(),
+    "Unpooling": Unpooling(),
+    "GlobalMean": GlobalMean(),
+    "Multiply": NotInCaffe(),  # the first bottom times the second, of which one channel or one pixel stands for all
     "SpaceToBatch": SpaceToBatch(),
     "BatchToSpace": BatchToSpace(),
     "Sigmoid": NotInCaffe(),

@@ -58,6 +58,8 @@ def blobs(
     kept = {architecture.input: data.astype(dtype)}
     yield architecture.input, kept[architecture.input]
     for position, layer in enumerate(architecture.layers):
+        if layer.idle:
+            continue
         parameters = parameters_of(layer, architecture, weights, dtype)
         bottoms = [kept[bottom] for bottom in layer.bottoms]
         if layer.kind == "Convolution":
@@ -256,6 +258,84 @@ def resize(
     return x
 
 
+def relu(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """max(x, 0)."""
+    return np.maximum(bottoms[0], 0)
+
+
+def upsample_bilinear(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """`resize` to twice the rows and columns."""
+    (x,) = bottoms
+    for axis in (2, 3):
+        x = sampled(x, axis, np.linspace(0, x.shape[axis] - 1, 2 * x.shape[axis]))
+    return x
+
+
+def upsample_nearest(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Every row and column twice."""
+    return bottoms[0].repeat(2, axis=2).repeat(2, axis=3)
+
+
+def resize_half_pixel(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Linear interpolation along each axis; the edges of first and last pixels keep their places."""
+    x, like = bottoms
+    for axis in (2, 3):
+        x = sampled(x, axis, half_pixel_places(x.shape[axis], like.shape[axis]))
+    return x
+
+
+def half_pixel_places(have: int, want: int) -> np.ndarray:
+    """Where the centres of `want` pixels fall among `have`."""
+    return ((np.arange(want) + 0.5) * (have / want) - 0.5).clip(0, have - 1)
+
+
+def global_mean(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Σ / (h·w)."""
+    return bottoms[0].mean(axis=(2, 3), keepdims=True)
+
+
+def multiply(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """One channel, or one pixel, of the second stands for all."""
+    x, gate = bottoms
+    return x * gate
+
+
+def unpooling(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """One pixel after the other, row by row, so that a later one overwrites an earlier one."""
+    x, pooled = bottoms
+    rows, columns = places(layer, pooled, x.shape[2:])
+    size = [(side - 1) * layer.stride + layer.kernel for side in x.shape[2:]]
+    top = np.zeros((*x.shape[:2], *size), x.dtype)
+    images, channels = np.ogrid[: x.shape[0], : x.shape[1]]
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            top[images, channels, rows[:, :, i, j], columns[:, :, i, j]] = x[:, :, i, j]
+    return top
+
+
+def places(layer: Layer, pooled: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column, in what was pooled, of the largest pixel of each of size[0] × size[1] windows; of several the
+    first, row by row."""
+    windows = sliding_window_view(pooled, (layer.kernel, layer.kernel), axis=(2, 3))
+    windows = windows[:, :, :: layer.stride, :: layer.stride][:, :, : size[0], : size[1]]
+    rows, columns = np.divmod(windows.reshape(*windows.shape[:4], -1).argmax(-1), layer.kernel)
+    return rows + np.arange(size[0])[:, None] * layer.stride, columns + np.arange(size[1]) * layer.stride
+
+
 def sampled(x: np.ndarray, axis: int, place: np.ndarray) -> np.ndarray:
     """Values between the pixels of an axis, by linear interpolation."""
     have = x.shape[axis]
@@ -298,6 +378,13 @@ OPERATORS: dict[str, Operator] = {
     "ArgMax": argmax,
     "PadTo": pad_to,
     "Resize": resize,
+    "ReLU": relu,
+    "ResizeHalfPixel": resize_half_pixel,
+    "UpsampleBilinear": upsample_bilinear,
+    "UpsampleNearest": upsample_nearest,
+    "Unpooling": unpooling,
+    "GlobalMean": global_mean,
+    "Multiply": multiply,
     "SpaceToBatch": space_to_batch,
     "BatchToSpace": batch_to_space,
     "BatchNorm": batch_norm,

@@ -98,6 +98,7 @@ def build(
     pad: building.Pad | None = None,
     use_dilated: bool = False,
     random_init_fc8: bool = False,
+    bilinear: bool | None = None,
 ) -> Network:
     """Make a network, in eval mode.
 
@@ -125,6 +126,8 @@ def build(
             bottom and right, and the output is cut.
         use_dilated: of fcn8-vgg: fc6 and fc7 at the resolution of pool3; the output is `fc7`.
         random_init_fc8: of fcn8-vgg: score_fr starts at random, not from fc8.
+        bilinear: of unet-milesial: upsampled instead of by transposed convolutions, which is unet-milesial-bilinear;
+            None: as the weights are.
 
     Returns:
         The module. It takes N×C×H×W and returns the network's output, N×classes×H×W.
@@ -148,6 +151,7 @@ def build(
         pad=pad,
         use_dilated=use_dilated,
         random_init_fc8=random_init_fc8,
+        bilinear=bilinear,
     )
     with torch.device("meta"):  # no memory is filled twice
         network = network_class(plan.architecture)(**plan.arguments)

@@ -152,7 +152,7 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
     weights = {keys[name]: tensor for name, tensor in slots.items()}
     first = next(iter(weights.values()))
     n, *size = shape or (2, *architecture.example_size)
-    data = torch.zeros(n, first.shape[1], *size, dtype=first.dtype, device=first.device)
+    data = torch.zeros(n, model.in_channels, *size, dtype=first.dtype, device=first.device)
     free = None if shape else {"data": {0: Dim.DYNAMIC, **free_sizes(architecture)}, "weights": dict.fromkeys(weights)}
 
     with without("torchvision", "triton"):

@@ -50,8 +50,9 @@ class Network(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        """Channels of the image; the first weight is O×I×kh×kw."""
-        return next(self.parameters()).shape[1]
+        """Channels of the image; the first layer's weight is O×I×kh×kw."""
+        first = next(layer for layer in self.architecture.layers if layer.width)
+        return self.get_parameter(f"{first.module or first.name}.weight".replace("-", "_")).shape[1]
 
     def left_out(self, n: Notebook) -> DeadZones | None:
         """What a pass does not compute because it sees padding alone: nothing where a blob of it is kept in the

@@ -88,6 +88,7 @@ def build(
     pad: building.Pad | None = None,
     use_dilated: bool = False,
     random_init_fc8: bool = False,
+    bilinear: bool | None = None,
 ) -> Network:
     """Make a network.
 
@@ -114,6 +115,8 @@ def build(
             bottom and right, and the output is cut.
         use_dilated: of fcn8-vgg: fc6 and fc7 at the resolution of pool3; the output is `fc7`.
         random_init_fc8: of fcn8-vgg: score_fr starts at random, not from fc8.
+        bilinear: of unet-milesial: upsampled instead of by transposed convolutions, which is unet-milesial-bilinear;
+            None: as the weights are.
 
     Returns:
         A functional model. It takes N×H×W×C and returns the network's output, N×H×W×classes; H and W
@@ -138,6 +141,7 @@ def build(
         pad=pad,
         use_dilated=use_dilated,
         random_init_fc8=random_init_fc8,
+        bilinear=bilinear,
     )
     network = make(plan.architecture, plan.arguments, dtype)
     load_weights(network, plan.weights)

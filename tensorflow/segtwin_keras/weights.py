@@ -90,12 +90,12 @@ def blob_tensors(model: Network) -> dict[str, keras.KerasTensor]:
 
 def used_weights(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without
-    what the original carries along unused."""
-    idle = model.architecture.idle
+    what the output does not come from."""
+    left_out = model.architecture.not_exported
     return {
         name: slot
         for name, slot in table(model).items()
-        if name not in idle and keras.backend.is_float_dtype(slot[0].dtype)
+        if name not in left_out and keras.backend.is_float_dtype(slot[0].dtype)
     }
 
 

@@ -14,6 +14,7 @@ from segtwin.errors import ArchitectureError
 
 import segtwin_weights
 from segtwin_weights import metadata
+from segtwin_weights.mappings import names
 from segtwin_weights.hub import Weights, WeightsError, check_finite, check_keys
 from segtwin_weights.initialize import initialize
 
@@ -47,6 +48,7 @@ def plan(
     pad: str | None,
     use_dilated: bool,
     random_init_fc8: bool,
+    bilinear: bool | None,
 ) -> Plan:
     """Check the arguments of `build` and complete them.
 
@@ -65,15 +67,21 @@ def plan(
     if pad not in PADS:
         raise ValueError(f"pad is None or 'reflect', not {pad!r}")
     switches = {"logits": logits, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8}
+    switches |= {} if bilinear is None else {"bilinear": bilinear}
     for option, value in switches.items():
         if not isinstance(value, bool):
             raise TypeError(f"{option} is True or False, not {shown(value)}")
-    options = {"pad": pad, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8}
+    options = {"pad": pad, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8, "bilinear": bilinear}
     architecture = base.variant({option: value for option, value in options.items() if value})
     num_classes, in_channels, widths = check_build(architecture, num_classes, in_channels, widths, dropout, seed)
     start = None if weights is None else segtwin_weights.weights_for(weights, architecture)
+    if start is not None and bilinear is None and "bilinear" in base.variants:
+        known = names.identify(start)  # the keys say which of the two it is
+        architecture = known if known is base.variants["bilinear"] else architecture
     if start is not None:
-        num_classes, in_channels, widths = segtwin_weights.resolve(base, start, num_classes, in_channels, widths)
+        # a variant that is a network of its own has its own layers; of others the base's are those that are stored
+        layers = base if architecture.variant_of else architecture
+        num_classes, in_channels, widths = segtwin_weights.resolve(layers, start, num_classes, in_channels, widths)
     check_memory(architecture, num_classes, in_channels, widths, np.dtype(dtype).itemsize)
     if start is None:
         start = initialize(architecture, num_classes=num_classes, in_channels=in_channels, widths=widths, seed=seed)
@@ -86,8 +94,10 @@ def plan(
         arguments["dropout"] = architecture.dropout if dropout is None else dropout
     elif dropout:
         raise ArchitectureError(f"{architecture.name} has no dropout")
-    if architecture.output == "probability":
-        arguments |= {"logits": logits, "pad": pad}
+    if architecture.sigmoid:
+        arguments["logits"] = logits
+    if "pad" in architecture.options:
+        arguments["pad"] = pad
     return Plan(architecture, arguments, start)
 
 

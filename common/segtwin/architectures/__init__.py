@@ -26,7 +26,9 @@ __all__ = [
     "register",
 ]
 
-ORDER = ("vgg16", "fcn", "fcn8_vgg", "vggfcn", "unet", "resnet34_unet")
+ORDER = (
+    "vgg16", "fcn", "fcn8_vgg", "vggfcn", "unet", "resnet34_unet", "milesial", "nests", "unet_zoo", "bubbliiiing",
+)  # fmt: skip
 """Families in the order of `list_architectures`; those not named here follow in alphabetical order."""
 
 _registered: dict[str, Architecture] = {}

@@ -67,8 +67,8 @@ class Layer:
     fill: str | float | Draw = 0.0
     """Initializer of the weight: a constant, a `Draw`, "bilinear", "he" (normal, σ = √(2/N), N the
     fan-in), "he-truncated" (the same, redrawn beyond 2σ; 1×1 convolutions only), "fan-out" (normal,
-    σ = √(2/N), N the fan-out, as in torchvision's ResNets) or "torch" (uniform within ±1/√N,
-    N = I·kh·kw for a convolution, O·kh·kw for a deconvolution)."""
+    σ = √(2/N), N the fan-out, as in torchvision's ResNets), "torch" (uniform within ±1/√N,
+    N = I·kh·kw for a convolution, O·kh·kw for a deconvolution) or "torch, no bias" (the same, biases zero)."""
     sizes: str = "ceil"
     """Rounding of a Pooling's output size: "ceil" (Caffe), "floor" (torch) or "same" (TensorFlow)."""
     output_pad: int = 0
@@ -80,7 +80,12 @@ class Layer:
     pad_after: int | None = None
     """Padding of a convolution at the bottom and right, where it differs from `pad`."""
     module: str = ""
-    """Module that holds the weights in the state_dict, where its name differs from the blob's."""
+    """Module that holds the weights in the state_dict, where its name differs from the blob's. Layers that state the
+    same one share its weights."""
+
+    idle: bool = False
+    """The original makes it and never uses what it gives: its weights are in the state_dict, and nothing is
+    computed."""
 
     @property
     def pads(self) -> tuple[int, int]:
@@ -135,10 +140,16 @@ class Architecture:
     """Weight → the weight whose storage it shares. The latter's values are the ones that count."""
     idle: tuple[str, ...] = ()
     """Weights that are in the original's state_dict and not used in its forward pass."""
+    heads: tuple[str, ...] = ()
+    """Logits whose losses are averaged in training (deep supervision), the output's the last; empty: the output's
+    alone."""
     size_least: int = 1
     """Smallest height and width of an input."""
     size_step: int = 1
     """Legal sizes are `size_least` + k · `size_step`, unless `size_rule` says otherwise."""
+    size_slack: tuple[int, int] = (0, 0)
+    """How many rows and columns an input may lack to a legal size, or have beyond one; the output has the legal size
+    all the same."""
     size_rule: Callable[[int, int], None] | None = None
     """Function (height, width) that raises an ArchitectureError for sizes that do not fit."""
     any_channels: bool = True
@@ -154,6 +165,12 @@ class Architecture:
     def sigmoid(self) -> bool:
         """Whether the output is probabilities of a sigmoid; `logits` leaves it off."""
         return self.layer(self.output).kind == "Sigmoid"
+
+    def binary(self, num_classes: int | None = None) -> bool:
+        """Whether the output, for so many classes, is of sigmoids: it ends in them, or in the logits of a single class,
+        which its original hands to one."""
+        classes = self.num_classes if num_classes is None else num_classes
+        return self.sigmoid or (self.output == "logits" and classes == 1)
 
     @property
     def stored_name(self) -> tuple[str, str | None]:
@@ -201,6 +218,18 @@ class Architecture:
         return self.blob_names or (self.input, *(layer.name for layer in self.layers))
 
     @cached_property
+    def not_exported(self) -> frozenset[str]:
+        """Weights that the output does not come from: they are in no ONNX file."""
+        needed = {self.output}
+        for layer in reversed(self.layers):
+            if layer.name in needed:
+                needed.update(layer.bottoms)
+        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return frozenset(self.idle) | {
+            self.parameter_name(layer, kind) for layer in self.layers if layer.name not in needed for kind in kinds
+        }
+
+    @cached_property
     def exported(self) -> tuple[str, ...]:
         """The blobs that an ONNX file holds: those that the output is computed from, the output the
         last."""
@@ -225,15 +254,20 @@ class Architecture:
             )
         return chosen[0] if chosen else self
 
-    @property
+    @cached_property
     def keeps_size(self) -> bool:
-        """Whether the output has the rows and columns of the input."""
-        last = self.layer(self.output)
-        return last.kind == "Sigmoid" or (KINDS[last.kind].resizes_to_second and last.bottoms[1] == self.input)
+        """Whether the output has the rows and columns of an input of a legal size."""
+        return self.shapes(*self.example_size)[self.output][1:] == self.example_size
 
     def legal_size(self, size: int) -> int:
         """The smallest legal number of rows or columns that is not below `size`."""
         return self.size_least + max(0, -((size - self.size_least) // -self.size_step)) * self.size_step
+
+    def nearly(self, size: int) -> bool:
+        """Whether a number of rows or columns is legal, but for the slack."""
+        fewer, more = self.size_slack
+        above = self.legal_size(size)
+        return above - size <= fewer or (above - self.size_step >= self.size_least and size - above + self.size_step <= more)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images whose rows or columns do not fit.
@@ -243,7 +277,8 @@ class Architecture:
         """
         if self.size_rule is not None:
             self.size_rule(height, width)
-        if (height, width) == (above := (self.legal_size(height), self.legal_size(width))):
+        above = self.legal_size(height), self.legal_size(width)
+        if all(self.nearly(size) for size in (height, width)):
             return
         below = tuple(max(self.size_least, self.legal_size(size - self.size_step + 1)) for size in (height, width))
         nearest = " or ".join(dict.fromkeys(f"{rows}×{columns}" for rows, columns in (below, above)))
@@ -252,6 +287,8 @@ class Architecture:
             if self.size_least % self.size_step
             else f"multiples of {self.size_step}"
         )
+        fewer, more = self.size_slack
+        rule += f" or up to {fewer} fewer" if fewer else f" or up to {more} more" if more else ""
         raise ArchitectureError(
             f"{self.name}: {height}×{width} pixels do not fit; rows and columns are {rule}, the nearest {nearest}"
         )
@@ -357,6 +394,8 @@ class Architecture:
                 continue
             (lr, bias_lr), (decay, bias_decay) = layer.lr_mult, layer.decay_mult
             weight_fill, bias_fill = fills(layer, shape)
+            if self.parameter_name(layer, "weight") in (one.name for one in parameters):
+                continue  # shared with an earlier layer
             parameters.append(Parameter(self.parameter_name(layer, "weight"), shape, lr, decay, weight_fill))
             if layer.bias:
                 parameters.append(
@@ -380,9 +419,9 @@ def fills(layer: Layer, shape: tuple[int, ...]) -> tuple[str | float | Draw, flo
     if layer.fill == "fan-out":
         return Draw("normal", math.sqrt(2 / (shape[0] * window))), 0.0
     # kaiming_uniform_ with a = √5: √(6 / (1 + a²) / N); it takes the second axis for the inputs, in both layouts
-    if layer.fill == "torch":
+    if layer.fill in ("torch", "torch, no bias"):
         bound = Draw("uniform", 1 / math.sqrt(shape[1] * window))
-        return bound, bound
+        return bound, 0.0 if layer.fill == "torch, no bias" else bound
     return layer.fill, 0.0
 
 
