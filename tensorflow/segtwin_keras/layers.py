@@ -48,7 +48,7 @@ class Conv2D(layers.Conv2D):
         """N×H×W×filters."""
         if not (CAFFE.get() and tf.executing_eagerly()):
             return super().call(inputs)
-        x = convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
+        x = convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.dilation_rate[0])
         x = add_bias(x, tf.convert_to_tensor(self.bias)) if self.use_bias else x
         return self.activation(x)
 
@@ -62,22 +62,24 @@ class Conv2DTranspose(layers.Conv2DTranspose):
         if not (CAFFE.get() and tf.executing_eagerly()):
             return super().call(inputs)
         x = deconvolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
-        return add_bias(x, tf.convert_to_tensor(self.bias)) if self.use_bias else x
+        x = add_bias(x, tf.convert_to_tensor(self.bias)) if self.use_bias else x
+        return self.activation(x)
 
 
-def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """im2col(x) · kernel. x is N×H×W×I, the kernel k×k×I×O, the result N×⌊(H − k) / stride⌋ +
-    1×…×O."""
+def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, dilation: int = 1) -> tf.Tensor:
+    """im2col(x) · kernel. x is N×H×W×I, the kernel k×k×I×O, d·(k − 1) + 1 pixels wide, the result N×⌊(H − extent) /
+    stride⌋ + 1×…×O."""
     size, _, inputs, outputs = kernel.shape
-    rows, columns = ((length - size) // stride + 1 for length in x.shape[1:3])
+    extent = dilation * (size - 1) + 1
+    rows, columns = ((length - extent) // stride + 1 for length in x.shape[1:3])
     at_once = max(1, BLOCK // (columns * size * size * inputs * x.shape[0]))
     pieces = []
     for y in range(0, rows, at_once):
-        window = x[:, y * stride : (min(y + at_once, rows) - 1) * stride + size]
+        window = x[:, y * stride : (min(y + at_once, rows) - 1) * stride + extent]
         patches = (
             window[:, ::stride, ::stride]
             if size == 1
-            else tf.image.extract_patches(window, (1, size, size, 1), (1, stride, stride, 1), (1,) * 4, "VALID")
+            else tf.image.extract_patches(window, (1, size, size, 1), (1, stride, stride, 1), (1, dilation, dilation, 1), "VALID")
         )
         pieces.append(product(patches, tf.reshape(kernel, (-1, outputs))))
     return tf.concat(pieces, axis=1)

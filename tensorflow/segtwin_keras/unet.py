@@ -16,6 +16,7 @@ left off (`logits`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,25 +40,49 @@ def conv(
     bias: bool = True,
     activation: str | None = None,
 ) -> KerasTensor:
-    """A convolution, padded by `pad` zeros on every side. TensorFlow's SAME pads stride 2 at the
-    bottom and right alone, a pixel off."""
-    if pad:
-        x = layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
-    return Conv2D(filters, kernel, stride, activation=activation, use_bias=bias, kernel_initializer="zeros", name=name)(
-        x
-    )
+    """A convolution, padded by `pad` zeros on every side."""
+    return shared_conv(filters, name, kernel, stride, pad, bias, activation)(x)
+
+
+def shared_conv(
+    filters: int,
+    name: str,
+    kernel: int = 3,
+    stride: int = 1,
+    pad: int = 1,
+    bias: bool = True,
+    activation: str | None = None,
+    dilation: int = 1,
+) -> Callable[[KerasTensor], KerasTensor]:
+    """A convolution that may be called several times. TensorFlow's SAME pads stride 2 at the bottom and right alone, a
+    pixel off."""
+    how: dict[str, Any] = {"activation": activation, "use_bias": bias, "kernel_initializer": "zeros", "name": name}
+    convolution = Conv2D(filters, kernel, stride, dilation_rate=dilation, **how)
+    if not pad:
+        return convolution
+    padding = layers.ZeroPadding2D(pad, name=f"{name}_pad")
+    return lambda x: convolution(padding(x))
 
 
 def deconv(
-    x: KerasTensor, filters: int, name: str, kernel: int = 2, stride: int = 2, pad: int = 0, output_pad: int = 0
+    x: KerasTensor,
+    filters: int,
+    name: str,
+    kernel: int = 2,
+    stride: int = 2,
+    pad: int = 0,
+    output_pad: int = 0,
+    bias: bool = True,
+    activation: str | None = None,
 ) -> KerasTensor:
-    """A transposed convolution with bias: (n − 1)·stride + kernel pixels, less `pad` on every side,
-    `output_pad` more at the bottom and right.
+    """A transposed convolution: (n − 1)·stride + kernel pixels, less `pad` on every side, `output_pad` more at the
+    bottom and right.
 
     TensorFlow's SAME would leave the same size for kernel 3, stride 2, pad 1, output_pad 1, but cut
     at the other end: one pixel off.
     """
-    x = Conv2DTranspose(filters, kernel, stride, kernel_initializer="zeros", name=name)(x)
+    how: dict[str, Any] = {"activation": activation, "use_bias": bias, "kernel_initializer": "zeros", "name": name}
+    x = Conv2DTranspose(filters, kernel, stride, **how)(x)
     if pad:
         x = layers.Cropping2D(((pad, pad - output_pad), (pad, pad - output_pad)), name=f"{name}_crop")(x)
     return x
@@ -79,21 +104,22 @@ def max_pool(x: KerasTensor, name: str) -> KerasTensor:
 
 @keras.saving.register_keras_serializable("segtwin")
 class PaddedMaxPool(layers.Layer):
-    """Maxima of kernel×kernel windows, padded by `pad` pixels of −∞ on every side. SAME would pad
-    stride 2 at the bottom and right alone."""
+    """Maxima of kernel×kernel windows, padded by `pad` pixels of −∞ on every side, by `more` more at the bottom and
+    right. SAME would pad stride 2 at the bottom and right alone."""
 
-    def __init__(self, kernel: int, stride: int, pad: int, **kwargs: Any) -> None:
+    def __init__(self, kernel: int, stride: int, pad: int, more: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.kernel, self.stride, self.pad = kernel, stride, pad
+        self.kernel, self.stride, self.pad, self.more = kernel, stride, pad, more
 
     def call(self, x: KerasTensor) -> KerasTensor:
         """Rows and columns divided by the stride."""
-        around = [[0, 0], [self.pad, self.pad], [self.pad, self.pad], [0, 0]]
+        before, after = self.pad, self.pad + self.more
+        around = [[0, 0], [before, after], [before, after], [0, 0]]
         return tf.nn.max_pool2d(x, self.kernel, self.stride, padding=around)
 
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
-        return {**super().get_config(), "kernel": self.kernel, "stride": self.stride, "pad": self.pad}
+        return {**super().get_config(), "kernel": self.kernel, "stride": self.stride, "pad": self.pad, "more": self.more}
 
 
 @keras.saving.register_keras_serializable("segtwin")
@@ -103,8 +129,8 @@ class BatchNorm(layers.Layer):
 
     Training: x is normalised by the mean and the biased variance of its batch; the running
     statistics move by a tenth towards that mean and the *unbiased* variance (n / (n − 1), n =
-    N·H·W); `num_batches_tracked` counts. As in torch, `trainable` has no part in that. Else: x is
-    normalised by the running statistics.
+    N·H·W); `num_batches_tracked` counts. As in torch, `trainable` has no part in that; `updates` times, where a call
+    stands for several with the same x. Else: x is normalised by the running statistics.
 
     Raises:
         ValueError: training on one value a channel, which has no variance
@@ -128,13 +154,14 @@ class BatchNorm(layers.Layer):
             name="num_batches_tracked", shape=(), dtype="int64", initializer="zeros", trainable=False
         )
 
-    def call(self, x: KerasTensor, training: bool | None = None) -> KerasTensor:
+    def call(self, x: KerasTensor, training: bool | None = None, updates: int = 1) -> KerasTensor:
         """Normalised, scaled and shifted; the same shape."""
         if training:
             x = more_than_one(x)
             mean, variance, processes = statistics(x)
             images, height, width = ops.shape(x)[:3]
-            self.keep(mean, variance, images * height * width * processes)
+            for _ in range(updates):
+                self.keep(mean, variance, images * height * width * processes)
         else:
             mean, variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
         # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
@@ -156,7 +183,7 @@ class BatchNorm(layers.Layer):
         self.moving_variance.assign((1 - share) * self.moving_variance + share * variance * (pixels / (pixels - 1)))
         self.num_batches_tracked.assign(self.num_batches_tracked + 1)
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, shape: tuple[int | None, ...], **_: Any) -> tuple[int | None, ...]:
         """The same."""
         return shape
 
@@ -205,11 +232,10 @@ class Fit(CheckSize):
         """Rows and columns that fit."""
         if self.pad is None:
             return super().call(image)
-        architecture = get_architecture(self.architecture)
+        least, step = (getattr(get_architecture(self.architecture), name) for name in ("size_least", "size_step"))
         for axis, size in ((1, ops.shape(image)[1]), (2, ops.shape(image)[2])):
-            image = ops.take(
-                image, mirrored(size, -(-size // architecture.size_step) * architecture.size_step), axis=axis
-            )
+            legal = least + ops.maximum(0, -(-(size - least) // step)) * step
+            image = ops.take(image, mirrored(size, legal), axis=axis)
         return image
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

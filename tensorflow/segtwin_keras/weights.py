@@ -29,6 +29,7 @@ from segtwin_weights.layouts import TO_HWIO
 from segtwin_keras.fcn import Scale
 from segtwin_keras.network import Network, checked_network
 from segtwin_keras.unet import BatchNorm
+from segtwin_keras.unet_zoo import Idle
 from segtwin_keras.vggfcn import Carried
 
 BIAS = (0,)
@@ -62,7 +63,7 @@ def table(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
                 architecture.parameter_name(layer.name, kind): (getattr(layer, name), order)
                 for kind, (name, order) in BATCHNORM.items()
             }
-        elif isinstance(layer, Carried):
+        elif isinstance(layer, Carried | Idle):
             slots |= {
                 architecture.parameter_name(layer.name, name): (variable, tuple(range(len(variable.shape))))
                 for name, variable in layer.carried.items()
@@ -72,9 +73,8 @@ def table(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 def blob_names(model: Network) -> tuple[str, ...]:
     """The architecture's blobs that the model computes: with `logits`, all but the probability."""
-    architecture = model.architecture
-    has_output = any(layer.name == architecture.output for layer in model.layers)
-    return architecture.blobs if has_output else architecture.blobs[:-1]
+    names = model.architecture.blobs
+    return names[:-1] if model.arguments.get("logits") else names
 
 
 def blob_tensors(model: Network) -> dict[str, keras.KerasTensor]:
@@ -82,10 +82,13 @@ def blob_tensors(model: Network) -> dict[str, keras.KerasTensor]:
     layers_by_name = {layer.name: layer for layer in model.layers}
     modules = {layer.name: layer.module for layer in model.architecture.layers}
     aside: dict[str, keras.KerasTensor] = getattr(model, "aside", {})
-    return {
-        name: aside[name] if name in aside else layers_by_name[name if name in layers_by_name else modules[name]].output
-        for name in blob_names(model)
-    }
+    found = {}
+    for name in blob_names(model):
+        if name in aside:
+            found[name] = aside[name]
+        else:
+            found[name] = layers_by_name[name if name in layers_by_name else modules[name]].output
+    return found
 
 
 def used_weights(model: Network) -> dict[str, tuple[Any, tuple[int, ...]]]:
