@@ -23,6 +23,7 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin.architectures import Architecture
 from segtwin.errors import known_arguments
+from segtwin.layer_kinds import KINDS
 from segtwin.files import whole, written_by_a_library
 from segtwin_weights import onnx_export, onnx_file
 from segtwin_weights.formats import torch_file
@@ -171,7 +172,25 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
     assert program is not None
     graph = program.model
     tidy(graph, blobs[-1])
+    if free is not None:
+        sizes_of_blobs(graph.graph, architecture)
     return ir.to_proto(graph)
+
+
+def sizes_of_blobs(graph: ir.Graph, architecture: Architecture) -> None:
+    """A blob that is resized to the size of another, and was traced at one size, takes it from there."""
+    values = {value.name: value for node in graph for value in node.outputs}
+    for layer in architecture.layers:
+        node = values[layer.name].producer() if layer.name in values else None
+        if KINDS[layer.kind].resizes_to_second and node is not None and node.op_type == "Resize":
+            like = values[layer.bottoms[1]]
+            images = ir.node("Shape", [node.inputs[0]], attributes={"start": 0, "end": 2})
+            size = ir.node("Shape", [like], attributes={"start": 2, "end": 4})
+            whole = ir.node("Concat", [images.outputs[0], size.outputs[0]], attributes={"axis": 0})
+            graph.insert_before(node, [images, size, whole])
+            node.resize_inputs(4)
+            node.replace_input_with(2, None)
+            node.replace_input_with(3, whole.outputs[0])
 
 
 def free_sizes(architecture: Architecture) -> dict[int, Any]:

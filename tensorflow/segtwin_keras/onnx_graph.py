@@ -40,6 +40,7 @@ def convert(function: Any, signature: list[Any], opset: int, image: str, blobs: 
                 "SpaceToBatchND": (space_to_batch, []),
                 "BatchToSpaceND": (batch_to_space, []),
                 "ResizeBilinear": (resize, []),
+                "ResizeNearestNeighbor": (resize, []),
             },
         )
     model = ir.from_proto(proto)
@@ -144,12 +145,17 @@ def batch_to_space(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def resize(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """A ResizeBilinear with aligned corners, to any size: one Resize of rows and columns."""
-    if not node.get_attr_value("align_corners", 0) or node.get_attr_value("half_pixel_centers", 0):
-        raise NotImplementedError(f"{name}: only resizing with aligned corners is exported")
+    """A ResizeBilinear, or a ResizeNearestNeighbor, to any size: one Resize of rows and columns."""
+    aligned, half = (bool(node.get_attr_value(key, 0)) for key in ("align_corners", "half_pixel_centers"))
+    how: dict[str, Any]
+    if node.type == "ResizeNearestNeighbor" and not (aligned or half):
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    elif node.type == "ResizeBilinear" and aligned != half:
+        how = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if aligned else "half_pixel"}
+    else:
+        raise NotImplementedError(f"{name}: this kind of resizing is not exported")
     shapes, dtypes = node.output_shapes, node.output_dtypes
     image = ctx.make_node("Transpose", [node.input[0]], attr={"perm": TO_CHANNELS_FIRST}).output[0]
-    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
     if -1 in shapes[0]:
         size, how["axes"] = (
             ctx.make_node("Cast", [node.input[1]], attr={"to": ir.DataType.INT64.value}).output[0],
@@ -408,19 +414,26 @@ def crop_by_shape(graph: ir.Graph) -> None:
         cut = ir.node("Slice", [x, offset, last.outputs[0], constant(graph, f"{name} axes", [2, 3])])
         graph.insert_after(node, [*new, last, cut])
         node.outputs[0].name, cut.outputs[0].name = f"{name} (as translated)", name
-        cut.outputs[0].shape, cut.outputs[0].dtype = node.outputs[0].shape, node.outputs[0].dtype
+        cut.outputs[0].shape, cut.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
         node.outputs[0].replace_all_uses_with(cut.outputs[0], replace_graph_outputs=True)
 
 
 def resize_by_shape(graph: ir.Graph) -> None:
     """A Resize of rows and columns to those of a blob takes its sizes from Shape(like), whatever
-    led to them."""
+    led to them; one to twice its own says so."""
     for node in list(graph):
         sizes = entries(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
         if sizes and isinstance(sizes[0], Pixel) and sizes == [Pixel(sizes[0].blob, axis) for axis in (2, 3)]:
             size = ir.node("Shape", [sizes[0].blob], attributes={"start": 2, "end": 4})
             graph.insert_before(node, size)
             node.replace_input_with(3, size.outputs[0])
+        elif sizes and sizes == [Pixel(node.inputs[0], axis, times=2) for axis in (2, 3)]:
+            twice = ir.tensor(np.array([2, 2], np.float32), name=f"{node.outputs[0].name} scales")
+            scales = ir.Value(name=twice.name, shape=twice.shape, type=ir.TensorType(twice.dtype), const_value=twice)
+            graph.initializers.add(scales)
+            node.replace_input_with(3, None)
+            node.resize_inputs(3)
+            node.replace_input_with(2, scales)
 
 
 def constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
@@ -432,12 +445,13 @@ def constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
 
 
 class Pixel(NamedTuple):
-    """A number that is known when the graph runs: the size of a blob along one axis, plus
+    """A number that is known when the graph runs: the size of a blob along one axis, times and plus
     something."""
 
     blob: ir.Value
     axis: int
     plus: int = 0
+    times: int = 1
 
 
 class Centre(NamedTuple):
@@ -492,11 +506,17 @@ def entries(value: ir.Value | None) -> list[int | Pixel | Difference | Centre] |
         return [entry for one in (first, *rest) for entry in one]
     if len(inputs) == 2 and len(first) == len(rest[0]) == 1:
         match node.op_type, first[0], rest[0][0]:
-            case "Sub", Pixel(plus=0) as whole, Pixel(plus=0) as part if whole.axis == part.axis:
+            case ("Mul", Pixel(plus=0, times=1) as pixel, int(number)) | (
+                "Mul",
+                int(number),
+                Pixel(plus=0, times=1) as pixel,
+            ):
+                return [pixel._replace(times=number)]
+            case "Sub", Pixel(plus=0, times=1) as whole, Pixel(plus=0, times=1) as part if whole.axis == part.axis:
                 return [Difference(whole, part)]
             case "Div", Difference(whole, part), 2:
                 return [Centre(whole.blob, part.blob, whole.axis)]
-            case "Add", Centre(end=False) as middle, Pixel(plus=0) as part if (part.blob, part.axis) == (
+            case "Add", Centre(end=False) as middle, Pixel(plus=0, times=1) as part if (part.blob, part.axis) == (
                 middle.part,
                 middle.axis,
             ):

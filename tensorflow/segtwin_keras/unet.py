@@ -26,7 +26,7 @@ from segtwin.architectures.schema import BATCHNORM_EPS, BATCHNORM_MOMENTUM
 
 import tensorflow as tf
 from segtwin_keras.fcn import crop
-from segtwin_keras.layers import Conv2D, Conv2DTranspose
+from segtwin_keras.layers import CAFFE, Conv2D, Conv2DTranspose
 from segtwin_keras.network import CheckSize, Network, explained, register
 
 
@@ -164,8 +164,9 @@ class BatchNorm(layers.Layer):
                 self.keep(mean, variance, images * height * width * processes)
         else:
             mean, variance = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
-        # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone
-        if x.dtype == "float32" and not training:
+        # one operation, so that it is one in ONNX; TensorFlow has it in float32 alone, and rounds more
+        exact = CAFFE.get() and tf.executing_eagerly()
+        if x.dtype == "float32" and not (training or exact):
             gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
             eps = BATCHNORM_EPS
             x = tf.raw_ops.FusedBatchNormV3(

@@ -162,9 +162,14 @@ def max_pool(x: KerasTensor, name: str) -> KerasTensor:
     return layers.MaxPooling2D(2, strides=1, name=name)(x)
 
 
+def channels_first(x: tf.Tensor) -> tf.Tensor:
+    """N×C×H×W, in which an ONNX graph has it."""
+    return tf.transpose(x, (0, 3, 1, 2))
+
+
 def corners(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The first, second, third and fourth pixel of every 2×2 window, row by row."""
-    return x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]
+    return x[:, :, :-1, :-1], x[:, :, :-1, 1:], x[:, :, 1:, :-1], x[:, :, 1:, 1:]
 
 
 def place_of_maximum(like: tf.Tensor) -> tf.Tensor:
@@ -178,10 +183,10 @@ def place_of_maximum(like: tf.Tensor) -> tf.Tensor:
 
 def put(x: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     """Each pixel of x, which stands for a window, at its place in it; of several the last window's, row by row."""
-    top = tf.zeros_like(tf.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
+    top = tf.zeros_like(tf.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))))
     for corner in (3, 2, 1, 0):  # of the windows that share a pixel, the first has it as its last corner
         i, j = divmod(corner, 2)
-        around = ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))
+        around = ((0, 0), (0, 0), (i, 1 - i), (j, 1 - j))
         top = tf.where(tf.pad(place, around, constant_values=-1) == corner, tf.pad(x, around), top)
     return top
 
@@ -206,7 +211,8 @@ class MaxUnpool(layers.Layer):
 
     def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
         """One row and one column more."""
-        return unpool(x, place_of_maximum(tf.stop_gradient(like)))
+        place = place_of_maximum(channels_first(tf.stop_gradient(like)))
+        return tf.transpose(unpool(channels_first(x), place), (0, 2, 3, 1))
 
     def compute_output_shape(
         self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
