@@ -494,7 +494,7 @@ class ZooGolden(Golden):
         heads = ("logits", "logits1", "logits2", "logits3", "logits4", "out", "out1", "out2", "out3", "out4")
         several = "out4" in self.file
         ends = {"out": self.architecture.output, "logits": "logits"}
-        ends |= {f"{kind}{i}": f"{ours}{i}" for i in (1, 2, 3) for kind, ours in (("out", "probability"), ("logits",) * 2)}
+        ends |= {f"out{i}": f"probability{i}" for i in (1, 2, 3)} | {f"logits{i}": f"logits{i}" for i in (1, 2, 3)}
         ends |= {"out4": "probability", "logits4": "logits"} if several else {}
         own = ZOO_BLOBS.get(self.architecture.name, {})
         inner = [key for key in self.file.files if key.startswith("act/")]

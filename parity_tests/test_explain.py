@@ -128,7 +128,7 @@ def test_every_row_is_explained(architecture: str, tmp_path) -> None:
     counters and what is carried along idly are not counted."""
     this = get_architecture(architecture)
     height, width = (188, 204) if architecture == "unet-paper" else (64, 96)
-    idle = {*this.idle, *this.aliases}
+    idle = {*this.carried, *this.aliases}
     counted = [
         p
         for p in this.parameters()

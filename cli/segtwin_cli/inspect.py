@@ -10,7 +10,7 @@ import click
 import numpy as np
 import segtwin_weights
 from segtwin import Preprocessing
-from segtwin.architectures import find_architecture, list_architectures
+from segtwin.architectures import find_architecture, get_architecture, list_architectures
 from segtwin_weights import Weights, WeightsError, metadata, plausibility, surgery
 from segtwin_weights.mappings import names
 
@@ -39,7 +39,9 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
     --json: {"file", "blobs": [{"name", "shape", "dtype", "min", "max", "mean"}],
              "numbers", "metadata", "fingerprint",
              "preprocessing", "preprocessing_known": false where assumed,
-             "in_channels"}
+             "in_channels",
+             "network": {"name", "num_classes", "in_channels", "widths"}, or
+             "nearest": {"name", "missing", "over"} where none fits}
     and with --check "findings": [{"what", "says", "evidence", "good"}];
     with --diff: {"file", "other", "blobs": count, "equal",
                   "differences": [{"name", "difference"}]}
@@ -64,12 +66,25 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
             "metadata": dict(weights.metadata),
             "fingerprint": fingerprint,
         }
+        | network(names.hub_names(weights))
         | inputs(names.hub_names(weights))
         | ({"findings": [finding._asdict() for finding in findings]} if check else {})
     )
     if write_json(facts, json_file):
         show(facts, findings)
     return 0 if all(finding.good for finding in findings) else DIFFERENT
+
+
+def network(weights: Weights) -> dict[str, Any]:
+    """{"network"} that the weights' names and shapes are of, or {"nearest"}, or nothing."""
+    found = names.identify(weights)
+    if found is not None:
+        dimensions = {"widths": (), **surgery.found_dimensions(weights, found)}
+        return {"network": {"name": found.name, **dimensions, "widths": list(dimensions["widths"])}}
+    near = names.nearest(weights)
+    if near is None:
+        return {}
+    return {"nearest": {"name": near.architecture.name, "missing": list(near.missing), "over": list(near.over)}}
 
 
 def inputs(weights: Weights) -> dict[str, Any]:
@@ -107,6 +122,12 @@ def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
         rows.append((blob["name"], "×".join(map(str, blob["shape"])), blob["dtype"], *numbers))
     show_table(("blob", "shape", "type", "min", "max", "mean"), rows, right=("min", "max", "mean"))
     say(f"blobs: {len(rows)}, numbers: {facts['numbers']:,}")
+    if "network" in facts:
+        say(f"network: {in_words(facts['network'])}")
+    elif "nearest" in facts:
+        near = facts["nearest"]
+        words = names.Nearest(get_architecture(near["name"]), tuple(near["missing"]), tuple(near["over"]))
+        say(f"network: none that is known here; {words}")
     for key, value in facts["metadata"].items():
         say(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     if facts.get("preprocessing"):
@@ -121,6 +142,17 @@ def show(facts: dict[str, Any], findings: list[plausibility.Finding]) -> None:
     for finding in findings:
         mark = "" if finding.good else "WRONG ORDER: "
         say(f"{finding.what}: {mark}{finding.says}" + (f" ({finding.evidence})" if finding.evidence else ""))
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """A network with what its weights tell of it."""
+    widths = " ".join(map(str, found["widths"]))
+    parts = [
+        f"{found[key]} {word}{'' if found[key] == 1 else more}"
+        for key, word, more in (("num_classes", "class", "es"), ("in_channels", "channel", "s"))
+        if key in found
+    ]
+    return ", ".join([found["name"], *parts, *([f"widths {widths}"] if widths else [])])
 
 
 def differences(one: Weights, two: Weights) -> list[tuple[str, str]]:

@@ -78,8 +78,12 @@ def of_output(
     slopes = {architecture.output: slope}
     found: dict[str, np.ndarray] = {}
     for layer in reversed(architecture.layers):
-        if layer.name not in slopes:
-            continue  # the output does not come from it
+        if layer.name not in slopes:  # the output does not come from it
+            for kind in () if layer.idle else ("weight", "bias"):
+                name = architecture.parameter_name(layer, kind)
+                if name in weights:
+                    found.setdefault(name, np.zeros_like(weights[name], slope.dtype))
+            continue
         above = slopes.pop(layer.name)
         if layer.relu:
             above = above * (blobs[layer.name] > 0)
@@ -293,7 +297,8 @@ def upsample_nearest(
     layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], above: np.ndarray
 ) -> Pass:
     """Each block's sum."""
-    return [sum(above[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1))], []
+    upper, lower = (above[:, :, i::2, 0::2] + above[:, :, i::2, 1::2] for i in (0, 1))
+    return [upper + lower], []
 
 
 def global_mean(

@@ -384,7 +384,7 @@ class Resize(NotInCaffe):
 
 
 class UpsampleBilinear(Resize):
-    """Twice the rows and columns, bilinear with aligned corners: torch's Upsample(2, "bilinear", align_corners=True)."""
+    """Twice the rows and columns, bilinear with aligned corners: torch's Upsample(2, mode="bilinear", …)."""
 
     resizes_to_second = False
 

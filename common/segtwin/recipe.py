@@ -123,9 +123,8 @@ class Recipe:
         Raises:
             RunError: a sigmoid's loss of scores, or the reverse.
         """
-        sigmoid = architecture.sigmoid
         classes = architecture.num_classes if self.num_classes is None else self.num_classes
-        if self.loss in SIGMOID_LOSSES and not (sigmoid and classes == 1):
+        if self.loss in SIGMOID_LOSSES and not (classes == 1 and architecture.binary(classes)):
             raise RunError(
                 f"{self.network} with {classes} classes: the loss {self.loss} is of one sigmoid; take cross-entropy"
             )
@@ -201,10 +200,10 @@ def default(network: str, num_classes: int | None = None) -> dict[str, Any]:
     classes = architecture.num_classes if num_classes is None else num_classes
     if network in PUBLISHED:
         return of_solver(PUBLISHED[network], "BATCH_SIZE") | {"flip": "horizontal"}
-    sigmoid = architecture.sigmoid
-    loss = "bce-dice" if sigmoid and classes == 1 else "cross-entropy"
-    rate = 1e-3 if sigmoid else 1e-4
-    geometry = {"flip": "both", "right_angles": True} if sigmoid or network == "unet-paper" else {"flip": "horizontal"}
+    u_net = architecture.output in ("probability", "logits")
+    loss = "bce-dice" if architecture.binary(classes) and classes == 1 else "cross-entropy"
+    rate = 1e-3 if u_net else 1e-4
+    geometry = {"flip": "both", "right_angles": True} if u_net or network == "unet-paper" else {"flip": "horizontal"}
     return {"loss": loss, "optimizer": "adam", "base_lr": rate, "lr_policy": "poly", "power": 0.9, **geometry}
 
 

@@ -293,7 +293,7 @@ normalised (VALID), 1e-4 for the VGG nets."""
 def trained(architecture: Architecture) -> tuple[Parameter, ...]:
     """The parameters that a solver moves: lr_mult above 0, used in the forward pass, and each storage
     once."""
-    idle = {*architecture.idle, *architecture.aliases, *architecture.unused}
+    idle = {*architecture.carried, *architecture.aliases, *architecture.unused}
     return tuple(one for one in architecture.parameters() if one.lr_mult and one.name not in idle)
 
 

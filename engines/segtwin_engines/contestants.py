@@ -228,7 +228,7 @@ def of_framework(
     which the losses take."""
     twin = framework_twin(framework)
     more = {"logits": True} if architecture.sigmoid else {}
-    loss = twin.BinaryCrossEntropy() if architecture.sigmoid else None
+    loss = twin.BinaryCrossEntropy() if architecture.binary(size.num_classes) else None
 
     def build() -> Any:
         return twin.build(architecture.name, **size._asdict(), weights=weights, **more)

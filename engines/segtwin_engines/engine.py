@@ -226,6 +226,13 @@ class Engine:
         return result[0]
 
 
+def output_of(architecture: Architecture, num_classes: int, logits: bool = False) -> str:
+    """What `Engine.output` is of a network; `logits`: its last sigmoid was left off."""
+    if architecture.sigmoid and not logits:
+        return "probability"
+    return "logits" if architecture.binary(num_classes) else "score"
+
+
 class Span(NamedTuple):
     """A piece along one axis."""
 

@@ -21,7 +21,7 @@ from segtwin_weights.mappings import names
 from segtwin_weights.notes import heard, note
 
 from segtwin_engines import prepared
-from segtwin_engines.engine import Engine
+from segtwin_engines.engine import Engine, output_of
 from segtwin_engines.fastest import fastest
 from segtwin_engines.installed import ENGINES, available_engines, require
 from segtwin_engines.prepared import Prepared, Scores
@@ -174,7 +174,7 @@ def assembled(
         num_classes=size.num_classes,
         in_channels=size.in_channels,
         preprocessing=own,
-        output="probability" if architecture.output == "probability" else "score",
+        output=output_of(architecture, size.num_classes),
         metadata=dict(told),
         widths=tuple(size.widths),
         holds=holds,
@@ -200,9 +200,7 @@ def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
     else:
         size = segtwin_weights.dimensions(weights, architecture)
         scores, blobs, holds = runtime.of_network(network)
-        output = "score"
-        if architecture.output == "probability":
-            output = "logits" if runtime.gives_logits(network) else "probability"
+        output = output_of(architecture, size.num_classes, runtime.gives_logits(network))
         running = Engine(
             name=framework,
             scores=scores,

@@ -14,7 +14,7 @@ from segtwin.architectures import find_architecture
 from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_stamp, onnx_table
 from segtwin_weights.onnx_check import first_line, onnx_values, values_of
 
-from segtwin_engines.engine import Engine, Folder
+from segtwin_engines.engine import Engine, Folder, output_of
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -99,13 +99,10 @@ def open_file(
         if len(result.shape) == 4 and isinstance(result.shape[1], int)
         else int(facts.get("num_classes", 0))
     )
-    output = (
-        result.name
-        if result.name in ("probability", "logits")
-        else "probability"
-        if architecture and architecture.output == "probability"
-        else "score"
-    )
+    if architecture:
+        output = output_of(architecture, classes or architecture.num_classes, logits=result.name == "logits")
+    else:
+        output = result.name if result.name in ("probability", "logits") else "score"
     if not architecture:
         last = last_operation(path, result.name)
         if last == "ArgMax" or result.type not in TYPES:

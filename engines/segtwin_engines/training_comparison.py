@@ -19,6 +19,7 @@ from segtwin import Architecture, backward, noise, oracle
 from segtwin.losses import binary_cross_entropy, softmax_with_loss
 from segtwin.solver import Solver, trained
 from segtwin_weights import Weights
+from segtwin_weights.surgery import found_dimensions
 
 from segtwin_engines.contestants import Contestant, Pair
 from segtwin_engines.measured import Measured
@@ -46,16 +47,17 @@ class Trained(NamedTuple):
     """Of the steps."""
 
 
-def loss_of(architecture: Architecture) -> backward.Loss:
-    """Caffe's SoftmaxWithLoss, or of a network that ends with a sigmoid the mean binary cross-entropy of its logits."""
-    return binary_cross_entropy if architecture.sigmoid else softmax_with_loss
+def loss_of(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> backward.Loss:
+    """Caffe's SoftmaxWithLoss, or of a network of sigmoids the mean binary cross-entropy of its logits."""
+    binary = architecture.binary(found_dimensions(weights, architecture).get("num_classes"))
+    return binary_cross_entropy if binary else softmax_with_loss
 
 
 def drawn_label(architecture: Architecture, output: np.ndarray) -> np.ndarray:
     """Seeded labels for an output N×C×h×w, a tenth of them 255: a class a pixel, or 0 and 1 for each sigmoid."""
     random = np.random.default_rng(15)
     images, classes, *size = output.shape
-    channels, values = (classes, 2) if architecture.sigmoid else (1, classes)
+    channels, values = (classes, 2) if architecture.binary(classes) else (1, classes)
     label = random.integers(0, values, (images, channels, *size))
     label[random.random(label.shape) < 0.1] = 255
     return label
@@ -69,7 +71,7 @@ def gradients_compared(
     step: Callable[[str], None],
 ) -> Trained:
     """The gradients of every trained parameter, and the loss."""
-    loss = loss_of(architecture)
+    loss = loss_of(architecture, weights)
     step("gradients: float64")
     value, truth = backward.gradients(architecture, weights, *pair, loss)
     step("gradients: noise floor")
@@ -148,7 +150,7 @@ def steps_compared(
 
 def first_step(architecture: Architecture, weights: Weights, pair: Pair) -> float:
     """A power of ten at which the first step moves no parameter by more than about FIRST_STEP of its largest value."""
-    _, slopes = backward.gradients(architecture, weights, *pair, loss_of(architecture))
+    _, slopes = backward.gradients(architecture, weights, *pair, loss_of(architecture, weights))
     sizes = {one.name: float(np.abs(weights[one.name]).max()) for one in trained(architecture)}
     farthest = max((float(np.abs(one).max()) / (sizes[name] or 1) for name, one in slopes.items()), default=0.0)
     return 10.0 ** math.floor(math.log10(FIRST_STEP / farthest)) if farthest else FIRST_STEP
@@ -176,9 +178,9 @@ def numpy_steps(
         name: blob.astype(dtype) if blob.dtype.kind == "f" else blob for name, blob in weights.items()
     }
     history: dict[str, np.ndarray] = {}
-    losses = []
+    losses, loss_at = [], loss_of(architecture, weights)
     for number in range(count):
-        loss, slopes = backward.gradients(architecture, now, *pair, loss_of(architecture), dtype)
+        loss, slopes = backward.gradients(architecture, now, *pair, loss_at, dtype)
         now, history = solver.updated(now, history, slopes, trained(architecture), number)
         losses.append(loss)
     return losses, now

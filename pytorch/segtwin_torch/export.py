@@ -23,8 +23,8 @@ from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from segtwin.architectures import Architecture
 from segtwin.errors import known_arguments
-from segtwin.layer_kinds import KINDS
 from segtwin.files import whole, written_by_a_library
+from segtwin.layer_kinds import KINDS
 from segtwin_weights import onnx_export, onnx_file
 from segtwin_weights.formats import torch_file
 from torch import nn

@@ -100,7 +100,12 @@ class UShape(Network):
         block = type(self).block
         for level, (inputs, outputs) in enumerate(zip((in_channels, c1, c2, c3, c4), widths, strict=True), start=1):
             self.add_module(f"{self.stage}{level}", block(inputs, outputs))
-        for level, inputs, outputs, inside in ((5, c5, c4, c3), (4, c4, c3, c2), (3, c3, c2, c1), (2, c2, c1, FINEST_GATE)):
+        for level, inputs, outputs, inside in (
+            (5, c5, c4, c3),
+            (4, c4, c3, c2),
+            (3, c3, c2, c1),
+            (2, c2, c1, FINEST_GATE),
+        ):
             self.add_module(f"Up{level}", UpConv(inputs, outputs))
             if self.gated:
                 self.add_module(f"Att{level}", Attention(outputs, inside))
@@ -182,7 +187,7 @@ class R2AttentionUNet(UShape):
 
 
 class Nested(Network):
-    """U-Net++ up to its heads: x(i, j) of level i is made of x(i, 0) … x(i, j − 1) and of x(i + 1, j − 1), upsampled."""
+    """U-Net++ up to its heads: x(i, j) of level i is made of x(i, 0) … x(i, j − 1) and x(i + 1, j − 1), upsampled."""
 
     block: Callable[[int, int], nn.Module] = DoubleConv2dBN
 

@@ -95,10 +95,22 @@ class Learner:
         like = next(self.model.parameters())
         label, weight = torch.from_numpy(batch.label), self.processes.weight(batch)
         with torch.autocast(like.device.type, torch.bfloat16, enabled=self.recipe.mixed):
-            output = self.forward(torch.from_numpy(batch.data).to(like))
+            outputs = self._outputs(torch.from_numpy(batch.data).to(like))
         more = () if batch.weight is None else (torch.from_numpy(batch.weight),)
-        parts = [loss(output.to(like.dtype), label, *more) * (weight if mean else 1) for loss, mean in self.losses]
-        return torch.stack(parts).sum()
+        parts = [
+            loss(output.to(like.dtype), label, *more) * (weight if mean else 1)
+            for output in outputs
+            for loss, mean in self.losses
+        ]
+        return torch.stack(parts).sum() / len(outputs)
+
+    def _outputs(self, data: torch.Tensor) -> list[torch.Tensor]:
+        """The network's output, or the logits of all of its heads."""
+        if not self.architecture.heads:
+            return [self.forward(data)]
+        notebook: dict[str, torch.Tensor] = {}
+        self.forward(data, notebook)
+        return [notebook[name] for name in self.architecture.heads]
 
     def output(self, data: np.ndarray) -> np.ndarray:
         """N×C×H×W → scores, or logits of one class, N×classes×H×W."""

@@ -78,20 +78,21 @@ class NestedUNet4Heads(Nested):
         self, num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
     ) -> None:
         super().__init__(in_channels, widths, logits, pad)
-        self.final1, self.final2, self.final3, self.final4 = (conv(widths[0], num_classes, kernel=1, pad=0) for _ in "1234")
+        for number in (1, 2, 3, 4):
+            self.add_module(f"final{number}", conv(widths[0], num_classes, kernel=1, pad=0))
 
     def forward(self, image: Tensor, n: Notebook | None = None) -> Tensor:
         """`probability` or `logits` of an image; with a notebook `n`, every blob in it."""
         n = Forget() if n is None else n
         n["image"] = image
         x = fit(image, self, self.pad)
-        x1, x2, x3, x4 = self.nest(x, n)
+        *earlier, x4 = self.nest(x, n)
         if not isinstance(n, Forget):
-            for number, head, x in ((1, self.final1, x1), (2, self.final2, x2), (3, self.final3, x3)):
-                x = head(x)
+            for number, x in enumerate(earlier, start=1):
+                x = self.get_submodule(f"final{number}")(x)
                 x = n[f"logits{number}"] = x if self.pad is None else crop(x, like=image, offset=0)
                 n[f"probability{number}"] = torch.sigmoid(x)
-        return answer(self.final4(x4), image, n, self.logits, self.pad)
+        return answer(self.get_submodule("final4")(x4), image, n, self.logits, self.pad)
 
 
 @register("nested-unet-1head")
@@ -182,23 +183,17 @@ class SegNet(Network):
         super().__init__()
         self.logits = logits
         c1, c2, c3, c4, c5 = widths
-        self.stage(in_channels, c1, "11"), self.stage(c1, c1, "12")
-        self.stage(c1, c2, "21"), self.stage(c2, c2, "22")
-        self.stage(c2, c3, "31"), self.stage(c3, c3, "32"), self.stage(c3, c3, "33")
-        self.stage(c3, c4, "41"), self.stage(c4, c4, "42"), self.stage(c4, c4, "43")
-        self.stage(c4, c5, "51"), self.stage(c5, c5, "52"), self.stage(c5, c5, "53")
-
-        self.stage(c5, c5, "53d"), self.stage(c5, c5, "52d"), self.stage(c5, c4, "51d")
-        self.stage(c4, c4, "43d"), self.stage(c4, c4, "42d"), self.stage(c4, c3, "41d")
-        self.stage(c3, c3, "33d"), self.stage(c3, c3, "32d"), self.stage(c3, c2, "31d")
-        self.stage(c2, c2, "22d"), self.stage(c2, c1, "21d")
-        self.stage(c1, c1, "12d")
+        inputs = in_channels
+        for outputs, *names in (
+            (c1, "11", "12"), (c2, "21", "22"), (c3, "31", "32", "33"), (c4, "41", "42", "43"), (c5, "51", "52", "53"),
+            (c5, "53d", "52d"), (c4, "51d", "43d", "42d"), (c3, "41d", "33d", "32d"), (c2, "31d", "22d"),
+            (c1, "21d", "12d"),
+        ):  # fmt: skip
+            for name in names:
+                self.add_module(f"conv{name}", conv(inputs, outputs))
+                self.add_module(f"bn{name}", nn.BatchNorm2d(outputs))
+                inputs = outputs
         self.conv11d = conv(c1, num_classes)
-
-    def stage(self, inputs: int, outputs: int, name: str) -> None:
-        """A convolution and its BatchNorm."""
-        self.add_module(f"conv{name}", conv(inputs, outputs))
-        self.add_module(f"bn{name}", nn.BatchNorm2d(outputs))
 
     def run(self, x: Tensor, n: Notebook, *names: str) -> Tensor:
         """Convolution, BatchNorm and ReLU, one after the other."""
@@ -423,6 +418,9 @@ class CENet(Network):
 # -------------------------------------------------------------------------------- the two FCNs
 
 
+VGG_FEATURES = ("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28")
+
+
 class FCN(Network):
     """What FCN8s and FCN32s have in common: VGG-16's convolutions, five transposed ones, a 1×1 convolution of `last`
     channels."""
@@ -465,7 +463,7 @@ class FCN(Network):
         """Pooled maps x1 … of so many stages."""
         features: Any = self.pretrained_net.features
         found = []
-        for number, modules in enumerate((("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28"))[:stages], 1):
+        for number, modules in enumerate(VGG_FEATURES[:stages], start=1):
             for module in modules:
                 x = relu(features[module](x))
             x = n[f"x{number}"] = max_pool2d(x, 2)

@@ -58,8 +58,8 @@ def blob_names(model: Network) -> tuple[str, ...]:
 def used_weights(model: Network) -> dict[str, torch.Tensor]:
     """The part of the table that goes into an ONNX file: without BatchNorm's counters, and without
     what the output does not come from."""
-    left_out = model.architecture.not_exported
-    return {name: tensor for name, tensor in table(model).items() if name not in left_out and tensor.is_floating_point()}
+    left_out, slots = model.architecture.not_exported, table(model)
+    return {name: tensor for name, tensor in slots.items() if name not in left_out and tensor.is_floating_point()}
 
 
 def load_weights(model: nn.Module, weights: Weights | str | os.PathLike[str]) -> None:

@@ -79,7 +79,9 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, dilation: int = 1) ->
         patches = (
             window[:, ::stride, ::stride]
             if size == 1
-            else tf.image.extract_patches(window, (1, size, size, 1), (1, stride, stride, 1), (1, dilation, dilation, 1), "VALID")
+            else tf.image.extract_patches(
+                window, (1, size, size, 1), (1, stride, stride, 1), (1, dilation, dilation, 1), "VALID"
+            )
         )
         pieces.append(product(patches, tf.reshape(kernel, (-1, outputs))))
     return tf.concat(pieces, axis=1)

@@ -23,7 +23,17 @@ from segtwin.architectures import get_architecture
 import tensorflow as tf
 from segtwin_keras.milesial import upsample_bilinear
 from segtwin_keras.network import Network, register
-from segtwin_keras.unet import BatchNorm, Fit, answer, conv, double_conv, double_conv2d_bn, image_input, max_pool, shared_conv
+from segtwin_keras.unet import (
+    BatchNorm,
+    Fit,
+    answer,
+    conv,
+    double_conv,
+    double_conv2d_bn,
+    image_input,
+    max_pool,
+    shared_conv,
+)
 
 T = 2
 """Calls of a recurrent block beside the first: the original's default."""
@@ -114,8 +124,8 @@ def u_shape(
     block: Block = conv_block,
     gated: bool = False,
 ) -> Network:
-    """What the networks in the form of a U have in common: stages `stage`1 … 5, steps up `Up`5 … 2 with stages `up`5 … 2,
-    gates `Att`5 … 2 or none, and a 1×1 convolution `head`."""
+    """What the networks in the form of a U have in common: stages `stage`1 … 5, steps up `Up`5 … 2 with stages
+    `up`5 … 2, gates `Att`5 … 2 or none, and a 1×1 convolution `head`."""
     n: Blobs = {}
     c1, c2, c3, c4, c5 = widths
     image = image_input(in_channels, "image")
@@ -172,10 +182,8 @@ def attention_unet(num_classes: int, in_channels: int, widths: tuple[int, ...], 
 @register("r2attention-unet")
 def r2attention_unet(num_classes: int, in_channels: int, widths: tuple[int, ...], pad: str | None = None) -> Network:
     """`R2AttU_Net`. Input `image` N×H×W×3, H and W multiples of 16; output `logits` N×H×W×classes."""
-    rrcnn = {"stage": "RRCNN", "up": "Up_RRCNN"}
-    return u_shape(
-        "r2attention-unet", num_classes, in_channels, widths, pad=pad, block=rrcnn_block, gated=True, **rrcnn
-    )
+    name, stage, up = "r2attention-unet", "RRCNN", "Up_RRCNN"
+    return u_shape(name, num_classes, in_channels, widths, pad=pad, stage=stage, up=up, block=rrcnn_block, gated=True)
 
 
 def nest(x: KerasTensor, widths: tuple[int, ...], n: Blobs, block: Block) -> list[KerasTensor]:

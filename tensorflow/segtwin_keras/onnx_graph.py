@@ -216,6 +216,7 @@ def tidy(model: ir.Model, weights: list[str], output: str) -> None:
     graph = model.graph
     take_weights_as_the_hub_has_them(graph, weights)
     move_channels_first(graph)
+    mean_of_rows_and_columns(graph)
     cancel_transposes(graph)
     put_biases_into_convolutions(graph)
     put_crops_into_deconvolutions(graph)
@@ -313,6 +314,23 @@ def move_channels_first(graph: ir.Graph) -> None:
             back.outputs[0].shape, back.outputs[0].dtype = was.shape, was.dtype
             was.name, back.outputs[0].name = f"{was.name} (as translated)", was.name
             was.replace_all_uses_with(back.outputs[0], replace_graph_outputs=True)
+
+
+def mean_of_rows_and_columns(graph: ir.Graph) -> None:
+    """The mean over rows and columns of an N×H×W×C blob is that of the N×C×H×W one."""
+    for node in list(graph):
+        image = node.inputs[0] if node.op_type == "ReduceMean" else None
+        if image is None or permutation(image.producer()) != TO_CHANNELS_LAST or integers(node.inputs[1]) != [1, 2]:
+            continue
+        mean = ir.Node(
+            "",
+            "ReduceMean",
+            [source(image), constant(graph, f"{node.outputs[0].name} axes", [2, 3])],
+            node.attributes.values(),
+        )
+        back = ir.node("Transpose", [mean.outputs[0]], attributes={"perm": TO_CHANNELS_LAST})
+        graph.insert_after(node, [mean, back])
+        node.outputs[0].replace_all_uses_with(back.outputs[0], replace_graph_outputs=True)
 
 
 def cancel_transposes(graph: ir.Graph) -> None:

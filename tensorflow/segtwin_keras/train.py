@@ -19,7 +19,7 @@ from segtwin_keras.losses import BinaryCrossEntropy, CrossEntropy, Dice, OneNumb
 from segtwin_keras.network import Network, computed_in
 from segtwin_keras.processes import Processes, joined
 from segtwin_keras.solver import Adam, CaffeSGD, multipliers, trained
-from segtwin_keras.weights import hub_array, load_weights, read_weights
+from segtwin_keras.weights import blob_tensors, hub_array, load_weights, read_weights
 
 STATES = {"caffe-sgd": {"history": "history"}, "adam": {"adam_m": "m", "adam_v": "v"}}
 """Optimizer → name in a checkpoint → the optimizer's list of variables."""
@@ -53,6 +53,9 @@ class Learner:
             model.metadata.get("num_classes") or recipe.num_classes or model.architecture.num_classes
         )
         self.losses = losses_of(recipe)
+        if self.architecture.heads:
+            tensors = blob_tensors(model)
+            self.heads = keras.Model(model.input, [tensors[name] for name in self.architecture.heads])
         self.parameters = trained(model)
         self.variables = [variable for variable, _ in self.parameters.values()]
         pairs = multipliers(model)
@@ -103,11 +106,20 @@ class Learner:
     ) -> tuple[KerasTensor, list[KerasTensor]]:
         with tf.GradientTape() as tape:
             with computed_in(self.model, self.recipe.dtype):
-                output = ops.cast(self.model(data, training=True), self.recipe.weights_dtype)
-            parts = [one(label, output, *more) * (weight if mean else 1) for one, mean in self.losses]
-            loss = ops.sum(ops.stack(parts))
+                outputs = [ops.cast(one, self.recipe.weights_dtype) for one in self._outputs(data)]
+            parts = [
+                one(label, output, *more) * (weight if mean else 1) for output in outputs for one, mean in self.losses
+            ]
+            loss = ops.sum(ops.stack(parts)) / len(outputs)
         values = [variable.value for variable in self.variables]
         return loss, tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _outputs(self, data: KerasTensor) -> list[KerasTensor]:
+        """The network's output, or the logits of all of its heads."""
+        if not self.architecture.heads:
+            return [self.model(data, training=True)]
+        outputs: list[KerasTensor] = self.heads(data, training=True)
+        return outputs
 
     def _update(self, slopes: list[KerasTensor]) -> None:
         self.optimizer.apply(slopes, self.variables)

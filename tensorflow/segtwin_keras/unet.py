@@ -119,7 +119,13 @@ class PaddedMaxPool(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """For `model.save`."""
-        return {**super().get_config(), "kernel": self.kernel, "stride": self.stride, "pad": self.pad, "more": self.more}
+        return {
+            **super().get_config(),
+            "kernel": self.kernel,
+            "stride": self.stride,
+            "pad": self.pad,
+            "more": self.more,
+        }
 
 
 @keras.saving.register_keras_serializable("segtwin")

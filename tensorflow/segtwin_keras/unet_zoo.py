@@ -26,7 +26,17 @@ from segtwin_keras.fcn import crop, three_channels
 from segtwin_keras.nests import Blobs, T, conv_block, named, nest, rrcnn_block, u_shape
 from segtwin_keras.network import Network, check_size, register
 from segtwin_keras.resnet34_unet import decoder_block, encoder
-from segtwin_keras.unet import BatchNorm, Fit, PaddedMaxPool, answer, conv, deconv, double_conv, image_input, shared_conv
+from segtwin_keras.unet import (
+    BatchNorm,
+    Fit,
+    PaddedMaxPool,
+    answer,
+    conv,
+    deconv,
+    double_conv,
+    image_input,
+    shared_conv,
+)
 from segtwin_keras.unet import max_pool as halve
 
 
@@ -93,9 +103,7 @@ def attention_unet_unetzoo(
     num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
 ) -> Network:
     """`AttU_Net`. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
-    return u_shape(
-        "attention-unet-unetzoo", num_classes, in_channels, widths, logits, pad, head="Conv_1x1", gated=True
-    )
+    return u_shape("attention-unet-unetzoo", num_classes, in_channels, widths, logits, pad, head="Conv_1x1", gated=True)
 
 
 def recurrent(x: KerasTensor, filters: int, name: str) -> KerasTensor:
@@ -117,8 +125,10 @@ def r2unet(
     num_classes: int, in_channels: int, widths: tuple[int, ...], logits: bool, pad: str | None = None
 ) -> Network:
     """`R2U_Net`. Input `image` N×H×W×3, H and W multiples of 16; output `probability` (or `logits`) N×H×W×classes."""
-    rrcnn = {"stage": "RRCNN", "up": "Up_RRCNN", "head": "Conv_1x1"}
-    return u_shape("r2unet", num_classes, in_channels, widths, logits, pad, block=true_rrcnn_block, **rrcnn)
+    stage, up, head = "RRCNN", "Up_RRCNN", "Conv_1x1"
+    return u_shape(
+        "r2unet", num_classes, in_channels, widths, logits, pad, stage=stage, up=up, head=head, block=true_rrcnn_block
+    )
 
 
 @register("nested-unet-4heads")
@@ -191,7 +201,7 @@ def put(x: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     return top
 
 
-@tf.custom_gradient
+@tf.custom_gradient  # type: ignore[untyped-decorator]
 def unpool(x: tf.Tensor, place: tf.Tensor) -> Any:
     """`put`, whose gradient is torch's own of max_unpool2d: every pixel takes that of its place, also where another
     has overwritten it."""

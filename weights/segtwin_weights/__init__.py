@@ -187,7 +187,9 @@ def network_of(weights: Weights, network: str | None = None) -> str:
     stated = weights.metadata.get("architecture")
     found = network or (stated if isinstance(stated, str) else None) or (known.name if known else None)
     if found not in list_architectures():
+        near = names.nearest(weights) if found is None else None
         what = f"are a {found}'s" if found else f"({weights!r}) are of no network that is known here"
+        what += f" ({near})" if near else ""
         raise WeightsError(
             f"{weights.metadata.get('source', 'the weights')}: {what}; make them a network's with `segtwin convert "
             "… --to NETWORK`"

@@ -14,9 +14,9 @@ from segtwin.errors import ArchitectureError
 
 import segtwin_weights
 from segtwin_weights import metadata
-from segtwin_weights.mappings import names
 from segtwin_weights.hub import Weights, WeightsError, check_finite, check_keys
 from segtwin_weights.initialize import initialize
+from segtwin_weights.mappings import names
 
 DTypeName = Literal["float32", "float64"]
 Pad = Literal["reflect"]

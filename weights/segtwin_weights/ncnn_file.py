@@ -232,6 +232,8 @@ def crop(made: Made) -> Iterator[Node]:
 
 def eltwise(made: Made) -> Iterator[Node]:
     """The sum of two."""
+    if len(made.bottoms) != 2:
+        raise WeightsError(f"{made.layer.name}: a sum of {len(made.bottoms)} is not written for ncnn")
     yield from activated(made, Node("BinaryOp", made.top, made.bottoms, "0=0"))
 
 
@@ -253,6 +255,28 @@ def batch_norm(made: Made) -> Iterator[Node]:
         "BatchNorm", made.top, made.bottoms, f"0={weight.size} 1={BATCHNORM_EPS:e}", [weight, mean, variance, bias]
     )
     yield from activated(made, node)
+
+
+def upsample_nearest(made: Made) -> Iterator[Node]:
+    """Every pixel four times."""
+    yield Node("Interp", made.top, made.bottoms, "0=1 1=2 2=2")
+
+
+def upsample_bilinear(made: Made) -> Iterator[Node]:
+    """To twice the size, with aligned corners."""
+    yield Node("Interp", made.top, made.bottoms, "0=2 1=2 2=2 6=1")
+
+
+def relu(made: Made) -> Iterator[Node]:
+    """max(x, 0)."""
+    yield Node("ReLU", made.top, made.bottoms)
+
+
+def multiply(made: Made) -> Iterator[Node]:
+    """One channel of the second stands for all."""
+    if made.channels[made.layer.bottoms[1]] != 1:
+        raise WeightsError(f"{made.layer.name}: only products with a single channel are written for ncnn")
+    yield Node("BinaryOp", made.top, made.bottoms, "0=2")
 
 
 def sigmoid(made: Made) -> Iterator[Node]:
@@ -295,6 +319,10 @@ WRITERS: Mapping[str, Callable[[Made], Iterator[Node]]] = {
     "Scale": scale,
     "BatchNorm": batch_norm,
     "Sigmoid": sigmoid,
+    "UpsampleNearest": upsample_nearest,
+    "UpsampleBilinear": upsample_bilinear,
+    "ReLU": relu,
+    "Multiply": multiply,
 }
 """Kind of layer → its nodes. Resize is not among them: ncnn computes its coefficients in float32 (`linear_coeffs` of
 src/layer/interp.cpp), and nothing here has held that against the bound."""

@@ -70,7 +70,11 @@ def skeleton(weights: Weights, architecture: Architecture) -> onnx.ModelProto:
     for layer in used(architecture):
         names = [architecture.parameter_name(layer, kind) for kind in KINDS]
         own = [name for name in names if name in weights]
-        slots += [helper.make_tensor_value_info(name, TensorProto.FLOAT, weights[name].shape) for name in own]
+        slots += [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, weights[name].shape)
+            for name in own
+            if name not in (slot.name for slot in slots)  # layers may share theirs
+        ]
         made = Made(layer, own, architecture.offsets.get(layer.name, 0))
         for one in WRITERS[layer.kind](made):
             (constants if isinstance(one, onnx.TensorProto) else nodes).append(one)
@@ -223,8 +227,13 @@ def crop(made: Made) -> Parts:
 
 
 def eltwise(made: Made) -> Parts:
-    """The sum of two."""
-    yield made.node("Add", *made.layer.bottoms[1:])
+    """The sum, from the first on."""
+    name, total = made.layer.name, made.layer.bottoms[0]
+    for number, bottom in enumerate(made.layer.bottoms[1:], start=2):
+        last = number == len(made.layer.bottoms)
+        total_of = made.top if last else f"{name} of {number}"
+        yield helper.make_node("Add", [total, bottom], [total_of])
+        total = total_of
 
 
 def concat(made: Made) -> Parts:
@@ -281,6 +290,88 @@ def resize(made: Made) -> Parts:
     yield made.node("Resize", "", "", f"{name} shape", mode="linear", coordinate_transformation_mode="align_corners")
 
 
+def resize_half_pixel(made: Made) -> Parts:
+    """Bilinear to the size of the second bottom, edges onto edges."""
+    name, (bottom, like) = made.layer.name, made.layer.bottoms
+    yield helper.make_node("Shape", [bottom], [f"{name} images and channels"], start=0, end=2)
+    yield helper.make_node("Shape", [like], [f"{name} size"], start=2)
+    yield helper.make_node("Concat", [f"{name} images and channels", f"{name} size"], [f"{name} shape"], axis=0)
+    yield made.node("Resize", "", "", f"{name} shape", mode="linear", coordinate_transformation_mode="half_pixel")
+
+
+def upsample_bilinear(made: Made) -> Parts:
+    """To twice the size, with aligned corners."""
+    yield made.constant("scales", [1, 1, 2, 2], np.float32)
+    how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    yield made.node("Resize", "", f"{made.layer.name} scales", **how)
+
+
+def upsample_nearest(made: Made) -> Parts:
+    """Every pixel four times."""
+    yield made.constant("scales", [1, 1, 2, 2], np.float32)
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    yield made.node("Resize", "", f"{made.layer.name} scales", **how)
+
+
+def relu(made: Made) -> Parts:
+    """max(x, 0)."""
+    yield made.node("Relu")
+
+
+def global_mean(made: Made) -> Parts:
+    """Of every channel."""
+    yield made.node("GlobalAveragePool")
+
+
+def multiply(made: Made) -> Parts:
+    """ONNX lets one channel, or one pixel, stand for all."""
+    yield made.node("Mul", *made.layer.bottoms[1:])
+
+
+def unpooling(made: Made) -> Parts:
+    """2×2 windows with stride 1, from comparisons alone: for each of the four pixels of a window, what lies there.
+
+    Of the windows that share a pixel, the first, row by row, has it as its last pixel; so the last pixels are put down
+    first.
+    """
+    layer = made.layer
+    if (layer.kernel, layer.stride) != (2, 1):
+        raise NotImplementedError(f"{layer.name}: only 2×2 windows with stride 1 are unpooled")
+    name, (bottom, like) = layer.name, layer.bottoms
+    yield made.constant("axes", [2, 3])
+    yield made.constant("none", -1)
+    yield made.constant("zero", 0, np.float32)
+    for corner in range(4):
+        i, j = divmod(corner, 2)
+        yield made.constant(f"start {corner}", [i, j])
+        yield made.constant(f"end {corner}", [(-1, END)[i], (-1, END)[j]])
+        yield made.constant(f"place {corner}", corner)
+        yield made.constant(f"around {corner}", [i, j, 1 - i, 1 - j])
+        inputs = [like, f"{name} start {corner}", f"{name} end {corner}", f"{name} axes"]
+        yield helper.make_node("Slice", inputs, [f"{name} corner {corner}"])
+    yield helper.make_node("Max", [f"{name} corner {corner}" for corner in range(4)], [f"{name} most"])
+    place = f"{name} place 3"
+    for corner in (2, 1, 0):
+        yield helper.make_node("Equal", [f"{name} corner {corner}", f"{name} most"], [f"{name} is {corner}"])
+        inputs = [f"{name} is {corner}", f"{name} place {corner}", place]
+        yield helper.make_node("Where", inputs, [f"{name} up to {corner}"])
+        place = f"{name} up to {corner}"
+    top = f"{name} zero"
+    for corner in (3, 2, 1, 0):
+        inputs = [place, f"{name} around {corner}", f"{name} none", f"{name} axes"]
+        yield helper.make_node("Pad", inputs, [f"{name} places {corner}"])
+        inputs = [bottom, f"{name} around {corner}", f"{name} zero", f"{name} axes"]
+        yield helper.make_node("Pad", inputs, [f"{name} values {corner}"])
+        inputs = [f"{name} places {corner}", f"{name} place {corner}"]
+        yield helper.make_node("Equal", inputs, [f"{name} here {corner}"])
+        put = made.top if corner == 0 else f"{name} put {corner}"
+        yield helper.make_node("Where", [f"{name} here {corner}", f"{name} values {corner}", top], [put])
+        top = put
+
+
+END = 2**31 - 1
+"""Behind the last row or column."""
+
 WRITERS: Mapping[str, Callable[[Made], Parts]] = {
     "Convolution": convolution,
     "Deconvolution": deconvolution,
@@ -295,5 +386,12 @@ WRITERS: Mapping[str, Callable[[Made], Parts]] = {
     "BGR": bgr,
     "PadTo": pad_to,
     "Resize": resize,
+    "ResizeHalfPixel": resize_half_pixel,
+    "UpsampleBilinear": upsample_bilinear,
+    "UpsampleNearest": upsample_nearest,
+    "ReLU": relu,
+    "GlobalMean": global_mean,
+    "Multiply": multiply,
+    "Unpooling": unpooling,
 }
 """Kind of layer → its operations."""

@@ -341,6 +341,16 @@ def found_dimensions(weights: Mapping[str, np.ndarray], architecture: Architectu
     return told
 
 
+def shapes_fit(weights: Mapping[str, Any], architecture: Architecture) -> bool:
+    """Whether arrays (or what has a shape) under a network's names have the shapes of it, in some widths."""
+    blobs = {name: np.broadcast_to(np.float32(0), np.shape(blob)) for name, blob in weights.items()}
+    told = found_dimensions(blobs, architecture)
+    if "num_classes" not in told or (architecture.widths and "widths" not in told):
+        return False
+    wanted = architecture.parameters(told["num_classes"], told.get("widths"), told.get("in_channels"))
+    return all(np.shape(blobs[one.name]) == one.shape for one in wanted if one.name in blobs)
+
+
 def dimensions(weights: Weights, architecture: str | Architecture) -> Dimensions:
     """Classes, channels and widths of a network, read off its weights.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from segtwin.architectures import register
 from segtwin.architectures.resnet34_unet import encoder_conv
@@ -116,7 +117,7 @@ def decoder(widths: tuple[str | int, ...]) -> tuple[Layer, ...]:
     )
 
 
-BOTH = {
+BOTH: dict[str, Any] = {
     "input": "image",
     "output": "logits",
     "num_classes": 21,

@@ -76,7 +76,9 @@ def twice(module: str, bottom: str, width: str) -> tuple[Layer, ...]:
     )
 
 
-def rrcnn_block(module: str, bottom: str, width: str, recurrent: Block = twice, entry: str = "Conv") -> tuple[Layer, ...]:
+def rrcnn_block(
+    module: str, bottom: str, width: str, recurrent: Block = twice, entry: str = "Conv"
+) -> tuple[Layer, ...]:
     """`RRCNN_block`: a 1×1 convolution, and beside its result two recurrent blocks, added."""
     return (
         torch_conv(f"{module}.{entry}", bottom, width, kernel=1),

@@ -230,6 +230,14 @@ class Architecture:
         }
 
     @cached_property
+    def carried(self) -> frozenset[str]:
+        """Weights that nothing is computed from: `idle`, and those of idle layers."""
+        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return frozenset(self.idle) | {
+            self.parameter_name(layer, kind) for layer in self.layers if layer.idle for kind in kinds
+        }
+
+    @cached_property
     def exported(self) -> tuple[str, ...]:
         """The blobs that an ONNX file holds: those that the output is computed from, the output the
         last."""
@@ -267,7 +275,8 @@ class Architecture:
         """Whether a number of rows or columns is legal, but for the slack."""
         fewer, more = self.size_slack
         above = self.legal_size(size)
-        return above - size <= fewer or (above - self.size_step >= self.size_least and size - above + self.size_step <= more)
+        below = above - self.size_step
+        return above - size <= fewer or (below >= self.size_least and size - below <= more)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images whose rows or columns do not fit.
@@ -386,7 +395,7 @@ class Architecture:
                 count, self.in_channels if in_channels is None else in_channels, self.resolve_widths(widths)
             )
         channels = self.channels(num_classes, widths, in_channels)
-        parameters = []
+        parameters: list[Parameter] = []
         for layer in self.layers:
             inputs, outputs = channels[layer.bottoms[0]], channels[layer.name]
             shape = KINDS[layer.kind].weight_shape(layer, inputs, outputs)

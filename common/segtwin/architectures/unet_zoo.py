@@ -390,7 +390,9 @@ def vgg16_stages(prefix: str, idle: tuple[int, ...] = ()) -> tuple[Layer, ...]:
     return layers
 
 
-def larger(number: int, bottom: str, width: str | int, skip: str | None = None, idle: bool = False) -> tuple[Layer, ...]:
+def larger(
+    number: int, bottom: str, width: str | int, skip: str | None = None, idle: bool = False
+) -> tuple[Layer, ...]:
     """Transposed convolution of stride 2, ReLU, the skip added, BatchNorm."""
     deconv = torch_deconv(f"deconv{number}", bottom, width, kernel=3, pad=1, output_pad=1)
     layers: tuple[Layer, ...] = (replace(deconv, relu=True, idle=idle),)

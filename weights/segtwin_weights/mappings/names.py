@@ -15,7 +15,7 @@ makes a conv1_1 for one kind of inputs into one for another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from segtwin import Preprocessing
@@ -85,13 +85,64 @@ def _known(keys: Iterable[str]) -> bool:
 
 
 def identify(blobs: Mapping[str, Any]) -> Architecture | None:
-    """The architecture whose blobs have exactly these names; BatchNorm's counters may be missing."""
+    """The architecture whose blobs have exactly these names; BatchNorm's counters may be missing. Of several the one
+    whose shapes fit (UNET-ZOO's two FCNs have the same names)."""
+    from segtwin_weights.surgery import shapes_fit
+
+    found = []
     for architecture in known_architectures():
         parameters = architecture.parameters()
         needed = {parameter.name for parameter in parameters if parameter.fill != "counter"}
         if needed <= blobs.keys() <= {parameter.name for parameter in parameters}:
-            return architecture
-    return None
+            found.append(architecture)
+    return next((one for one in found[1:] if shapes_fit(blobs, one)), found[0]) if found else None
+
+
+class Nearest(NamedTuple):
+    """A network that some weights are nearly those of."""
+
+    architecture: Architecture
+    missing: tuple[str, ...]
+    """Weights that it has and they have not."""
+    over: tuple[str, ...]
+    """Weights that they have and it has not."""
+
+    def __str__(self) -> str:
+        """In words."""
+        parts = [
+            f"{len(keys)} weights {what} ({', '.join(keys[:SHOWN])}{' …' if len(keys) > SHOWN else ''})"
+            for what, keys in (("more", self.over), ("missing", self.missing))
+            if keys
+        ]
+        return f"nearest is {self.architecture.name}: {' and '.join(parts)}"
+
+
+SHOWN = 3
+ALIKE = 0.5
+"""Share of names that two networks have in common, of all that either has, from which one is called near."""
+
+
+def nearest(names: Iterable[str]) -> Nearest | None:
+    """The network that shares most names with these, where it is at least half of all; None for a network that is
+    known, and for names that are far from all."""
+    keys = [name for name in names if not name.endswith("num_batches_tracked")]
+    best: tuple[float, Nearest] | None = None
+    for architecture in known_architectures():
+        for spelling in (str, _dotted):
+            own = [spelling(parameter.name) for parameter in architecture.parameters() if parameter.fill != "counter"]
+            common = len({*own} & {*keys})
+            share = common / len({*own} | {*keys})
+            if share >= ALIKE and (best is None or share > best[0]):
+                lacking, more = ({*own} - {*keys}), ({*keys} - {*own})
+                best = (
+                    share,
+                    Nearest(architecture, tuple(k for k in own if k in lacking), tuple(k for k in keys if k in more)),
+                )
+    return best[1] if best and (best[1].missing or best[1].over) else None
+
+
+def _dotted(name: str) -> str:
+    return name.replace("-", "_").replace("/", ".")
 
 
 def caffe_names() -> dict[str, str]:
