@@ -127,7 +127,7 @@ def test_every_row_is_explained(architecture: str, tmp_path) -> None:
     """Its learned parameters, counted layer by layer, are the architecture's; running statistics,
     counters and what is carried along idly are not counted."""
     this = get_architecture(architecture)
-    height, width = (188, 204) if architecture == "unet-paper" else (64, 96)
+    height, width = (188, 204) if architecture == "unet-paper" else map(this.legal_size, (64, 96))
     idle = {*this.carried, *this.aliases}
     counted = [
         p

@@ -43,7 +43,7 @@ def table(architecture: Architecture) -> list[Run]:
     """What the table of layers says."""
     runs = []
     for layer in architecture.layers:
-        if KINDS[layer.kind].weight_shape(layer, 1, 1) is not None:
+        if KINDS[layer.kind].weight_shape(layer, 1, 1) is not None and not layer.idle:
             kind = layer.kind.removesuffix("Same")
             name = (layer.module or layer.name).replace("-", "_")
             runs.append(Run(name, kind, layer.kernel, layer.stride, layer.pad, layer.output_pad, layer.dilation))
@@ -78,7 +78,7 @@ def run_by_torch(model: segtwin_torch.Network, data: torch.Tensor) -> list[Run]:
         for name, module in model.named_modules()
     ]
     with torch.inference_mode():
-        model(data)
+        model(data, {})  # with a notebook, every head
     for hook in hooks:
         hook.remove()
     return runs

@@ -31,6 +31,7 @@ def drawn(architecture: Architecture, draw: Draw, widest: int = 3) -> Weights:
         if blob.dtype.kind == "f" and not name.startswith(("upscore", "scale_")):
             low = -1 if "score" in name or name.startswith(("conv10", "layer10", "classifier.6")) else 0.1
             share = 2 * len(blob) / blob.size if blob.ndim > 1 else 1  # what comes out is of the size of what goes in
+            share *= 0.25 if ".RCNN." in name and name.endswith("conv.1.weight") else 1  # doubled again and again
             blobs[name] = (random.uniform(low, 1, blob.shape) * share).astype(np.float32)
     return Weights(blobs, start.metadata)
 

@@ -87,6 +87,8 @@ def explain(
     explained: list[Explained] = []
     counted: set[str] = set()
     for layer in architecture.layers:
+        if layer.idle:
+            continue
         fields = [
             max(
                 size_of(sees(architecture, layer.name, (y, y), axis, shapes, offsets)[architecture.input])

@@ -141,7 +141,8 @@ def test_json_of_list_and_explain(monkeypatch: pytest.MonkeyPatch, odd: Path) ->
 @pytest.mark.parametrize("more", [0, 64])
 def test_what_is_drawn_lies_within_the_image_and_its_padding(name: str, more: int) -> None:
     architecture = get_architecture(name)
-    height, width = (188 + more, 204 + more) if name == "unet-paper" else (64 + more, 96 + more)
+    sizes = (188, 204) if name == "unet-paper" else (64, 96)
+    height, width = (architecture.legal_size(size + more) for size in sizes)
     pad = next(layer.pad for layer in architecture.layers if layer.kind == "Convolution")
     for sight in explanation.sights(architecture, height, width):
         for (first, last), centre, size in zip(sight.box, sight.centre, (height, width), strict=True):

@@ -18,7 +18,8 @@ def test_every_mistake_changes_the_output(network: str) -> None:
             weights[name] = random.standard_normal(blob.shape).astype(np.float32)
     catalogue = hypotheses(architecture, weights, architecture.preprocessing, architecture.in_channels)
     assert len({one.key for one in catalogue}) == len(catalogue)
-    assert len({one.id for one in catalogue}) >= 40
+    # without BatchNorm, sigmoid, Caffe's padding and crops there is less to get wrong
+    assert len({one.id for one in catalogue}) >= (35 if network == "vgg16-unet" else 40)
     names = {layer.name for layer in architecture.layers} | {DATA}
     height, width = architecture.example_size
     data = random.standard_normal((1, architecture.in_channels, height, width)).astype(np.float32) * 50

@@ -89,7 +89,7 @@ def test_a_part_of_the_image_has_that_part_of_the_papers_map(draw: st.DataObject
     assert oracle.relative_error(tiled, untiled) < EXACT
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "segnet"])  # see `backward.unpooling`
 @settings(every, max_examples=2)
 @given(draw=st.data())
 def test_gradients_are_the_differences_that_they_predict(name: str, draw: st.DataObject) -> None:
@@ -101,8 +101,9 @@ def test_gradients_are_the_differences_that_they_predict(name: str, draw: st.Dat
     size = segtwin_weights.dimensions(Weights(weights), architecture)
     data = np.random.default_rng(4).uniform(-1, 1, (2, size.in_channels, height, width))
     shape = (2, *architecture.shapes(height, width, size.num_classes, size.widths)[architecture.output])
-    loss = binary_cross_entropy if architecture.sigmoid else softmax_with_loss
-    channels, classes = (shape[1], 2) if architecture.sigmoid else (1, shape[1])
+    binary = architecture.binary(size.num_classes)
+    loss = binary_cross_entropy if binary else softmax_with_loss
+    channels, classes = (shape[1], 2) if binary else (1, shape[1])
     label = np.random.default_rng(5).integers(0, classes, (2, channels, *shape[2:]))
     _, slopes = backward.gradients(architecture, weights, data, label, loss)
     assert slopes.keys() >= {one.name for one in trained(architecture)}

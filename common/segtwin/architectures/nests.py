@@ -62,8 +62,8 @@ def up_conv(module: str, bottom: str, width: str) -> tuple[Layer, ...]:
 def call(name: str, bottom: str, width: str, module: str) -> tuple[Layer, ...]:
     """One call of the convolution, BatchNorm and ReLU that a recurrent block shares."""
     return (
-        torch_conv(f"{name} linear", bottom, width, module=f"{module}.conv.0"),
-        norm(name, f"{name} linear", f"{module}.conv.1"),
+        torch_conv(f"{name} conv", bottom, width, module=f"{module}.conv.0"),
+        norm(name, f"{name} conv", f"{module}.conv.1"),
     )
 
 

@@ -9,6 +9,7 @@ public ports; each says in words what is right.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,7 +33,8 @@ def hypotheses(
         preprocessing: how its inputs are made.
         in_channels: channels of its input.
     """
-    case = Case(architecture, weights)
+    used = tuple(layer for layer in architecture.layers if not layer.idle)
+    case = Case(replace(architecture, layers=used), weights)
     return [
         *inputs.of(preprocessing, in_channels),
         *output.of(case),

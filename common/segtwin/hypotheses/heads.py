@@ -443,7 +443,8 @@ def sums(layer: Layer) -> Iterator[Hypothesis]:
             id, (layer.name,), f"{layer.name} is {words}: it is a sum",
             computed_by(joined(function), layer.name),
         )  # fmt: skip
-    for number, bottom in enumerate(layer.bottoms):
+    for bottom in dict.fromkeys(layer.bottoms):
+        number = layer.bottoms.index(bottom)
         yield Hypothesis(
             "skip_missing", (layer.name,), f"{layer.name} lacks {bottom}",
             computed_by(joined(all_but(number)), layer.name), bottom,

@@ -281,29 +281,31 @@ def skips(case: Case) -> Iterator[Hypothesis]:
     by_name = {layer.name: layer for layer in case.architecture.layers}
     users: dict[str, list[Layer]] = {}
     for layer in case.architecture.layers:
-        for bottom in layer.sources:
+        for bottom in dict.fromkeys(layer.sources):
             users.setdefault(bottom, []).append(layer)
     for name, those in users.items():
         source = by_name.get(name)
         if source is None or len(those) < 2:
             continue
         for user in those[1:] if source.kind == "Pooling" or user_first(those) else those:
+            several = sum(len(users[bottom]) > 1 for bottom in user.sources) > 1
+            which = name if several else ""
             if source.kind == "Pooling":
                 before = source.bottoms[0]
                 yield Hypothesis(
                     "skip_before_pool", (user.name,), f"{user.name} takes {before}: it takes {name}, after the pooling",
-                    rewired(user, name, before),
+                    rewired(user, name, before), which,
                 )  # fmt: skip
             if source.relu:
                 yield Hypothesis(
                     "skip_before_relu", (user.name,), f"{user.name} takes {name} before its ReLU: it takes it after",
-                    before_relu(user, source),
+                    before_relu(user, source), which,
                 )  # fmt: skip
             if source.kind == "Pooling" and (inner := by_name.get(source.bottoms[0])) is not None and inner.relu:
                 yield Hypothesis(
                     "skip_before_relu", (user.name,),
                     f"{user.name} takes {name} of {inner.name} before its ReLU: it takes it after",
-                    pooled_before_relu(user, source, inner),
+                    pooled_before_relu(user, source, inner), which,
                 )  # fmt: skip
 
 
