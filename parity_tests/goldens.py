@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -451,7 +451,7 @@ ZOO_BLOBS = MappingProxyType(
 ZOO_KEYS = json.loads((FOLDER / "zoo" / "zoo_state_dict_keys.json").read_text())
 
 
-@cache
+@lru_cache(maxsize=2)  # 40 MB to 200 MB each
 def zoo_weights(table: str, seed: int, scale: tuple[tuple[str, float], ...]) -> Weights:
     """The state_dict behind a golden of zoo/, with its extra factors."""
     state = recipe.torch_state(ZOO_KEYS[table], seed)
@@ -498,7 +498,7 @@ class ZooGolden(Golden):
         assert sha256([data]) == self.meta["input_sha256"]
         return data
 
-    @cached_property
+    @property
     def weights(self) -> Weights:
         scale = tuple((pattern, factor) for pattern, factor in self.meta["scale"])
         weights = zoo_weights(self.meta["state_dict"], self.meta["seed"], scale)

@@ -12,6 +12,13 @@ from segtwin_weights import Weights
 
 Draw = Callable[[st.SearchStrategy], Any]
 NETWORKS = [name for name in list_architectures() if name not in ("vgg16", "resnet34-unet")]  # resnet34 has no widths
+REPEATED = {
+    "unet-64", "r2unet-nests", "attention-unet", "nested-unet", "attention-unet-unetzoo", "r2unet", "nested-unet-1head",
+    "fcn8s-unetzoo", "vgg16-unet", "unet-milesial-bilinear",
+}  # fmt: skip
+"""Networks whose layers are all in another one of their repository: tests that take seconds a network leave them to
+test_zoo, which holds each to its original."""
+VARIED = [name for name in list_architectures() if name not in REPEATED]
 EXACT = 1e-11
 """Of a float64 run's largest value: sums of some hundred products in another order."""
 every = settings(deadline=None, derandomize=True, database=None, phases=[Phase.generate])

@@ -62,17 +62,17 @@ def up_conv(module: str, bottom: str, width: str) -> tuple[Layer, ...]:
 def call(name: str, bottom: str, width: str, module: str) -> tuple[Layer, ...]:
     """One call of the convolution, BatchNorm and ReLU that a recurrent block shares."""
     return (
-        torch_conv(f"{name} conv", bottom, width, module=f"{module}.conv.0"),
-        norm(name, f"{name} conv", f"{module}.conv.1"),
+        torch_conv(f"{name}.linear", bottom, width, module=f"{module}.conv.0"),
+        norm(name, f"{name}.linear", f"{module}.conv.1"),
     )
 
 
 def twice(module: str, bottom: str, width: str) -> tuple[Layer, ...]:
     """`Recurrent_block` of Nest of U-Nets: y = f(x), then f(y + y)."""
     return (
-        *call(f"{module} first", bottom, width, module),
-        Layer(f"{module} doubled", "Eltwise", (f"{module} first", f"{module} first")),
-        *call(module, f"{module} doubled", width, module),
+        *call(f"{module}.first", bottom, width, module),
+        Layer(f"{module}.doubled", "Eltwise", (f"{module}.first", f"{module}.first")),
+        *call(module, f"{module}.doubled", width, module),
     )
 
 
@@ -157,8 +157,8 @@ def nested(block: Block) -> tuple[Layer, ...]:
 def blobs(layers: tuple[Layer, ...], *ends: str) -> tuple[str, ...]:
     """The image, poolings, what is upsampled, gates, stages, and `ends`: what the pages give names to."""
     heads = ("Conv", "RRCNN", "Maxpool", "Up", "Att", "conv", "pool", "up")
-    inside = (".psi", ".RCNN.0")
-    named = [layer.name for layer in layers if layer.name.startswith(heads) and " " not in layer.name]
+    inside = (".psi", ".RCNN.0", ".RCNN.1")
+    named = [layer.name for layer in layers if layer.name.startswith(heads)]
     return "image", *(name for name in named if "." not in name or name.endswith(inside)), *ends
 
 

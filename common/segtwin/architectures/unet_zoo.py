@@ -108,13 +108,13 @@ ATTENTION_UNET_UNETZOO = zoo(
 
 def thrice(module: str, bottom: str, width: str) -> tuple[Layer, ...]:
     """`Recurrent_block` of UNET-ZOO for t = 2: x₁ = f(x), x₁ = f(x + x₁), x₁ = f(x + x₁)."""
-    first, second = f"{module} first", f"{module} second"
+    first, second = f"{module}.first", f"{module}.second"
     return (
         *call(first, bottom, width, module),
-        Layer(f"{second} sum", "Eltwise", (bottom, first)),
-        *call(second, f"{second} sum", width, module),
-        Layer(f"{module} sum", "Eltwise", (bottom, second)),
-        *call(module, f"{module} sum", width, module),
+        Layer(f"{second}.sum", "Eltwise", (bottom, first)),
+        *call(second, f"{second}.sum", width, module),
+        Layer(f"{module}.sum", "Eltwise", (bottom, second)),
+        *call(module, f"{module}.sum", width, module),
     )
 
 
