@@ -14,9 +14,10 @@ import pytest
 import segtwin_keras
 import segtwin_torch
 import torch
+from drawn_networks import VARIED
 from goldens import FOLDER, recipe, weights_of
 from segtwin import backward, losses, oracle
-from segtwin.architectures import Architecture, get_architecture, list_architectures
+from segtwin.architectures import Architecture, get_architecture
 from segtwin.errors import ArchitectureError, LabelError, SolverError
 from segtwin.solver import PUBLISHED, Solver, trained
 from segtwin_weights import Weights, initialize
@@ -180,18 +181,22 @@ def drawn(architecture: Architecture, widths: tuple[int, ...] | None, classes: i
             blobs[name] = blob
         else:
             blobs[name] = random.uniform(-bound, bound, blob.shape).astype(np.float32)
+            if ".RCNN." in name and name.endswith("conv.1.weight"):  # doubled, again and again
+                blobs[name] *= 0.25
+            if name.endswith((".W_g.1.bias", ".W_x.1.bias", ".conv1x1.weight")):  # in front of ReLUs of few channels
+                blobs[name] = np.abs(blobs[name]) + (1 if name.endswith("bias") else 0)
     for name, owner in architecture.aliases.items():
         blobs[name] = blobs[owner].reshape(blobs[name].shape)
     return Weights(blobs, start.metadata)
 
 
-@pytest.mark.parametrize("name", list_architectures())
+@pytest.mark.parametrize("name", VARIED)
 def test_both_twins_have_the_oracles_gradients_of_every_network(name: str) -> None:
     """In float64: every kind of layer, with labels of which a tenth is ignored."""
     architecture = get_architecture(name)
-    widths = WIDTHS.get(name, TINY)
+    widths = WIDTHS.get(name, TINY[: len(architecture.widths)] or None)
     weights = drawn(architecture, widths, 4)
-    height, width = architecture.example_size if name != "resnet34-unet" else (32, 32)
+    height, width = architecture.example_size if architecture.widths else map(architecture.legal_size, (32, 32))
     random = np.random.RandomState(5)
     low, high = (-120, 130) if architecture.colour == "BGR" and architecture.divisor == 1 else (0, 1)
     data = random.uniform(low, high, (2, architecture.in_channels, height, width))
@@ -199,7 +204,12 @@ def test_both_twins_have_the_oracles_gradients_of_every_network(name: str) -> No
     logits = architecture.sigmoid
     output = architecture.layers[-2].name if logits else architecture.output
     blobs = {architecture.input: data} | {
-        layer.name: blob for layer, blob in zip(architecture.layers, every_top(architecture, exact, data), strict=True)
+        layer.name: blob
+        for layer, blob in zip(
+            [layer for layer in architecture.layers if not layer.idle],
+            every_top(architecture, exact, data),
+            strict=True,
+        )
     }
     size = blobs[output].shape[2:]
     label = random.randint(0, 4, (2, 1, *size))
@@ -211,7 +221,8 @@ def test_both_twins_have_the_oracles_gradients_of_every_network(name: str) -> No
     else:
         want = backward.of_output(architecture, exact, blobs, slope)
     assert want.keys() == {one.name for one in trained(architecture)}
-    assert all(np.abs(one).max() > 0 for one in want.values())
+    # the loss is the last head's
+    assert all(np.abs(one).max() > 0 for key, one in want.items() if key not in architecture.not_exported)
     for twin in TWINS.values():
         options = {"logits": True} if logits else {}
         model = twin.build(name, num_classes=4, widths=widths, weights=weights, dtype="float64", **options)

@@ -10,6 +10,7 @@ import segtwin
 import segtwin_torch
 import segtwin_weights
 import torch
+from drawn_networks import narrow
 from goldens import TINY
 from PIL import Image
 from segtwin.architectures import get_architecture, list_architectures
@@ -160,19 +161,16 @@ def test_classes_become_a_palette_image(work: Path) -> None:
 
 @pytest.mark.parametrize("architecture", list_architectures())
 def test_every_row_predicts(work: Path, architecture: str) -> None:
-    widths = {
-        "unet-paper": (2, 2, 2, 2, 2),
-        "unet": (2, 3, 4, 5, 6),
-        "unet-small": (2, 3, 4, 5, 6),
-        "resnet34-unet": None,
-    }.get(architecture, TINY)
-    segtwin_weights.write(random_weights(architecture, widths=widths), "w.safetensors")
-    Image.open("in/a.png").resize((96, 64)).save("fits.png")
+    segtwin_weights.write(random_weights(architecture, widths=narrow(architecture)), "w.safetensors")
+    rows, columns = (
+        (64, 96) if architecture == "unet-paper" else map(get_architecture(architecture).legal_size, (64, 96))
+    )
+    Image.open("in/a.png").resize((columns, rows)).save("fits.png")
     assert (
         run("predict", "w.safetensors", "fits.png", "-o", "out", "--engine", "torch", "--probability", "--quiet") == 0
     )
     mask, probability = np.asarray(Image.open("out/fits.mask.png")), np.load("out/fits.probability.npy")
-    assert probability.shape == (get_architecture(architecture).num_classes, 64, 96)
+    assert probability.shape == (get_architecture(architecture).num_classes, rows, columns)
     assert 0 <= probability.min() <= probability.max() <= 1
     labels = probability.argmax(0) if len(probability) > 1 else probability[0] >= 0.5
     np.testing.assert_array_equal(mask, labels)

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import segtwin_weights
+from drawn_networks import VARIED
 from PIL import Image
 from segtwin import oracle
-from segtwin.architectures import get_architecture, list_architectures
+from segtwin.architectures import get_architecture
 from segtwin_cli import export as export_command
 from segtwin_cli.main import main
 from segtwin_weights import Weights, initialize
@@ -68,7 +69,11 @@ def run(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("name", list_architectures())
+NOT_IN_OPENCV = {"ce-net", "resnet50-unet", "segnet"}
+"""OpenCV 4.14 crashes on the first two, and takes other maxima than float32 where they are near (see `check_run`)."""
+
+
+@pytest.mark.parametrize("name", [name for name in VARIED if name not in NOT_IN_OPENCV])
 @pytest.mark.parametrize("framework", TWINS)
 def test_opencv_computes_the_same(framework: str, name: str, tmp_path: Path) -> None:
     weights, data, truth = weights_of(name)

@@ -7,7 +7,7 @@ import numpy as np
 import segtwin_weights
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from segtwin.architectures import Architecture, list_architectures
+from segtwin.architectures import Architecture, get_architecture, list_architectures
 from segtwin_weights import Weights
 
 Draw = Callable[[st.SearchStrategy], Any]
@@ -19,6 +19,13 @@ REPEATED = {
 """Networks whose layers are all in another one of their repository: tests that take seconds a network leave them to
 test_zoo, which holds each to its original."""
 VARIED = [name for name in list_architectures() if name not in REPEATED]
+
+
+def narrow(name: str) -> tuple[int, ...] | None:
+    """Small widths, none the same; None for a network that has its own alone."""
+    return tuple(range(2, 2 + len(get_architecture(name).widths))) or None
+
+
 EXACT = 1e-11
 """Of a float64 run's largest value: sums of some hundred products in another order."""
 every = settings(deadline=None, derandomize=True, database=None, phases=[Phase.generate])

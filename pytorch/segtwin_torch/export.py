@@ -172,7 +172,7 @@ def skeleton(model: Network, opset: int, shape: tuple[int, int, int] | None = No
     assert program is not None
     graph = program.model
     tidy(graph, blobs[-1])
-    if free is not None:
+    if free is not None and not free_sizes(architecture):
         sizes_of_blobs(graph.graph, architecture)
     return ir.to_proto(graph)
 

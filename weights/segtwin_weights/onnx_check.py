@@ -21,7 +21,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from segtwin import Converted, noise, oracle
-from segtwin.architectures import Architecture
+from segtwin.architectures import Architecture, Layer
 
 from segtwin_weights import onnx_dead_zones, onnx_stamp
 from segtwin_weights.hub import file_kind
@@ -209,12 +209,12 @@ def probes(zero: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def probe_image(source: Source) -> np.ndarray:
+def probe_image(source: Source, seed: int = 13) -> np.ndarray:
     """A seeded random image, N×C×H×W: of the graph's size, or of a small legal one that is not the
     one it was traced at."""
     sizes = [source.shape] if source.shape else [(1, *size) for size in probe_sizes(source.architecture)]
     n, height, width = sizes[0]
-    return np.random.default_rng(13).uniform(-128, 128, (n, source.in_channels, height, width)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(-128, 128, (n, source.in_channels, height, width)).astype(np.float32)
 
 
 def probe_sizes(architecture: Architecture) -> list[tuple[int, int]]:
@@ -246,7 +246,23 @@ def check_run(
     that pass nothing on, hardly shows there.
     """
     names = list(onnx_dead_zones.held(source.blobs, model))
-    data = probe_image(source)
+    if any(layer.kind == "Unpooling" for layer in source.architecture.layers):
+        check_unpooling_run(model, file, path, source, instead, names)
+    else:
+        check_image(model, file, path, source, instead, names, probe_image(source))
+
+
+def check_image(
+    model: onnx.ModelProto,
+    file: Path,
+    path: str | os.PathLike[str],
+    source: Source,
+    instead: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    data: np.ndarray,
+    compared: Sequence[str] | None = None,
+) -> None:
+    """These blobs of one image; those that are compared, where not all of them are."""
     want = source.run(data, instead, names)
     declared, shape = dimensions(model.graph.output[0]), want[source.output].shape
     if (
@@ -272,7 +288,8 @@ def check_run(
         return
     bound = rounding(model)
     probability = source.output if source.architecture.sigmoid else None
-    errors = {name: oracle.relative_error(got[name], want[name]) for name in names if name != probability}
+    compared = names if compared is None else compared
+    errors = {name: oracle.relative_error(got[name], want[name]) for name in compared if name != probability}
     bounds = dict.fromkeys(errors, bound)
     if any(not errors[name] <= bound for name in errors) and all(off < 1e-2 for off in errors.values()):
         measured = own_rounding(source, instead, data)  # the network may magnify roundings: ask it how much
@@ -284,11 +301,59 @@ def check_run(
                 "allowed)"
             )
             raise ValueError(f"{path}: {differs(words)}")
-    if probability is not None:  # a sigmoid is nowhere steeper than 1/4
+    if probability is not None and probability in compared:  # a sigmoid is nowhere steeper than 1/4
         (scores,) = source.architecture.layer(probability).bottoms
         off = float(np.abs(got[probability] - want[probability].astype(np.float64)).max())
         if not off <= bounds[scores] * float(np.abs(want[scores]).max()) / 4 + PROBABILITY_ROUNDING:
             raise ValueError(f"{path}: {differs(f'ONNX Runtime computes {probability} {off:.1e} away from the model')}")
+
+
+TRIES = 4
+"""Images that are tried until two runs take the same pixel of every window."""
+
+
+def check_unpooling_run(
+    model: onnx.ModelProto,
+    file: Path,
+    path: str | os.PathLike[str],
+    source: Source,
+    instead: Mapping[str, np.ndarray],
+    names: Sequence[str],
+) -> None:
+    """A network that unpools by the places of maxima: where two pixels of a window differ by less than float32 rounds,
+    two correct runs may take different ones, and part there.
+
+    So an image is looked for of which both take the same. If there is none (large images have too many windows), what
+    lies before the first unpooling is compared, and that every unpooling is right for what it is given; the rest is
+    not, which is said.
+    """
+    layers = [layer for layer in source.architecture.layers if layer.kind == "Unpooling"]
+    for seed in range(13, 13 + TRIES):
+        data = probe_image(source, seed)
+        try:
+            got = onnx_values(file, data, names, instead, model, plain=True)
+        except Exception:  # `check_image` says what it is
+            check_image(model, file, path, source, instead, names, data)
+            return
+        want = source.run(data, instead, names)
+        if all(same_places(layer, got, want) for layer in layers):
+            check_image(model, file, path, source, instead, names, data)
+            return
+    for layer in layers:
+        exact = oracle.unpooling(layer, source.architecture, [got[bottom] for bottom in layer.bottoms], [])
+        if not np.array_equal(exact, got[layer.name]):
+            raise ValueError(f"{path}: {differs(f'{layer.name} is not what its layer makes of its bottoms')}")
+    before = names[: names.index(layers[0].name)]
+    check_image(model, file, path, source, instead, names, data, before)
+    words = f"compared with the model up to {before[-1]}: behind it maxima differ by less than rounding"
+    warnings.warn(f"{path}: {words}", Converted, stacklevel=4)
+
+
+def same_places(layer: Layer, one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two runs take the same pixel of every window."""
+    small, pooled = layer.bottoms
+    places = [oracle.places(layer, blobs[pooled], blobs[small].shape[2:]) for blobs in (one, other)]
+    return all(np.array_equal(a, b) for a, b in zip(*places, strict=True))
 
 
 def rounding(model: onnx.ModelProto) -> float:
