@@ -1,5 +1,5 @@
 """Measure what the tests assert, and print it as the README's table: `python
-parity_tests/proven.py`.
+parity_tests/proven.py`, and `python parity_tests/proven.py zoo` for the networks of other repositories.
 
 For every golden of a network (of real Caffe, or of the original TensorFlow 1 or torch code) and
 every engine: the largest distance of any blob from the original, in noise floors (the tests allow
@@ -10,6 +10,8 @@ networks).
 """
 
 import gc
+import math
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,15 +27,17 @@ from goldens import (
     unet_goldens,
     unet_paper_goldens,
     vggfcn_goldens,
+    zoo_goldens,
 )
 from segtwin import noise, oracle
 from segtwin_engines.facts import machine
+from segtwin_engines.loading import start
 from segtwin_weights import dimensions, initialize
 from test_fcn_caffe import NETWORKS
 from test_referee import GOLDENS as OPENCV
 from test_referee import opencv
 
-from engines import ENGINES, TWINS, exported, keras_engine, model, torch_engine
+from engines import ENGINES, TWINS, exported, keras_engine, made, model, torch_engine
 
 NAMES = [
     "PyTorch",
@@ -102,6 +106,39 @@ def main() -> None:
         gc.collect()
 
 
+def zoo() -> None:
+    """The networks of other repositories: against their own code, at their own width."""
+    print(f"Measured on {machine()['processor']}.\n")
+    print("| network | repository, class | parameters | goldens | PyTorch | Keras | ONNX Runtime | largest error |")
+    print("|---|---|---:|---|---:|---:|---:|---:|")
+    every = zoo_goldens()
+    for name in dict.fromkeys(golden.architecture.name for golden in every):
+        those = [golden for golden in every if golden.architecture.name == name]
+        architecture = those[0].architecture
+        sizes = ", ".join("×".join(map(str, golden.data.shape)) for golden in those)
+        ratios = [0.0, 0.0, 0.0]
+        worst = 0.0
+        for golden in those:
+            runs = [twin.blobs(made(framework, name, golden.weights), golden.data) for framework, twin in TWINS.items()]
+            runs.append(start("onnxruntime", architecture, golden.weights).blobs(golden.data))
+            for number, blobs in enumerate(runs):
+                held = [key for key in golden.blobs if golden.source(key) in blobs]
+                errors = [oracle.relative_error(golden.stored(key, blobs), golden.blobs[key]) for key in held]
+                floors = [golden.floors[key] for key in held]
+                ratios[number] = max(ratios[number], *(a / b for a, b in zip(errors, floors, strict=True)))
+                worst = max(worst, *errors)
+        learned = [
+            p
+            for p in architecture.parameters()
+            if "running" not in p.name and not p.name.endswith("num_batches_tracked")
+        ]
+        count = sum(math.prod(p.shape) for p in learned)
+        where = architecture.source.split(" ", 1)
+        cells = [f"`{name}`", f"{where[0]}: {where[1]}", f"{count:,}", sizes, *(f"{one:.2f}" for one in ratios)]
+        print(f"| {' | '.join(cells)} | {worst:.1e} |", flush=True)
+        gc.collect()
+
+
 def referee() -> None:
     """OpenCV on the exported Caffe files, with and without its Winograd convolutions."""
     for winograd in (False, True):
@@ -119,5 +156,8 @@ def referee() -> None:
 
 
 if __name__ == "__main__":
-    main()
-    referee()
+    if sys.argv[1:] == ["zoo"]:
+        zoo()
+    else:
+        main()
+        referee()

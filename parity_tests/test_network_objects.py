@@ -28,7 +28,7 @@ def small(name: str) -> dict:
 
 def data_for(name: str) -> np.ndarray:
     architecture = get_architecture(name)
-    size = (188, 204) if name == "unet-paper" else (64, 96)
+    size = (188, 204) if name == "unet-paper" else tuple(map(architecture.legal_size, (64, 96)))
     return np.random.default_rng(0).random((1, architecture.in_channels, *size), np.float32)
 
 

@@ -11,7 +11,7 @@ from segtwin.architectures import Architecture, get_architecture, list_architect
 from segtwin_weights import Weights
 
 Draw = Callable[[st.SearchStrategy], Any]
-NETWORKS = [name for name in list_architectures() if name not in ("vgg16", "resnet34-unet")]  # resnet34 has no widths
+NETWORKS = [name for name in list_architectures() if get_architecture(name).widths]
 REPEATED = {
     "unet-64", "r2unet-nests", "attention-unet", "nested-unet", "attention-unet-unetzoo", "r2unet", "nested-unet-1head",
     "fcn8s-unetzoo", "vgg16-unet", "unet-milesial-bilinear",
@@ -35,7 +35,8 @@ def drawn(architecture: Architecture, draw: Draw, widest: int = 3) -> Weights:
     """Weights of drawn widths, classes and channels, none of which is zero. Those behind a ReLU are positive, so that
     no network of one channel is silent; scores have either sign."""
     widths = [draw(st.integers(1, widest)) for _ in architecture.widths]
-    channels = 3 if "vgg" in architecture.name else draw(st.integers(1, 4))
+    free = architecture.any_channels and "vgg" not in architecture.name
+    channels = draw(st.integers(1, 4)) if free else 3
     start = segtwin_weights.initialize(
         architecture.name, widths=widths, num_classes=draw(st.integers(1, 5)), in_channels=channels, seed=1
     )

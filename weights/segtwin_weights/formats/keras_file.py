@@ -294,7 +294,7 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
         name = renamed.get(keras_name, keras_name)
         known = _row_parts(architecture, name, between)
         carried = architecture is not None and any(
-            idle.startswith(f"{name}.") for idle in architecture.idle if idle not in architecture.aliases
+            idle.startswith(f"{name}.") for idle in architecture.carried if idle not in architecture.aliases
         )
         parts = (
             known
@@ -308,7 +308,7 @@ def _to_hub(path: str | os.PathLike[str], content: Content) -> Weights:
             if blob in blobs:
                 raise WeightsError(f"{path}: has two layers {keras_name!r}")
             check_finite(path, blob, array)
-            if part in keras_names.KERNELS and not carried:  # what vggfcn* carry along is in torch's layouts
+            if part in keras_names.KERNELS and not carried:  # what is carried along is in torch's layouts
                 if array.ndim == 2:
                     fc6 = name == "fc6" and content.flat_rows and not len(array) % CLASSIFIER_PIXELS
                     array = layouts.to_caffe("fc6" if fc6 else "", array)
