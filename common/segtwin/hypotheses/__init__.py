@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from segtwin.architectures import Architecture
-from segtwin.hypotheses import heads, inputs, kernels, layers, norms, output
+from segtwin.hypotheses import heads, inputs, kernels, layers, norms, output, steps_up
 from segtwin.hypotheses.case import DATA, Case, Values
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.preprocessing import Preprocessing
@@ -39,6 +39,7 @@ def hypotheses(
         *inputs.of(preprocessing, in_channels),
         *output.of(case),
         *heads.of(case),
+        *steps_up.of(case),
         *layers.of(case),
         *kernels.of(case),
         *norms.of(case),

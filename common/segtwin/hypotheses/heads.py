@@ -39,11 +39,12 @@ def of(case: Case) -> Iterator[Hypothesis]:
             )  # fmt: skip
         elif layer.kind == "Scale":
             yield from scales(case, layer)
-    joined = [layer.name for layer in case.architecture.layers if layer.kind == "Concat"]
+    joins = [layer for layer in case.architecture.layers if layer.kind == "Concat"]
+    joined = [layer.name for layer in joins]
     if len(joined) > 1:
         yield Hypothesis(
-            "concat_order", tuple(joined), "the concatenations have their parts in the wrong order: the upsampled map "
-            "comes first, then the skip", computed_by(reversed_parts, *joined),
+            "concat_order", tuple(joined), "the concatenations have their parts in the wrong order: "
+            f"{joined[0]} is {', '.join(joins[0].bottoms)}", computed_by(reversed_parts, *joined),
         )  # fmt: skip
     yield from all_learned(case)
     cropped = [layer.name for layer in case.architecture.layers if layer.kind == "Crop"]
