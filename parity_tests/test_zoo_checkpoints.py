@@ -1,11 +1,13 @@
 """The U-Nets of other repositories: tables, sizes, checkpoints, SegNet's unpooling, heads."""
 
 import json
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+import segtwin
 import segtwin_torch
 import segtwin_weights
 import torch
@@ -15,7 +17,7 @@ from segtwin.architectures import get_architecture
 from segtwin.data.stream import Batch
 from segtwin.errors import ArchitectureError, WeightsError
 from segtwin.recipe import Recipe
-from segtwin_weights import read
+from segtwin_weights import Weights, convert, read
 from zoo import NAMES
 
 from engines import TWINS
@@ -133,6 +135,54 @@ def test_what_is_nearly_a_network_is_said(checkpoints: dict[str, Path], tmp_path
     torch.save(state | {"gate.weight": torch.zeros(3)}, tmp_path / "more.pth")
     with pytest.warns(UserWarning, match=r"left aside: 1 tensors that are no part of it \(gate\.weight\)"):
         assert segtwin_torch.load(tmp_path / "more.pth").architecture.name == "unet-milesial"
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("resnet50-unet", "resnet50"), ("ce-net", "resnet34")])
+def test_torchvisions_resnets_fill_encoders(name: str, encoder: str) -> None:
+    """The first stage is torchvision's; of resnet50-unet what comes behind its other pooling is not, which is said."""
+    import torchvision
+
+    torch.manual_seed(0)
+    classifier = getattr(torchvision.models, encoder)().eval()
+    state = Weights({key: tensor.numpy() for key, tensor in classifier.state_dict().items()})
+    differs = encoder == "resnet50"
+    with pytest.warns(segtwin.Converted, match="its first pooling is not padded") if differs else nullcontext():
+        weights = convert(state, to=name, num_classes=2, seed=1)
+    image = np.random.RandomState(0).uniform(-2, 2, (1, 3, 192, 192)).astype(np.float32)
+    blobs = segtwin_torch.blobs(segtwin_torch.build(name, weights=weights), image)
+    with torch.inference_mode():
+        first = classifier.relu(classifier.bn1(classifier.conv1(torch.from_numpy(image))))
+        second = classifier.layer1(classifier.maxpool(first)).numpy()
+    ours = ("feat1", "feat2") if differs else ("firstrelu", "e1")
+    assert oracle.relative_error(blobs[ours[0]], first.numpy()) < 5e-6
+    assert (oracle.relative_error(blobs[ours[1]], second) < 5e-6) != differs
+
+
+@pytest.mark.parametrize("name", ["vgg16-unet", "fcn8s-unetzoo", "fcn32s-unetzoo"])
+def test_vgg16_fills_encoders(name: str) -> None:
+    """torchvision's as it is; Oxford's, in BGR, with a conv1_1 for the network's inputs."""
+    architecture = get_architecture(name)
+    oxford = segtwin_weights.initialize("vgg16", seed=1)
+    random = np.random.default_rng(2)
+    blobs = {key: random.uniform(-0.1, 0.1, blob.shape).astype(np.float32) for key, blob in oxford.items()}
+    stated = {"preprocessing": segtwin.Preprocessing("BGR", (104, 117, 123)).asdict()}
+    given = convert(Weights(blobs, stated), to=name, num_classes=3, seed=1)
+    prefix = "vgg.features" if name == "vgg16-unet" else "pretrained_net.features"
+    np.testing.assert_array_equal(given[f"{prefix}.28.weight"], blobs["conv5_3/weight"])
+    assert given[f"{prefix}.0.weight"].shape == blobs["conv1_1/weight"].shape
+    image = random.integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    theirs = segtwin.preprocess(image[0], segtwin.Preprocessing("BGR", (104, 117, 123)))
+    ours = segtwin.preprocess(image[0], architecture.preprocessing)
+    first, second = (
+        torch.nn.functional.conv2d(torch.from_numpy(np.asarray(data)), torch.from_numpy(w), torch.from_numpy(b))
+        for data, w, b in (
+            (theirs, blobs["conv1_1/weight"], blobs["conv1_1/bias"]),
+            (ours, given[f"{prefix}.0.weight"], given[f"{prefix}.0.bias"]),
+        )
+    )
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-3)
+    with pytest.raises(WeightsError, match="conv5_3/weight is missing"):
+        convert(Weights({key: one for key, one in blobs.items() if key != "conv5_3/weight"}), to=name)
 
 
 # ------------------------------------------------------------------------------------------ SegNet

@@ -17,7 +17,8 @@ from segtwin.errors import known_arguments
 from segtwin_weights import metadata
 from segtwin_weights.hub import WITHOUT_CLASSIFIER, Weights, WeightsError, check_keys
 from segtwin_weights.initialize import start
-from segtwin_weights.mappings import names, resnet34
+from segtwin_weights.mappings import encoders, names
+from segtwin_weights.notes import note
 
 SCORE_INITS = ("fc8-average", "zeros", "random")
 
@@ -44,7 +45,7 @@ def convert(
     preprocessing: Preprocessing | None = None,
 ) -> Weights:
     """Weights of one network as those that another starts its training from: an FCN from a VGG-16
-    classifier or from another FCN, resnet34-unet from torchvision's ResNet-34.
+    classifier or from another FCN, a U-Net over a ResNet or a VGG-16 from torchvision's.
 
     Weights that hold the network already, as another project's checkpoint of it does, come out
     under the hub's names.
@@ -94,9 +95,8 @@ def convert_with_report(
     then the blobs that were dropped."""
     architecture = get_architecture(to)
     if architecture.name not in list_architectures():
-        raise ValueError(
-            f"nothing is converted to {architecture.name!r}; there are {', '.join([*vgg_networks(), resnet34.TARGET])}"
-        )
+        there = [*vgg_networks(), *encoders.TARGETS, *encoders.VGG_TARGETS]
+        raise ValueError(f"nothing is converted to {architecture.name!r}; there are {', '.join(there)}")
     if score_init not in SCORE_INITS:
         raise ValueError(f"score_init is {', '.join(SCORE_INITS[:-1])} or {SCORE_INITS[-1]}, not {score_init!r}")
     weights = flattened(names.hub_names(weights))
@@ -123,12 +123,15 @@ def convert_with_report(
         raise WeightsError(
             f"num_classes is {num_classes}; the weights are those of a {architecture.name} that has {trained}"
         )
-    if architecture.name not in (*vgg_networks(), resnet34.TARGET):
+    if architecture.name not in (*vgg_networks(), *encoders.TARGETS, *encoders.VGG_TARGETS):
         raise WeightsError(
             f"nothing is converted to {architecture.name!r}: it starts from random numbers (build it without weights)"
         )
-    if architecture.name == resnet34.TARGET:
-        return resnet34_unet(weights, architecture.num_classes if num_classes is None else num_classes, seed)
+    classes = architecture.num_classes if num_classes is None else num_classes
+    if architecture.name in encoders.TARGETS:
+        return from_resnet(weights, architecture, classes, seed)
+    if architecture.name in encoders.VGG_TARGETS:
+        return from_vgg16(weights, architecture, classes, seed)
     if score_init == "random" and "random_init_fc8" not in architecture.variants:
         raise ValueError(
             f"score_init is 'fc8-average' or 'zeros' for {architecture.name}, not 'random', which is the "
@@ -236,21 +239,66 @@ def started(parameter: Parameter) -> str:
     return fill if isinstance(fill, str) else "drawn" if isinstance(fill, Draw) else "constant" if fill else "zero"
 
 
-def resnet34_unet(weights: Weights, num_classes: int, seed: int | None) -> tuple[Weights, list[Change]]:
-    """torchvision's ResNet-34 as the encoder of resnet34-unet."""
-    parameters = get_architecture(resnet34.TARGET).parameters(num_classes)
-    filled = resnet34.encoder(weights, {parameter.name: parameter.shape for parameter in parameters})
-    blobs = {p.name: weights[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
-    changes = [
-        Change(p.name, "copied" if p.name in filled else started(p), filled.get(p.name, ""), p.shape)
-        for p in parameters
-    ]
+def from_resnet(
+    weights: Weights, architecture: Architecture, num_classes: int, seed: int | None
+) -> tuple[Weights, list[Change]]:
+    """torchvision's ResNet as the encoder of a U-Net; the rest starts as the network's own does."""
+    kind = encoders.TARGETS[architecture.name]
+    shapes = {parameter.name: parameter.shape for parameter in architecture.parameters(num_classes)}
+    filled = encoders.encoder(weights, shapes, kind)
+    if kind.said:
+        note(f"{architecture.name}: {kind.said}", stacklevel=3)
+    return with_encoder(weights, weights, filled, architecture, num_classes, seed, metadata.stated(weights))
+
+
+def from_vgg16(
+    weights: Weights, architecture: Architecture, num_classes: int, seed: int | None
+) -> tuple[Weights, list[Change]]:
+    """VGG-16's convolutions as the encoder of a U-Net or FCN over it.
+
+    torchvision's are copied as they are, as the original does, though its inputs are made otherwise than
+    torchvision's; a VGG-16 of other inputs (Oxford's) gets a conv1_1 for the network's (`names.turned`).
+
+    Raises:
+        WeightsError: the weights are no VGG-16.
+    """
+    prefix = encoders.VGG_TARGETS[architecture.name]
+    modules = dict(zip(names.TORCHVISION_FEATURES, names.VGG16_LAYERS, strict=False))
+    given = weights
+    if "conv1_1/weight" in weights and weights.metadata.get("names") != "torchvision":
+        given = names.turned(weights, architecture.preprocessing)
+    filled = {f"{prefix}.{n}.{kind}": f"{layer}/{kind}" for n, layer in modules.items() for kind in ("weight", "bias")}
+    shapes = {parameter.name: parameter.shape for parameter in architecture.parameters(num_classes)}
+    for name, source in filled.items():
+        if source not in given or given[source].shape != shapes[name]:
+            what = "is missing" if source not in given else f"is {given[source].shape}, not {shapes[name]}"
+            raise WeightsError(f"the weights are no VGG-16: {source} {what}")
+    return with_encoder(weights, given, filled, architecture, num_classes, seed, None)
+
+
+def with_encoder(
+    weights: Weights,
+    turned: Weights,
+    filled: Mapping[str, str],
+    architecture: Architecture,
+    num_classes: int,
+    seed: int | None,
+    preprocessing: Preprocessing | None,
+) -> tuple[Weights, list[Change]]:
+    """A network whose encoder is filled: its name of a blob → the name among the weights."""
+    parameters = architecture.parameters(num_classes)
+    blobs = {p.name: turned[filled[p.name]] if p.name in filled else start(p, seed) for p in parameters}
+
+    def what(parameter: Parameter) -> str:
+        source = filled.get(parameter.name)
+        if source is None:
+            return started(parameter)
+        return "copied" if turned[source] is weights[source] else "turned"
+
+    changes = [Change(p.name, what(p), filled.get(p.name, ""), p.shape) for p in parameters]
     changes += [Change(name, "dropped", name, weights[name].shape) for name in weights if name not in filled.values()]
-    architecture = get_architecture(resnet34.TARGET)
-    return Weights(
-        blobs,
-        metadata.describe(architecture, num_classes, origin=weights.metadata, preprocessing=metadata.stated(weights)),
-    ), changes
+    described = metadata.describe(architecture, num_classes, origin=weights.metadata, preprocessing=preprocessing)
+    return Weights(blobs, described), changes
 
 
 def average_classes(blob: np.ndarray, classes: int) -> np.ndarray:

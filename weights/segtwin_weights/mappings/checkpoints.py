@@ -23,7 +23,7 @@ from segtwin_weights import metadata
 from segtwin_weights.door import quoted
 from segtwin_weights.formats import pickles
 from segtwin_weights.hub import WeightsError
-from segtwin_weights.mappings import resnet34
+from segtwin_weights.mappings import encoders
 from segtwin_weights.mappings.names import OLD_CLASSIFIER, TORCHVISION_VGG16, WRAPPERS, unwrap
 from segtwin_weights.notes import note
 
@@ -100,12 +100,11 @@ def networks() -> tuple[Network, ...]:
     for renamed in ({}, {new: old for old, new in OLD_CLASSIFIER.items()}):
         modules = [renamed.get(module, module) for module in TORCHVISION_VGG16]
         found.append(Network("vgg16", tuple(f"{module}.{kind}" for module in modules for kind in ("weight", "bias"))))
-    back = {f"{ours}.": f"{theirs}." for ours, theirs in resnet34.MODULES.items()}
     encoder = {
-        theirs + p.name.removeprefix(ours): p for p in get_architecture(resnet34.TARGET).parameters() for ours,
-        theirs in back.items()
-        if p.name.startswith(ours)
-    }  # fmt: skip
+        source: p
+        for p in get_architecture("resnet34-unet").parameters()
+        if (source := encoders.source_name(p.name, encoders.RESNET34.modules)) is not None
+    }
     shapes = {name: tuple(p.shape) for name, p in encoder.items() if p.fill != "counter"}
     counters = tuple(name for name in encoder if name not in shapes)
     found.append(Network("resnet34", tuple(shapes), (*counters, "fc.weight", "fc.bias"), shapes))
