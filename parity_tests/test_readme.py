@@ -53,6 +53,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     segtwin_weights.write(fcn8s, tmp_path / "out/fcn8s.safetensors")
     segtwin_weights.write(fcn8s, tmp_path / "weights.pth")
     segtwin_weights.write(fcn8s, tmp_path / "other.caffemodel")
+    unet = segtwin_weights.initialize("unet-milesial", widths=(4, 6, 8, 10, 12), seed=1)
+    state = {name: torch.from_numpy(blob) for name, blob in unet.items()}
+    torch.save(state | {"mask_values": [0, 255]}, tmp_path / "CP_epoch5.pth")
     torch.save(state_dict(OXFORD, factor=2.0), tmp_path / "vgg16_from_caffe.pth")
     return tmp_path
 
