@@ -9,6 +9,7 @@ crop behind them would pass.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -331,13 +332,13 @@ def check_unpooling_run(
     for seed in range(13, 13 + TRIES):
         data = probe_image(source, seed)
         try:
-            got = onnx_values(file, data, names, instead, model, plain=True)
+            got = onnx_values(file, data, names, instead, copy.deepcopy(model), plain=True)
         except Exception:  # `check_image` says what it is
-            check_image(model, file, path, source, instead, names, data)
+            check_image(copy.deepcopy(model), file, path, source, instead, names, data)
             return
         want = source.run(data, instead, names)
         if all(same_places(layer, got, want) for layer in layers):
-            check_image(model, file, path, source, instead, names, data)
+            check_image(copy.deepcopy(model), file, path, source, instead, names, data)
             return
     for layer in layers:
         exact = oracle.unpooling(layer, source.architecture, [got[bottom] for bottom in layer.bottoms], [])
