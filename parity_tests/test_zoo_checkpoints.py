@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segtwin
+import segtwin_engines
 import segtwin_torch
 import segtwin_weights
 import torch
@@ -115,10 +116,13 @@ def test_bilinear_is_an_option_and_what_weights_say(twin, checkpoints: dict[str,
     assert twin.build("unet-milesial", bilinear=True, seed=1).architecture.name == "unet-milesial-bilinear"
     assert twin.build("unet-milesial", weights=bilinear).architecture.name == "unet-milesial-bilinear"
     assert twin.build("unet-milesial", weights=plain).architecture.name == "unet-milesial"
-    with pytest.raises((KeyError, ValueError)):
-        twin.build("unet-milesial", bilinear=True, weights=plain)
-    with pytest.raises((KeyError, ValueError)):
-        twin.build("unet-milesial", bilinear=False, weights=bilinear)
+    for said, weights, name in ((True, plain, "unet-milesial"), (False, bilinear, "unet-milesial-bilinear")):
+        words = f"unet-milesial with bilinear={said}: {name}.pth holds a {name}$"
+        with pytest.raises(ArchitectureError, match=words):
+            twin.build("unet-milesial", bilinear=said, weights=weights)
+    assert twin.build("unet-milesial-bilinear", bilinear=True, seed=1).architecture.name == "unet-milesial-bilinear"
+    with pytest.raises(ArchitectureError, match="bilinear=False: it is the bilinear one"):
+        twin.build("unet-milesial-bilinear", bilinear=False)
     with pytest.raises(ArchitectureError, match="unet-64 has no option bilinear"):
         twin.build("unet-64", bilinear=True)
     with pytest.raises(TypeError, match="bilinear is True or False"):
@@ -183,6 +187,18 @@ def test_vgg16_fills_encoders(name: str) -> None:
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-3)
     with pytest.raises(WeightsError, match="conv5_3/weight is missing"):
         convert(Weights({key: one for key, one in blobs.items() if key != "conv5_3/weight"}), to=name)
+
+
+def test_a_mask_of_another_size_is_not_made(tmp_path: Path) -> None:
+    """Sizes that the original takes and answers in another size: the image is mirrored, or refused with a word."""
+    weights = segtwin_weights.initialize("resnet50-unet", num_classes=2, seed=1)
+    engine = segtwin_engines.load(segtwin_torch.build("resnet50-unet", weights=weights))
+    data = np.random.default_rng(1).random((1, 3, 63, 31), np.float32)
+    with pytest.raises(
+        ValueError, match=r"makes scores of another size; the next .* is 64×32 \(or add --pad reflect\)"
+    ):
+        engine.probabilities(data, None, None, always=True)
+    assert engine.probabilities(data, "reflect", None, always=True).shape == (2, 63, 31)
 
 
 # ------------------------------------------------------------------------------------------ SegNet

@@ -69,6 +69,12 @@ class Engine:
             raise ValueError(f"{self.file}: takes images of {wanted} pixels alone, not {height}×{width}")
         if self.architecture and self.architecture.name != "unet-paper":
             self.architecture.check_size(height, width)
+            legal = self.legal_size(height, width)
+            if any(self.architecture.size_slack) and legal != (height, width):
+                raise ValueError(
+                    f"{self.architecture.name}: of {height}×{width} pixels it makes scores of another size; the next "
+                    f"size that it keeps is {legal[0]}×{legal[1]}"
+                )
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns to which an image is mirrored."""

@@ -190,8 +190,10 @@ def network_of(weights: Weights, network: str | None = None) -> str:
         near = names.nearest(weights) if found is None else None
         what = f"are a {found}'s" if found else f"({weights!r}) are of no network that is known here"
         what += f" ({near})" if near else ""
-        raise WeightsError(
-            f"{weights.metadata.get('source', 'the weights')}: {what}; make them a network's with `segtwin convert "
-            "… --to NETWORK`"
+        todo = (
+            "a network with other layers is another network"
+            if near
+            else "make them a network's with `segtwin convert … --to NETWORK`"
         )
+        raise WeightsError(f"{weights.metadata.get('source', 'the weights')}: {what}; {todo}")
     return found

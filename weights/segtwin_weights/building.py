@@ -71,13 +71,23 @@ def plan(
     for option, value in switches.items():
         if not isinstance(value, bool):
             raise TypeError(f"{option} is True or False, not {shown(value)}")
+    if bilinear is not None and any(
+        one.variants.get("bilinear") is base for one in map(get_architecture, list_architectures())
+    ):
+        if not bilinear:
+            raise ArchitectureError(f"{base.name} with bilinear=False: it is the bilinear one; build unet-milesial")
+        bilinear = None  # it is
     options = {"pad": pad, "use_dilated": use_dilated, "random_init_fc8": random_init_fc8, "bilinear": bilinear}
     architecture = base.variant({option: value for option, value in options.items() if value})
     num_classes, in_channels, widths = check_build(architecture, num_classes, in_channels, widths, dropout, seed)
     start = None if weights is None else segtwin_weights.weights_for(weights, architecture)
-    if start is not None and bilinear is None and "bilinear" in base.variants:
+    if start is not None and "bilinear" in base.variants:
         known = names.identify(start)  # the keys say which of the two it is
-        architecture = known if known is base.variants["bilinear"] else architecture
+        if bilinear is None and known is base.variants["bilinear"]:
+            architecture = known
+        elif known in (base, base.variants["bilinear"]) and known is not architecture:
+            where = start.metadata.get("source", "the weights")
+            raise ArchitectureError(f"{base.name} with bilinear={bilinear}: {where} holds a {known.name}")
     if start is not None:
         # a variant that is a network of its own has its own layers; of others the base's are those that are stored
         layers = base if architecture.variant_of else architecture

@@ -185,10 +185,9 @@ def write(
         )
     del graph.input[1:]
     free = ("", "", "", "") if shape else ("N", "", "H", "W")
+    kept = architecture.keeps_size and not any(architecture.size_slack)
     _name_axes(graph.input[0], free)
-    _name_axes(
-        graph.output[0], free if shape or architecture.keeps_size else ("N", "", "output rows", "output columns")
-    )
+    _name_axes(graph.output[0], free if shape or kept else ("N", "", "output rows", "output columns"))
     for node in graph.node:
         node.name = node.output[0]
     del graph.value_info[:]

@@ -415,7 +415,9 @@ def dimensions(weights: Weights, architecture: str | Architecture) -> Dimensions
         lacking = architecture.parameter_name(
             next(layer for layer in architecture.layers if layer.width in missing), "weight"
         )
-        raise WeightsError(f"{weights!r} are not the weights of {architecture.name}: {lacking} is missing")
+        known = names.identify(weights)
+        what = repr(weights) if known is None or "architecture" in weights.metadata else f"weights of {known.name}"
+        raise WeightsError(f"{what} are not the weights of {architecture.name}: {lacking} is missing")
     result = Dimensions(found["classes"], weights[first].shape[1], tuple(found[name] for name in architecture.widths))
     expected = {
         parameter.name: parameter.shape

@@ -292,8 +292,12 @@ class Architecture:
         below = tuple(max(self.size_least, self.legal_size(size - self.size_step + 1)) for size in (height, width))
         nearest = " or ".join(dict.fromkeys(f"{rows}×{columns}" for rows, columns in (below, above)))
         rule = (
-            f"{self.size_least} + {self.size_step}·k"
+            f"at least {self.size_least}"
+            if self.size_step == 1
+            else f"{self.size_least} + {self.size_step}·k"
             if self.size_least % self.size_step
+            else f"multiples of {self.size_step}, at least {self.size_least}"
+            if self.size_least > self.size_step
             else f"multiples of {self.size_step}"
         )
         fewer, more = self.size_slack

@@ -460,7 +460,9 @@ def write(weights: Weights, path: str | os.PathLike[str]) -> None:
         or architecture.naming != "caffe"
         or not {layer.kind for layer in architecture.layers if layer.width} <= CLASSES.keys()
     ):
-        raise WeightsError(f"{path}: {weights!r} are of no Caffe network; use segtwin export … --framework keras")
+        raise WeightsError(
+            f"{path}: this file is written here for Caffe's networks alone; use segtwin export … --framework keras"
+        )
     dimensions(weights, architecture)
     counts: dict[str, int] = {}
     with whole(path) as draft, written_by_a_library(path):
