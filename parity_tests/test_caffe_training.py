@@ -183,7 +183,9 @@ def drawn(architecture: Architecture, widths: tuple[int, ...] | None, classes: i
             blobs[name] = random.uniform(-bound, bound, blob.shape).astype(np.float32)
             if ".RCNN." in name and name.endswith("conv.1.weight"):  # doubled, again and again
                 blobs[name] *= 0.25
-            if name.endswith((".W_g.1.bias", ".W_x.1.bias", ".conv1x1.weight")):  # in front of ReLUs of few channels
+            if name.endswith((".W_g.1.bias", ".W_x.1.bias", ".conv1x1.weight")) or (
+                ".RCNN." in name and name.endswith("conv.1.bias")
+            ):  # in front of ReLUs of few channels
                 blobs[name] = np.abs(blobs[name]) + (1 if name.endswith("bias") else 0)
     for name, owner in architecture.aliases.items():
         blobs[name] = blobs[owner].reshape(blobs[name].shape)

@@ -192,7 +192,7 @@ def reversed_order(
     def gradients(data: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         turned = np.ascontiguousarray(data[:, ::-1])
         loss, slopes = backward.gradients(
-            architecture, flipped(dict(weights)), turned, label, loss_of(architecture), "float32"
+            architecture, flipped(dict(weights)), turned, label, loss_of(architecture, weights), "float32"
         )
         return loss, change(flipped(slopes))
 

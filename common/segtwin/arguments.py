@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segtwin.errors import ArchitectureError, nearest
+from segtwin.errors import ArchitectureError, listed, nearest
 
 if TYPE_CHECKING:
     from segtwin.architectures import Architecture
@@ -54,9 +54,9 @@ def network_name(name: Any, known: Collection[str]) -> str:
         ArchitectureError: there is no such network.
     """
     if not isinstance(name, str):
-        raise TypeError(f"the network is a name, one of {', '.join(known)}, not {shown(name)}")
+        raise TypeError(f"the network is a name, one of {listed(known)}, not {shown(name)}")
     if name not in known:
-        raise ArchitectureError(f"there is no network {name!r}; there are {', '.join(known)}{nearest(name, known)}")
+        raise ArchitectureError(f"there is no network {name!r}; there are {listed(known)}{nearest(name, known)}")
     return name
 
 

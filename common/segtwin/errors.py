@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from typing import ParamSpec, TypeVar
 
@@ -53,6 +53,17 @@ class DataError(SegtwinError, ValueError):
 
 class RunError(SegtwinError, ValueError):
     """A training cannot be started, or not be resumed."""
+
+
+LISTED = 12
+"""Names in a message; more of them make no line that is read."""
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names of a list, and how many there are more."""
+    first = [*names][:LISTED]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more} more (`segtwin list` names them)" if more else "")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

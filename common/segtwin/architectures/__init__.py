@@ -11,7 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from segtwin.architectures.schema import Architecture, Draw, Layer, Parameter
-from segtwin.errors import ArchitectureError, nearest
+from segtwin.errors import ArchitectureError, listed, nearest
 
 __all__ = [
     "Architecture",
@@ -70,9 +70,7 @@ def get_architecture(name: str | Architecture) -> Architecture:
         return name
     networks = list_architectures()
     if name not in _registered:
-        raise ArchitectureError(
-            f"there is no network {name!r}; there are {', '.join(networks)}{nearest(name, networks)}"
-        )
+        raise ArchitectureError(f"there is no network {name!r}; there are {listed(networks)}{nearest(name, networks)}")
     return _registered[name]
 
 
