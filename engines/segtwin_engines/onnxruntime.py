@@ -99,10 +99,12 @@ def open_file(
         if len(result.shape) == 4 and isinstance(result.shape[1], int)
         else int(facts.get("num_classes", 0))
     )
-    if architecture:
-        output = output_of(architecture, classes or architecture.num_classes, logits=result.name == "logits")
+    if architecture and architecture.output == "logits":  # of one class or of several
+        output = output_of(architecture, classes or architecture.num_classes)
+    elif result.name in ("probability", "logits"):
+        output = result.name
     else:
-        output = result.name if result.name in ("probability", "logits") else "score"
+        output = output_of(architecture, classes) if architecture else "score"
     if not architecture:
         last = last_operation(path, result.name)
         if last == "ArgMax" or result.type not in TYPES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from segtwin.architectures import Architecture, Layer
 from segtwin.errors import WeightsError
 
 KINDS = ("weight", "bias", "running_mean", "running_var")
@@ -24,13 +23,3 @@ def single(array: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise WeightsError(f"{name}: holds NaN, or numbers that float32 has not")
     return array
-
-
-def used(architecture: Architecture) -> list[Layer]:
-    """The layers that the output is computed from, in order."""
-    needed, found = {architecture.output}, []
-    for layer in reversed(architecture.layers):
-        if layer.name in needed:
-            needed.update(layer.bottoms)
-            found.append(layer)
-    return found[::-1]

@@ -24,7 +24,7 @@ from segtwin.errors import WeightsError
 from segtwin.files import whole_together
 from segtwin.geometry import Repeat
 
-from segtwin_weights.from_table import INNER, KINDS, single, used
+from segtwin_weights.from_table import INNER, KINDS, single
 from segtwin_weights.hub import Weights
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
 from segtwin_weights.surgery import dimensions
@@ -123,7 +123,7 @@ def check(architecture: Architecture, path: str | os.PathLike[str] = "ncnn") -> 
     Raises:
         WeightsError: the message names the layer.
     """
-    for layer in used(architecture):
+    for layer in architecture.used:
         if layer.kind not in WRITERS:
             raise WeightsError(
                 f"{path}: {architecture.name} has {layer.name} ({layer.kind}), which is not written for ncnn"
@@ -132,7 +132,7 @@ def check(architecture: Architecture, path: str | os.PathLike[str] = "ncnn") -> 
 
 def writable(architecture: Architecture) -> bool:
     """Whether `check` passes."""
-    return all(layer.kind in WRITERS for layer in used(architecture))
+    return all(layer.kind in WRITERS for layer in architecture.used)
 
 
 def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
@@ -141,7 +141,7 @@ def graph(weights: Weights, architecture: Architecture) -> Iterator[Node]:
     inner = {} if zones is None else {blob: blob + INNER for blob in zones.left_out}
     channels = channels_of(weights, architecture)
     yield Node("Input", architecture.input, ())
-    for layer in used(architecture):
+    for layer in architecture.used:
         names = [architecture.parameter_name(layer, kind) for kind in KINDS]
         own = [single(weights[name], name) for name in names if name in weights]
         top, bottoms = inner.get(layer.name, layer.name), [inner.get(bottom, bottom) for bottom in layer.bottoms]

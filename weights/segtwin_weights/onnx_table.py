@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from segtwin.architectures.schema import BATCHNORM_EPS
 from segtwin.architectures.vgg16 import VGG_MEAN
 
 from segtwin_weights import onnx_dead_zones, onnx_file
-from segtwin_weights.from_table import KINDS, single, used
+from segtwin_weights.from_table import KINDS, single
 from segtwin_weights.hub import Weights
 from segtwin_weights.surgery import dimensions
 
@@ -58,7 +59,7 @@ def write(weights: Weights, architecture: Architecture, path: str | os.PathLike[
 
 def writable(architecture: Architecture) -> bool:
     """Whether every layer that the output is computed from is written here."""
-    return all(layer.kind in WRITERS for layer in used(architecture))
+    return all(layer.kind in WRITERS for layer in architecture.used)
 
 
 def skeleton(weights: Weights, architecture: Architecture) -> onnx.ModelProto:
@@ -67,7 +68,7 @@ def skeleton(weights: Weights, architecture: Architecture) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     slots: list[onnx.ValueInfoProto] = []
-    for layer in used(architecture):
+    for layer in architecture.used:
         names = [architecture.parameter_name(layer, kind) for kind in KINDS]
         own = [name for name in names if name in weights]
         slots += [
@@ -281,22 +282,13 @@ def pad_to(made: Made) -> Parts:
     yield made.node("Pad", f"{name} pads", f"{name} zero", f"{name} axes")
 
 
-def resize(made: Made) -> Parts:
-    """Bilinear with aligned corners, to the size of the second bottom."""
+def resize(made: Made, transformation: str = "align_corners") -> Parts:
+    """Bilinear to the size of the second bottom: with aligned corners, or edges onto edges ("half_pixel")."""
     name, (bottom, like) = made.layer.name, made.layer.bottoms
     yield helper.make_node("Shape", [bottom], [f"{name} images and channels"], start=0, end=2)
     yield helper.make_node("Shape", [like], [f"{name} size"], start=2)
     yield helper.make_node("Concat", [f"{name} images and channels", f"{name} size"], [f"{name} shape"], axis=0)
-    yield made.node("Resize", "", "", f"{name} shape", mode="linear", coordinate_transformation_mode="align_corners")
-
-
-def resize_half_pixel(made: Made) -> Parts:
-    """Bilinear to the size of the second bottom, edges onto edges."""
-    name, (bottom, like) = made.layer.name, made.layer.bottoms
-    yield helper.make_node("Shape", [bottom], [f"{name} images and channels"], start=0, end=2)
-    yield helper.make_node("Shape", [like], [f"{name} size"], start=2)
-    yield helper.make_node("Concat", [f"{name} images and channels", f"{name} size"], [f"{name} shape"], axis=0)
-    yield made.node("Resize", "", "", f"{name} shape", mode="linear", coordinate_transformation_mode="half_pixel")
+    yield made.node("Resize", "", "", f"{name} shape", mode="linear", coordinate_transformation_mode=transformation)
 
 
 def upsample_bilinear(made: Made) -> Parts:
@@ -386,7 +378,7 @@ WRITERS: Mapping[str, Callable[[Made], Parts]] = {
     "BGR": bgr,
     "PadTo": pad_to,
     "Resize": resize,
-    "ResizeHalfPixel": resize_half_pixel,
+    "ResizeHalfPixel": partial(resize, transformation="half_pixel"),
     "UpsampleBilinear": upsample_bilinear,
     "UpsampleNearest": upsample_nearest,
     "ReLU": relu,

@@ -23,12 +23,10 @@ from typing import Any
 from segtwin.architectures import register
 from segtwin.architectures.resnet34_unet import encoder_conv
 from segtwin.architectures.schema import Architecture, Layer
-from segtwin.architectures.unet import ALIKE, halve, merge, norm, torch_conv
+from segtwin.architectures.unet import VGG_FEATURES, halve, merge, norm, torch_conv, vgg_conv
 
 DECODER = (64, 128, 256, 512)
 """Channels of up1 … up4."""
-VGG_FEATURES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Where the convolutions of each stage stand in torchvision's `vgg16().features`."""
 
 
 def vgg16_features() -> tuple[Layer, ...]:
@@ -41,22 +39,7 @@ def vgg16_features() -> tuple[Layer, ...]:
             bottom = f"pool{number - 1}"
         for module in modules:
             name = f"feat{number}" if module == modules[-1] else f"vgg.features.{module}"
-            layers += (
-                Layer(
-                    name,
-                    "Convolution",
-                    (bottom,),
-                    f"c{number}",
-                    3,
-                    1,
-                    1,
-                    relu=True,
-                    lr_mult=ALIKE,
-                    decay_mult=ALIKE,
-                    fill="fan-out",
-                    module=f"vgg.features.{module}",
-                ),
-            )
+            layers += (vgg_conv(name, bottom, number, f"vgg.features.{module}"),)
             bottom = name
     return layers
 

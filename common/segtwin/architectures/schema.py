@@ -218,34 +218,36 @@ class Architecture:
         return self.blob_names or (self.input, *(layer.name for layer in self.layers))
 
     @cached_property
-    def not_exported(self) -> frozenset[str]:
-        """Weights that the output does not come from: they are in no ONNX file."""
-        needed = {self.output}
+    def used(self) -> tuple[Layer, ...]:
+        """The layers that the output is computed from, in order."""
+        needed, found = {self.output}, []
         for layer in reversed(self.layers):
             if layer.name in needed:
                 needed.update(layer.bottoms)
-        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        return frozenset(self.idle) | {
-            self.parameter_name(layer, kind) for layer in self.layers if layer.name not in needed for kind in kinds
-        }
-
-    @cached_property
-    def carried(self) -> frozenset[str]:
-        """Weights that nothing is computed from: `idle`, and those of idle layers."""
-        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        return frozenset(self.idle) | {
-            self.parameter_name(layer, kind) for layer in self.layers if layer.idle for kind in kinds
-        }
+                found.append(layer)
+        return tuple(found[::-1])
 
     @cached_property
     def exported(self) -> tuple[str, ...]:
         """The blobs that an ONNX file holds: those that the output is computed from, the output the
         last."""
-        needed = {self.output}
-        for layer in reversed(self.layers):
-            if layer.name in needed:
-                needed.update(layer.bottoms)
+        needed = {name for layer in self.used for name in (layer.name, *layer.bottoms)}
         return tuple(name for name in self.blobs if name in needed)
+
+    @cached_property
+    def not_exported(self) -> frozenset[str]:
+        """Weights that the output does not come from: they are in no ONNX file."""
+        return self._with_idle(layer for layer in self.layers if layer not in self.used)
+
+    @cached_property
+    def carried(self) -> frozenset[str]:
+        """Weights that nothing is computed from: `idle`, and those of idle layers."""
+        return self._with_idle(layer for layer in self.layers if layer.idle)
+
+    def _with_idle(self, layers: Iterable[Layer]) -> frozenset[str]:
+        """`idle`, and what these layers may keep."""
+        kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return frozenset(self.idle) | {self.parameter_name(layer, kind) for layer in layers for kind in kinds}
 
     def variant(self, options: Mapping[str, Any]) -> Architecture:
         """The architecture that `build` makes with these options.

@@ -129,6 +129,16 @@ def torch_conv(
     )
 
 
+VGG_FEATURES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+"""Where the convolutions of each stage stand in torchvision's `vgg16().features`."""
+
+
+def vgg_conv(name: str, bottom: str, stage: int, module: str) -> Layer:
+    """A convolution of VGG-16 and its ReLU, which starts as torchvision's does without a download."""
+    layer = replace(torch_conv(name, bottom, f"c{stage}", module=module), relu=True)
+    return replace(layer, fill="fan-out")
+
+
 def torch_deconv(
     name: str, bottom: str, width: str | int, kernel: int, pad: int = 0, output_pad: int = 0, module: str = ""
 ) -> Layer:

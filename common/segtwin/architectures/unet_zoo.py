@@ -52,7 +52,17 @@ from segtwin.architectures.nests import (
 )
 from segtwin.architectures.resnet34_unet import decoder_block, encoder, encoder_conv
 from segtwin.architectures.schema import Architecture, Layer
-from segtwin.architectures.unet import ALIKE, double_conv, halve, merge, norm, sigmoid, torch_conv, torch_deconv
+from segtwin.architectures.unet import (
+    VGG_FEATURES,
+    double_conv,
+    halve,
+    merge,
+    norm,
+    sigmoid,
+    torch_conv,
+    torch_deconv,
+    vgg_conv,
+)
 
 
 def zoo(
@@ -358,9 +368,6 @@ CE_NET = zoo(
 
 # -------------------------------------------------------------------------------- the two FCNs
 
-VGG_FEATURES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Where the convolutions of each stage stand in torchvision's `vgg16().features`."""
-
 
 def vgg16_stages(prefix: str, idle: tuple[int, ...] = ()) -> tuple[Layer, ...]:
     """VGG-16's convolutions, their ReLUs, and the poolings x1 … x5; `idle` stages give nothing to the output."""
@@ -369,19 +376,7 @@ def vgg16_stages(prefix: str, idle: tuple[int, ...] = ()) -> tuple[Layer, ...]:
     for number, modules in enumerate(VGG_FEATURES, start=1):
         for module in modules:
             name = f"{prefix}.{module}"
-            layer = Layer(
-                name,
-                "Convolution",
-                (bottom,),
-                f"c{number}",
-                3,
-                1,
-                1,
-                relu=True,
-                lr_mult=ALIKE,
-                decay_mult=ALIKE,
-                fill="fan-out",
-            )
+            layer = vgg_conv(name, bottom, number, name)
             layers += (replace(layer, idle=number in idle),)
             bottom = name
         if number not in idle:
