@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import segtwin
 import segtwin_engines
@@ -269,3 +270,19 @@ def test_the_losses_of_four_heads_are_averaged(framework: str) -> None:
         moved = (start[f"final{number}.bias"] - after[f"final{number}.bias"]).item()
         assert abs(slope) > 1e-3
         assert moved == pytest.approx(slope, rel=1e-4), number
+
+
+def test_what_an_onnx_output_is_follows_its_name_and_the_number_of_classes(tmp_path: Path) -> None:
+    """Logits of one class go through a sigmoid, of several through a softmax; a user's graph is taken at its word."""
+    for classes, kind in ((1, "logits"), (2, "score")):
+        model = segtwin_torch.build("unet-64", widths=(2, 3, 4, 5, 6), num_classes=classes, seed=1)
+        segtwin_torch.export_onnx(model, tmp_path / f"{classes}.onnx", verify=False)
+        assert segtwin_engines.load(tmp_path / f"{classes}.onnx", say=print).output == kind
+    fcn = segtwin_torch.build("fcn32s", widths=(2, 3, 4, 5, 6, 7, 8), num_classes=1)
+    segtwin_torch.export_onnx(fcn, tmp_path / "fcn.onnx", verify=False)
+    for name in ("probability", "logits"):
+        graph = onnx.load(tmp_path / "fcn.onnx")
+        graph.graph.node.append(onnx.helper.make_node("Identity", ["score"], [name]))
+        graph.graph.output[0].name = name
+        onnx.save(graph, tmp_path / f"{name}.onnx")
+        assert segtwin_engines.load(tmp_path / f"{name}.onnx", say=print).output == name
