@@ -1,6 +1,9 @@
 """Threads: the same numbers from every one of them, and nothing of torch's or a model's that is
 changed for the others."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -176,3 +179,28 @@ def test_a_message_names_the_tensor() -> None:
     model = made("torch", "fcn8s", 1)
     with pytest.raises(WeightsError, match=r": upscore8/weight holds \d+ NaN or infinite values"):
         segtwin_torch.load_weights(model, Weights(spoiled(segtwin_torch.read_weights(model), "nan")))
+
+
+THREADS_OF_AN_ENGINE = """
+import importlib, os, sys
+import numpy
+import segtwin_weights
+from segtwin.architectures import get_architecture
+from segtwin_engines.loading import start
+
+importlib.import_module({"opencv": "cv2"}.get(sys.argv[1], sys.argv[1]))  # some libraries start threads when imported
+before = len(os.listdir("/proc/self/task"))
+engine = start(sys.argv[1], get_architecture("fcn8s"), segtwin_weights.initialize("fcn8s", widths=(8,) * 7))
+engine.scores(numpy.zeros((1, 3, 96, 96), numpy.float32))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in Linux' /proc")
+@pytest.mark.parametrize("engine", ["onnxruntime", "ncnn", "opencv"])
+def test_engines_take_as_many_threads_as_omp_num_threads_says(engine: str) -> None:
+    for count in (1, 4):
+        place = dict(os.environ, OMP_NUM_THREADS=str(count))
+        command = [sys.executable, "-c", THREADS_OF_AN_ENGINE, engine]
+        done = subprocess.run(command, env=place, capture_output=True, text=True, check=True)
+        assert int(done.stdout) == count - 1

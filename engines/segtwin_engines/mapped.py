@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from segtwin import Architecture
-from segtwin_weights import Weights
+from segtwin_weights import Weights, onnx_session
 
 FILE = "network.onnx"
 PLAIN = "plain"
@@ -40,8 +40,7 @@ def write(weights: Weights, architecture: Architecture, folder: Path) -> None:
 def finish(folder: Path) -> None:
     """Make a session of what was written, and save it in its place."""
     plain = folder / PLAIN / FILE
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = onnx_session.options(3)
     options.optimized_model_filepath = str(folder / FILE)
     for entry, value in (
         ("optimized_model_external_initializers_file_name", f"{FILE}.data"),
@@ -55,8 +54,7 @@ def finish(folder: Path) -> None:
 
 def open_prepared(folder: Path, architecture: Architecture) -> Callable[[np.ndarray], np.ndarray]:
     """The scores of a session that `finish` saved."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = onnx_session.options(3)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimized
     session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
 

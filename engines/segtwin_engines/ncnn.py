@@ -10,7 +10,7 @@ from pathlib import Path
 import ncnn
 import numpy as np
 import segtwin_weights
-from segtwin import Architecture, oracle
+from segtwin import Architecture, oracle, threads
 from segtwin_weights import Dimensions, Weights, ncnn_file
 from segtwin_weights.from_table import INNER
 
@@ -69,7 +69,7 @@ def opened(path: str | os.PathLike[str]) -> ncnn.Net:
     net = ncnn.Net()
     for option in (*NARROW, FAR):
         setattr(net.opt, option, False)
-    net.opt.num_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    net.opt.num_threads = threads.allowed() or os.cpu_count() or 1
     param, data_file, _ = ncnn_file.files(path)
     if net.load_param(str(param)) or net.load_model(str(data_file)):
         raise ValueError(f"{path}: ncnn cannot read {param.name} and {data_file.name}; export them again")

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from segtwin import Architecture, Preprocessing
 from segtwin.architectures import find_architecture
-from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_stamp, onnx_table
+from segtwin_weights import Dimensions, Weights, metadata, onnx_dead_zones, onnx_session, onnx_stamp, onnx_table
 from segtwin_weights.onnx_check import first_line, onnx_values, values_of
 
 from segtwin_engines.engine import Engine, Folder, output_of
@@ -41,9 +41,7 @@ def start(
 
 def open_session(path: str, severity: int) -> onnxruntime.InferenceSession:
     """A session on the CPU that logs nothing below this severity."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = severity
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, onnx_session.options(severity), providers=["CPUExecutionProvider"])
 
 
 def open_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import segtwin_weights
-from segtwin import Architecture
+from segtwin import Architecture, threads
 from segtwin_weights import Dimensions, Weights
 from segtwin_weights.formats import prototxt
 
@@ -27,6 +27,8 @@ def start(
         raise ValueError(f"{architecture.name}: opencv runs networks of Caffe's layers alone; use another engine")
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise ImportError("OpenCV 5 has no Caffe importer; pip install 'opencv-python-headless<5'")
+    if count := threads.allowed():
+        cv2.setNumThreads(count)
     with tempfile.TemporaryDirectory(prefix="segtwin-") as folder:
         file = Path(folder) / "network.caffemodel"
         # its importer takes float32 alone

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino
-from segtwin import Architecture
+from segtwin import Architecture, threads
 from segtwin_weights import Dimensions, Weights, onnx_dead_zones
 
 from segtwin_engines import onnxruntime
@@ -54,8 +54,9 @@ def compile_file(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, np.ndarray]]]:
     """scores and blobs of a file; `options` are OpenVINO's."""
     core = openvino.Core()
+    chosen = {"INFERENCE_NUM_THREADS": str(threads.allowed() or 0), **options}  # 0: as it sees fit
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", dict(options))
+        compiled = core.compile_model(core.read_model(path), "CPU", chosen)
     except RuntimeError as error:
         raise ValueError(f"{path}: OpenVINO cannot run it: {' '.join(str(error).split())[:300]}") from None
 
@@ -69,7 +70,7 @@ def compile_file(
         held = onnx_dead_zones.held(names, onnx.load(path, load_external_data=False))
         outputs = {name for output in model.outputs for name in output.get_names()}
         model.add_outputs([value for value, _ in held.values() if value not in outputs])
-        values = core.compile_model(model, "CPU", dict(options))(data)
+        values = core.compile_model(model, "CPU", chosen)(data)
         return {source: data} | onnx_dead_zones.whole(held, (np.array(values[value]) for value, _ in held.values()))
 
     return scores, blobs

@@ -415,14 +415,15 @@ def onnx_values(
     """
     import onnxruntime
 
+    from segtwin_weights import onnx_session
+
     model = load_graph(file) if model is None else model
     graph = model.graph
     held = onnx_dead_zones.held([name for name in names if name != graph.input[0].name], model)
     if missing := [name for name in names if name not in (graph.input[0].name, *held)]:
         raise ValueError(f"{file}: the graph has no blob {missing[0]!r} ({len(missing)} missing)")
     wanted = [value for value, _ in held.values()]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4 if plain else 3
+    options = onnx_session.options(4 if plain else 3)
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from segtwin_weights import onnx_dead_zones
+from segtwin_weights import onnx_dead_zones, onnx_session
 from segtwin_weights.onnx_check import first_line, load_graph
 
 from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
@@ -67,8 +67,7 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
 
 def session(path: Path, graph: onnx.ModelProto | None) -> onnxruntime.InferenceSession:
     """A session of a file as it is, or with every value of its graph as an output."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = onnx_session.options(4)
     if graph is None:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
