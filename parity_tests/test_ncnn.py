@@ -65,6 +65,37 @@ def test_a_deconvolution_that_is_not_diagonal_runs_dense(drawn: Weights) -> None
         assert oracle.relative_error(got[name], want) < 2e-5, name
 
 
+@pytest.mark.parametrize("network", ["fcn8s", "fcn32s"])
+@pytest.mark.parametrize("size", [(1, 1), (20, 32), (35, 60), (64, 97)], ids=lambda size: "×".join(map(str, size)))
+def test_fc6_is_filtered_where_its_sums_are_long(network: str, size: tuple[int, int]) -> None:
+    """Columns of fc6 are computed in pairs: 1, 2, 3 and 4 of them here."""
+    architecture = get_architecture(network)
+    weights = segtwin_weights.initialize(network, widths=(2, 3, 3, 4, 64, 9, 8), num_classes=5)
+    random = np.random.default_rng(6)
+    drawn = {
+        name: random.standard_normal(blob.shape).astype(np.float32) * np.sqrt(2 / np.prod(blob.shape[1:], initial=1))
+        for name, blob in weights.items()
+    }
+    weights = Weights({**drawn, **{n: b for n, b in weights.items() if n.startswith("upscore")}}, weights.metadata)
+    (products,) = (node for node in ncnn_file.graph(weights, architecture) if node.name == "fc6_products")
+    assert len(products.bottoms) == 8
+    data = random.uniform(-120, 130, (2, 3, *size)).astype(np.float32)
+    truth = oracle.run(architecture, weights, data)
+    floors = noise.floors(architecture, weights, data, truth)
+    allowed = noise.default_bounds(architecture, weights)
+    engine = start("ncnn", architecture, weights)
+    blobs = engine.blobs(data)
+    for name in architecture.exported:
+        if name != architecture.input:
+            assert oracle.relative_error(blobs[name], truth[name]) < allowed[name] * floors[name], name
+    np.testing.assert_array_equal(engine.scores(data), blobs["score"])
+
+
+def test_short_sums_are_not_filtered(drawn: Weights) -> None:
+    """They have no noise floors to spare for it."""
+    assert "fc6_products" not in {node.name for node in ncnn_file.graph(drawn, get_architecture("fcn8s"))}
+
+
 @pytest.mark.filterwarnings("default::segtwin_engines.Assumed")
 def test_parity_has_a_column_for_it(drawn: Weights, tmp_path: Path) -> None:
     segtwin_weights.write(drawn, tmp_path / "w.safetensors")

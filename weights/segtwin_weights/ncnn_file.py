@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,7 @@ from segtwin.errors import WeightsError
 from segtwin.files import whole_together
 from segtwin.geometry import Repeat
 
+from segtwin_weights import filtering
 from segtwin_weights.from_table import INNER, KINDS, single
 from segtwin_weights.hub import Weights
 from segtwin_weights.metadata import SCHEMA, preprocessing_of
@@ -32,11 +33,18 @@ from segtwin_weights.surgery import dimensions
 MAGIC = 7767517
 FLOAT32 = bytes(4)
 """The flag before weights that may be of other types."""
-TO_THE_END = -233
+TO_THE_END = EQUAL = -233
 ROWS, COLUMNS = 1, 2
 """Axes of C×H×W."""
 RELU = " 9=1"
 ENDINGS = (".param", ".bin", ".json")
+FILTERED_TAPS = 7
+"""Columns of kernels that are computed by `filtered`: fc6's."""
+FILTERED_CHANNELS = 64
+"""From so many channels on. Filtering costs five noise floors of one layer, less where sums are short; what
+`segtwin.noise` allows grows with the sums: 4 for narrow networks, 13.7 here, 33 at fc6's full width."""
+OUTPUTS = 2
+"""Columns that are computed together there."""
 
 
 @dataclass
@@ -48,7 +56,7 @@ class Node:
     name: str
     bottoms: Sequence[str]
     parameters: str = ""
-    arrays: Sequence[np.ndarray] = ()
+    arrays: Iterable[np.ndarray] = ()
     flag: bool = False
     tops: Sequence[str] = field(default_factory=list)
 
@@ -189,6 +197,9 @@ class Made:
 def convolution(made: Made) -> Iterator[Node]:
     """O×I×kh×kw as in the hub; a ReLU behind it is a part of it."""
     layer, (weight, *bias) = made.layer, made.arrays
+    if filterable(layer, weight, made.pad):
+        yield from filtered(made)
+        return
     before, after = (made.pad, made.pad) if layer.pad_after is None else layer.pads
     words = f"0={len(weight)} 1={layer.kernel} 2={layer.dilation} 3={layer.stride}"
     words += f" 4={before} 15={after} 14={before} 16={after} 5={len(bias)} 6={weight.size}" + (
@@ -196,6 +207,56 @@ def convolution(made: Made) -> Iterator[Node]:
     )
     kind = "ConvolutionDepthWise" if layer.groups > 1 else "Convolution"
     yield Node(kind, made.top, made.bottoms, words + RELU * layer.relu, [weight, *bias], flag=True)
+
+
+def filterable(layer: Layer, weight: np.ndarray, pad: int) -> bool:
+    """Whether `filtered` writes a convolution."""
+    plain = (layer.stride, layer.dilation, layer.groups, pad, layer.pad_after) == (1, 1, 1, 0, None)
+    return plain and layer.kernel == FILTERED_TAPS and weight.shape[1] >= FILTERED_CHANNELS
+
+
+def filtered(made: Made) -> Iterator[Node]:
+    """A convolution with long rows: two columns from eight products a row of taps instead of fourteen
+    (`segtwin_weights.filtering`).
+
+    Bᵀ is a convolution with stride 2 along the columns, the products are eight convolutions with kernels a column
+    wide, and Aᵀ is a deconvolution with stride 2. An odd last column is computed with a zero beside it, and cut off.
+    """
+    (weight, *bias), top = made.arrays, made.top
+    (bottom,) = made.bottoms
+    out, channels, rows, taps = weight.shape
+    to_outputs, to_taps, to_inputs = filtering.matrices(OUTPUTS, taps)
+    count = len(to_taps)
+    yield Node("Reshape", f"{top}_lines", [bottom], "0=0 1=-1 2=1")  # all channels' rows below each other
+    words = f"0={count} 1={count} 11=1 2=1 3={OUTPUTS} 13=1 4=0 15=1 14=0 16=0 5=0 6={to_inputs.size}"
+    tiles = [to_inputs.astype(np.float32)]
+    yield Node("Convolution", f"{top}_tiles", [f"{top}_lines"], words, tiles, flag=True)
+    yield Node("Reshape", f"{top}_groups", [f"{top}_tiles"], f"0=0 1=-1 2={count * channels}")
+    parts, products = ([f"{top}_{what}_{number}" for number in range(count)] for what in ("part", "product"))
+    yield Node("Slice", f"{top}_parts", [f"{top}_groups"], f"-23300={count}{f',{EQUAL}' * count}", tops=parts)
+    words = f"0={out} 1=1 11={rows} 2=1 3=1 4=0 14=0 5=0 6={out * channels * rows}"
+    for part, product, row in zip(parts, products, to_taps, strict=True):
+        # not one convolution in groups: in bfloat16 ncnn's crashes
+        yield Node("Convolution", product, [part], words, map(along_rows, [weight], [row]), flag=True)
+    yield Node("Concat", f"{top}_products", products, "0=0")
+    yield Node("Reshape", f"{top}_sums", [f"{top}_products"], f"0=0 1=-1 2={count}")
+    words = f"0=1 1={OUTPUTS} 11=1 2=1 3={OUTPUTS} 13=1 4=0 14=0 18=0 5=0 6={to_outputs.size}"
+    columns = [np.ascontiguousarray(to_outputs.T, np.float32)]
+    yield Node("Deconvolution", f"{top}_columns", [f"{top}_sums"], words, columns, flag=True)
+    yield Node("Reshape", f"{top}_even", [f"{top}_columns"], f"0=0 1=-1 2={out}")
+    ends = f"-23309=3,0,0,0 -23310=3,1,{1 - rows},{1 - taps} -23311=3,0,1,2"
+    yield Node("Crop", f"{top}_channel", [bottom], ends)
+    yield Node("Squeeze", f"{top}_size", [f"{top}_channel"], "2=1")
+    yield Node("Crop", f"{top}_sum", [f"{top}_even", f"{top}_size"], "0=0 1=0")
+    yield from activated(made, Node("Bias", top, [f"{top}_sum"], f"0={out}", bias))
+
+
+def along_rows(weight: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """O×I×kh×kw → O×I×kh: rows of taps, weighted and added in float64, rounded once."""
+    found = np.empty(weight.shape[:-1], np.float32)
+    for some in range(0, len(weight), 64):  # a copy of all of fc6 in float64 takes 0.8 GB
+        found[some : some + 64] = weight[some : some + 64].astype(np.float64) @ taps
+    return found
 
 
 def deconvolution(made: Made) -> Iterator[Node]:
