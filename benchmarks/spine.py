@@ -136,7 +136,7 @@ def overlap(weights: Path, folder: Path, runs: int) -> float:
     data = random.uniform(0, 1, (1, engine.in_channels, *size)).astype(np.float32)
 
     def whole_folder() -> None:
-        list(segtwin_engines.predict(engine, images, folder / "masks", overwrite=True))
+        list(segtwin_engines.predict(engine, images, folder / "masks", overwrite=True, say=lambda line: None))
 
     ratios = []
     for _ in range(runs + 1):

@@ -12,6 +12,7 @@ the worst, where the weights were found.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ DOCS = Path(__file__).parent
 BUILT = DOCS / "_built"
 MOST = 1_500_000
 """Bytes of a notebook that every forge shows."""
+AT_A_TIME = 2
 
 
 def sources() -> list[Path]:
@@ -44,7 +46,10 @@ def execute(page: Path) -> Path:
         target,
         page,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # each page its share of the cores: threads of several pools that wait for each other spin
+    share = str(max(1, (os.cpu_count() or 1) // AT_A_TIME))
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), share)
+    done = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{page}: {done.stderr[-3000:]}")
     notebook = nbformat.read(target, as_version=4)
@@ -90,7 +95,7 @@ def main() -> None:
     pages = [page for page in sources() if not options.names or page.stem in options.names]
     BUILT.mkdir(exist_ok=True)
     wrong = 0
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
         for page, built in zip(pages, pool.map(execute, pages), strict=True):
             if options.write:
                 shutil.copy(built, DOCS / built.name)
