@@ -110,10 +110,8 @@ def drawn(network: str, folder: str) -> str:
 def show(facts: dict[str, Any]) -> None:
     """The table."""
     rows, columns = facts["size"]
-    say(
-        f"{facts['network']}, {facts['batch']}×{rows}×{columns}, {facts['threads']} threads; "
-        f"{facts['machine']['processor']}"
-    )
+    processor = " ".join(facts["machine"][name] for name in ("processor", "instructions") if name in facts["machine"])
+    say(f"{facts['network']}, {facts['batch']}×{rows}×{columns}, {facts['threads']} threads; {processor}")
     table = []
     for row in facts["rows"]:
         if row["failed"]:

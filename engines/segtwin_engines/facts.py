@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Of the facts; another number where a reader of the JSON would have to change."""
+INSTRUCTIONS = (
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+    "asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2", "sme",
+)  # fmt: skip
+"""What decides how fast a processor computes, and how it rounds, as Linux spells it: two of one name need not have the
+same."""
 
 
 def facts_of(parity: Parity) -> dict[str, Any]:
@@ -96,14 +102,14 @@ def versions(engines: Sequence[str]) -> dict[str, str]:
 
 def machine() -> dict[str, str]:
     """The processor and the kernels: roundings are theirs."""
-    model = platform.processor() or platform.machine()
+    told: dict[str, str] = {}
     with suppress(OSError):
-        model = next(
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-    kernels: dict[str, str] = {}
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = told.get("model name") or platform.processor() or platform.machine()
+    flags = (told.get("flags") or told.get("Features") or "").split()
+    wide = " ".join(flag for flag in INSTRUCTIONS if flag in flags)
+    kernels = {"instructions": wide} if wide else {}
     if "torch" in sys.modules:
         import torch
 

@@ -22,7 +22,8 @@ def measured_file() -> Path:
 def key() -> str:
     """This processor and the versions that are installed: another of either is measured anew."""
     used = [engine for engine in available_engines() if engine != "oracle"]
-    return json.dumps([machine()["processor"], os.cpu_count(), versions(used)], sort_keys=True)
+    here = machine()
+    return json.dumps([here["processor"], here.get("instructions", ""), os.cpu_count(), versions(used)], sort_keys=True)
 
 
 def keep(network: str, engine: str) -> None:
