@@ -24,11 +24,15 @@ FCN = {
     "off_diagonal": "deconv_off_diagonal", "skip_conv4_3": "skip_before_pool", "fuse_mean": "fuse_mean",
     "no_pool3": "skip_missing", "dropout": "dropout_on", "dropout_2d": "dropout_on", "dropout_scaled": "dropout_scale",
     "softmax": "softmax", "no_bias": "bias_missing", "swapped": "weights_swapped", "half": "half_precision",
+    "log_softmax": "log_softmax", "biases_swapped": "bias_swapped", "half_weights": "half_precision_weights",
+    "relu6": "relu6", "fc_leaky": "leaky_relu", "dropout_scaled_twice": "dropout_scale",
+    "reflect_conv4_2": "pad_reflect", "pool_3x3": "pool_kernel", "crop5_row": "crop_offset",
 }  # fmt: skip
 """Bug → what `diagnose` has to call it."""
 UNET = {
     "train": "batchnorm_train", "eps": "batchnorm_eps", "concat": "concat_order", "twice": "sigmoid_twice",
     "logits": "sigmoid_missing", "no_norm": "batchnorm_missing", "up_flipped": "kernel_flipped", "rgb": "input_order",
+    "relu_first": "relu_before_batchnorm", "root": "batchnorm_deviation",
 }  # fmt: skip
 PAIRS = (
     ("rgb", "crop9_early"), ("floor", "no_relu_conv3_2"), ("fc6_hwc", "crop31_early"), ("mean_missing", "fc6_hwc"),
@@ -97,6 +101,10 @@ class FCN8s(Port):
         if "swapped" in bugs:
             own["conv3_2/weight"], own["conv3_3/weight"] = own["conv3_3/weight"], own["conv3_2/weight"]
             own["conv3_2/bias"], own["conv3_3/bias"] = own["conv3_3/bias"], own["conv3_2/bias"]
+        if "biases_swapped" in bugs:
+            own["conv4_1/bias"], own["conv4_2/bias"] = own["conv4_2/bias"], own["conv4_1/bias"]
+        if "half_weights" in bugs:
+            own = {name: blob.astype(np.float16).astype(np.float32) for name, blob in own.items()}
         if "odd" in bugs:
             taps = np.maximum(0, 1 - np.abs(np.arange(16) - 8) / 8)
             own["upscore8/weight"] = own["upscore8/weight"].copy()
@@ -108,14 +116,21 @@ class FCN8s(Port):
 
     def conv(self, x: torch.Tensor, name: str, pad: int = 1, relu: bool = True) -> torch.Tensor:
         bias = self.blob(f"{name}/bias")
+        if name == "conv4_2" and "reflect_conv4_2" in self.bugs:
+            x, pad = functional.pad(x, (1, 1, 1, 1), mode="reflect"), 0
         x = functional.conv2d(x, self.blob(f"{name}/weight"), bias * 0 if "no_bias" in self.bugs else bias, padding=pad)
         if not relu or (name == "conv3_2" and "no_relu_conv3_2" in self.bugs):
             return x
-        return functional.leaky_relu(x, 0.1) if "leaky" in self.bugs else functional.relu(x)
+        if "relu6" in self.bugs:
+            return functional.relu6(x)
+        leaky = "leaky" in self.bugs or ("fc_leaky" in self.bugs and name in ("fc6", "fc7"))
+        return functional.leaky_relu(x, 0.1) if leaky else functional.relu(x)
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         if "average" in self.bugs:
             return functional.avg_pool2d(x, 2, 2, ceil_mode=True)
+        if "pool_3x3" in self.bugs:
+            return functional.max_pool2d(x, 3, 2, ceil_mode=True)
         return functional.max_pool2d(x, 2, 2, ceil_mode="floor" not in self.bugs)
 
     def prepared(self, x: torch.Tensor) -> torch.Tensor:
@@ -159,9 +174,12 @@ class FCN8s(Port):
             x = functional.dropout(x, 0.5, True)
         if "dropout_2d" in self.bugs:
             x = functional.dropout2d(x, 0.5, True)
-        if "dropout_scaled" in self.bugs:
+        if {"dropout_scaled", "dropout_scaled_twice"} & self.bugs:
             x = x * 0.5
-        x = self.conv(self.conv(x, "fc7", 0), "score_fr", 0, False)
+        x = self.conv(x, "fc7", 0)
+        if "dropout_scaled_twice" in self.bugs:
+            x = x * 0.5
+        x = self.conv(x, "score_fr", 0, False)
         x = self.up(x, "upscore2", 2)
         x = self.fused(x, self.conv(deep if "skip_conv4_3" in self.bugs else pool4, "score_pool4", 0, False), 5)
         x = self.up(x, "upscore_pool4", 2)
@@ -175,6 +193,8 @@ class FCN8s(Port):
             start = 30 if "crop31_early" in self.bugs else 31
             x = self.up(x, "upscore8", 8)[:, :, start:, start:]
         x = x[:, :, : image.shape[2], : image.shape[3]].float()
+        if "log_softmax" in self.bugs:
+            return x.log_softmax(1)
         return x.softmax(1) if "softmax" in self.bugs else x
 
     def up(self, x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
@@ -184,6 +204,7 @@ class FCN8s(Port):
         rows = columns = offset + {5: "crop5_late" in self.bugs, 9: -("crop9_early" in self.bugs)}[offset]
         if "centred" in self.bugs:
             rows, columns = (skip.shape[2] - x.shape[2]) // 2, (skip.shape[3] - x.shape[3]) // 2
+        rows -= offset == 5 and "crop5_row" in self.bugs
         skip = skip[:, :, rows : rows + x.shape[2], columns : columns + x.shape[3]]
         return (x + skip) / 2 if "fuse_mean" in self.bugs and offset == 5 else x + skip
 
@@ -195,6 +216,10 @@ class UNet(Port):
         if "no_norm" in self.bugs:
             return x
         statistics = [self.blob(f"{name}.running_{kind}") for kind in ("mean", "var")]
+        if "root" in self.bugs:
+            statistics[1] = statistics[1].sqrt()
+        if "negative_variance" in self.bugs and name == "conv4.conv.1":
+            statistics[1] = -statistics[1]
         return functional.batch_norm(
             x, *statistics, self.blob(f"{name}.weight"), self.blob(f"{name}.bias"),
             training="train" in self.bugs, eps=1e-3 if "eps" in self.bugs else 1e-5,
@@ -205,7 +230,11 @@ class UNet(Port):
 
     def double(self, x: torch.Tensor, name: str) -> torch.Tensor:
         for conv, norm in ((0, 1), (3, 4)):
-            x = functional.relu(self.norm(self.conv(x, f"{name}.conv.{conv}"), f"{name}.conv.{norm}"))
+            x = self.conv(x, f"{name}.conv.{conv}")
+            if "relu_first" in self.bugs:
+                x = self.norm(functional.relu(x), f"{name}.conv.{norm}")
+            else:
+                x = functional.relu(self.norm(x, f"{name}.conv.{norm}"))
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

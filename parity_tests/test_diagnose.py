@@ -16,10 +16,13 @@ from broken_ports import FCN, UNET, build, weights_of
 from segtwin_cli.main import main
 from segtwin_engines.ports import Port, PortError, open_port
 
+# The edge of conv4_2 is cut off before it is seen in score_pool4c; conv5_1 is the first that shows it.
 WHERE = {
     "rgb": "conv1_1", "floor": "pool1", "no_relu_conv3_2": "conv3_2", "fc6_hwc": "fc6", "crop9_early": "score_pool3c",
     "softmax": "score", "dropout": "fc6", "pad_at_conv1_2": "conv1_1", "off_diagonal": "upscore2",
-    "fuse_mean": "fuse_pool4", "dropout_scaled": "fc6", "half": "conv1_1",
+    "fuse_mean": "fuse_pool4", "dropout_scaled": "fc6", "half": "conv1_1", "relu6": "conv1_1", "pool_3x3": "pool1",
+    "biases_swapped": "conv4_1", "half_weights": "conv1_1", "reflect_conv4_2": "conv5_1", "crop5_row": "score_pool4c",
+    "log_softmax": "score",
 }  # fmt: skip
 
 
@@ -72,6 +75,59 @@ def test_two_bugs_in_one_place_of_a_function_alone() -> None:
     module, weights = build("fcn8s", "rgb", "crop9_early")
     found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights, patience=600)
     assert {cause.id for cause in found.causes} == {"input_order", "crop_offset"}
+
+
+@pytest.mark.parametrize("bug", ["fc_leaky", "dropout_scaled_twice"])
+def test_one_mistake_in_two_layers(bug: str) -> None:
+    module, weights = build("fcn8s", bug)
+    found = segtwin_engines.diagnose(module, "fcn8s", weights)
+    assert [(cause.id, cause.layer) for cause in found.causes] == [(FCN[bug], "fc6"), (FCN[bug], "fc7")]
+    assert found.first_difference == "fc6"
+    assert found.reproduced
+
+
+@pytest.mark.parametrize("bug", ["eps", "root", "relu_first"])
+def test_batchnorm_that_an_exporter_folded_into_its_convolution(bug: str, tmp_path: Path) -> None:
+    module, weights = build("unet", bug)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (torch.zeros(1, 3, 64, 96),), tmp_path / "port.onnx", dynamo=True, verbose=False)
+    found = segtwin_engines.diagnose(tmp_path / "port.onnx", "unet", weights)
+    assert ([cause.id for cause in found.causes], found.reproduced) == ([UNET[bug]], True)
+    assert found.first_difference == "conv1.conv.1"
+
+
+def test_a_port_with_other_weights_differs_from_the_first_layer_on() -> None:
+    module, _ = build("fcn8s", seed=2)
+    found = segtwin_engines.diagnose(module, "fcn8s", weights_of("fcn8s", seed=1), patience=1)
+    assert (found.first_difference, found.causes) == ("conv1_1", [])
+    assert any(
+        note.startswith("nothing in the port is what the weights of conv1_1, conv1_2 make") for note in found.notes
+    )
+
+
+@pytest.mark.parametrize("network", ["fcn8s", "unet"])
+def test_an_output_that_does_not_depend_on_the_image_proves_no_cause(network: str) -> None:
+    module, weights = build(network)
+    constant = Port.of_function(lambda x: np.full_like(function_of(module).run(x)[0], 0.5))
+    found = segtwin_engines.diagnose(constant, network, weights, patience=1)
+    assert (found.verdict, found.causes, found.reproduced) == ("differs", [], None)
+    assert any(note.startswith("the port's output is the same on another input") for note in found.notes)
+
+
+def test_an_output_that_is_not_a_number_is_followed_to_where_it_begins() -> None:
+    module, weights = build("unet", "negative_variance")
+    found = segtwin_engines.diagnose(module, "unet", weights)
+    assert (found.verdict, found.first_difference, found.causes) == ("differs", "conv4.conv.1", [])
+    assert found.explanation.startswith("the output is not a number; the first such value of the port is ")
+
+
+def test_a_program_of_one_size_is_run_at_that_size(tmp_path: Path) -> None:
+    module, weights = build("fcn8s", "average")
+    torch.export.save(torch.export.export(module, (torch.zeros(1, 3, 64, 96),)), tmp_path / "port.pt2")
+    for port in (tmp_path / "port.pt2", torch.export.load(tmp_path / "port.pt2")):
+        found = segtwin_engines.diagnose(port, "fcn8s", weights)
+        assert ([cause.id for cause in found.causes], found.inputs) == (["average_pooling"], ["64×96"])
 
 
 def test_a_right_port_is_equal() -> None:

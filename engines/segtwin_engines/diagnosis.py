@@ -44,6 +44,8 @@ PATIENCE = 60.0
 """Seconds for pairs of mistakes."""
 BEAM = 24
 """Mistakes that are tried in pairs with every other."""
+LEFT_OUT = ("relu_missing", "batchnorm_missing", "scale_missing")
+"""Mistakes whose result a network without them computes, too, on its way."""
 SAMPLES = 64
 
 
@@ -286,7 +288,7 @@ class Shelf:
         """The value that equals an array, and how far it is off; none of those that are taken. The nearest, and of
         equal ones the last: what is done in place is done at the end."""
         scale = float(np.abs(want).max(initial=0))
-        if not np.isfinite(scale):
+        if not np.isfinite(scale) or not want.size:
             return None
         some = np.linspace(0, want.size - 1, SAMPLES).astype(int)
         samples = want.flat[some]
@@ -334,6 +336,7 @@ class Search:
                 "network's weights, or random ones"
             )
         self.bounds: dict[str, float] = {}
+        self.ignores_input = False
 
     def needed(self) -> list[Any]:
         """The layers that the output is computed from, in order."""
@@ -448,8 +451,11 @@ class Search:
             for one in again
         ):
             return self.random(result, probe)
+        self.ignores_input = self.port.recorded is None and self.constant(probe)
         self.step("following the layers")
         shelf = Shelf(self.port.values(probe.data), [probe.output])
+        if np.isnan(probe.output).all():
+            return self.undefined(result, probe, shelf)
         if not shelf.inside:
             cheapest = min((one for one in inputs if one.error > bound), key=lambda one: one.data.size)
             probe, shelf = cheapest, Shelf({}, [cheapest.output])
@@ -457,6 +463,21 @@ class Search:
         trail.follow()
         self.conclude(result, trail, inputs)
         return result
+
+    def constant(self, probe: Input) -> bool:
+        """Whether the port gives the same output on another input: then it proves nothing about a mistake."""
+        other = self.port.run(np.ascontiguousarray(probe.data[:, :, ::-1, ::-1] * np.float32(0.5)))
+        same = any(
+            (laid := differences.laid_out(one, probe.output.shape)) is not None
+            and differences.error(laid, probe.output) <= self.bounds[self.architecture.output]
+            for one in other
+        )
+        if same:
+            self.notes.append(
+                "the port's output is the same on another input: something before it has died or is saturated, and the "
+                "output proves no cause"
+            )
+        return same
 
     def broken(self, error: PortError) -> Diagnosis:
         """A port that fails on every probe, from what it computed before it failed.
@@ -507,6 +528,22 @@ class Search:
         result.explanation = f"two calls on the same input give two outputs, from {place} on; {text}"
         return result
 
+    def undefined(self, result: Diagnosis, probe: Input, shelf: Shelf) -> Diagnosis:
+        """A port whose output is not a number: nothing behind the first such value can be compared."""
+        trail = Trail(self, probe, shelf)
+        trail.match()
+        right = {*trail.known, *trail.passed()}
+        place = next((layer.name for layer in self.order if layer.name not in right), self.architecture.output)
+        result.first_difference, result.how = place, "is not a number (NaN)"
+        result.blobs = trail.states()
+        wrong = next((name for name, array in shelf.items if np.isnan(array).any()), "output")
+        result.explanation = (
+            f"the output is not a number; the first such value of the port is {wrong}, and the first blob that differs "
+            f"{place}: look for a root of a negative variance, a division by zero, a logarithm of zero, weights that "
+            "are not numbers"
+        )
+        return result
+
     def conclude(self, result: Diagnosis, trail: Trail, inputs: Sequence[Input]) -> None:
         """From what was found on one input to the verdict."""
         others = [one for one in inputs if one is not trail.probe]
@@ -525,6 +562,12 @@ class Search:
         reference = trail.probe.values
         places = [name for name in trail.places if name]
         first = min(places, key=self.place) if places else self.architecture.output
+        if first in trail.unknown and len(lost := self.lost(trail, first)) > 1:
+            self.notes.append(
+                f"nothing in the port is what the weights of {', '.join(lost[:3])}{', …' * (len(lost) > 3)} make: "
+                "it has other weights, or is another network"
+            )
+            first = lost[0]
         if not trail.shelf.inside and result.causes:
             first = min((cause.layer for cause in result.causes), key=self.place)
         result.first_difference = first
@@ -539,6 +582,14 @@ class Search:
             result.maps = trail.probe.output, reference[self.architecture.output]
         result.blobs = trail.states()
         result.explanation = self.words(result, trail)
+
+    def lost(self, trail: Trail, first: str) -> list[str]:
+        """The convolutions before the first place whose results are nowhere in the port."""
+        return [
+            layer.name
+            for layer in self.order
+            if layer.name in trail.blind and layer.kind == "Convolution" and self.place(layer.name) <= self.place(first)
+        ]
 
     def cause(self, one: Hypothesis) -> Cause:
         """A hypothesis as a cause."""
@@ -586,9 +637,14 @@ class Search:
         return laid is not None and differences.error(laid, output) <= allowed
 
     def allowed(self, values: Values, target: str, changed: Sequence[str]) -> float:
-        """What rounding may cost a target of a network with mistakes: what it costs the reference; and behind a softmax
-        or a sigmoid too many, what the rounding of their input becomes."""
+        """What rounding may cost a target of a network with mistakes: what it costs the reference; relative to what is
+        left of it, where a function like ReLU6 cuts it off; and behind a softmax or a sigmoid too many, what the
+        rounding of their input becomes."""
         bound = self.bounds[target]
+        if target in changed and values.base is not None and values.layers[target].relu is False:
+            before, own = (float(np.abs(one[target]).max(initial=0)) for one in (values.base, values))
+            if values.base.layers[target].relu and 0 < own < before:
+                bound = min(bound * before / own, 1e-3)
         if target not in changed or target != self.architecture.output:
             return bound
         random = np.random.default_rng(SEED)
@@ -660,6 +716,10 @@ class Trail:
         """Where something differs."""
         self.blind: set[str] = set()
         """Layers that have no value in the port."""
+        self.followed: set[str] = set()
+        """Blobs that are right themselves, and that a mistake is made with next."""
+        self.case = search.case
+        """What mistakes are applied to."""
         self.values = self.fresh()
 
     def fresh(self) -> Values:
@@ -720,6 +780,11 @@ class Trail:
                     self.places.append(output)
                     return
                 self.blind.add(first.name)
+                unseen = [one for one in self.search.order if one.name in self.blind and one.kind == "Convolution"]
+                if not self.known and len(unseen) > 1:  # nothing of it is there, nor anything behind it
+                    self.unknown.append(first.name)
+                    self.places.append(first.name)
+                    return
 
     def segment(self, target: str) -> set[str]:
         """The layers between what is known and a target, and DATA where the input is one of their bottoms."""
@@ -750,39 +815,54 @@ class Trail:
     def explained(self, first: Any) -> list[Hit]:
         """The mistakes that explain why a layer's value is not there."""
         already = {hit.key for group in self.found for hit in group}
-        for target in self.targets(first):
+        for number, target in enumerate(self.targets(first)):
             segment = self.segment(target)
             candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
-            if target != first.name and self.shelf.inside:  # what lies behind is a matter of its own
+            if self.shelf.inside and number > NEXT:  # what lies far behind is a matter of its own
                 candidates = [one for one in candidates if first.name in one.layers or DATA in one.layers]
-            candidates.sort(key=lambda one: one.key not in already)
-            hits = self.tried(candidates, target)
-            if hits:
-                least = min(hit.error for hit in hits)
-                hits.sort(key=lambda hit: (hit.key not in already, hit.error > 10 * least))
+            if hits := self.sorted_hits(candidates, target, already):
                 return hits
         hits = self.behind(first)
         if hits:
             return hits
         return self.pairs(first.name if self.shelf.inside else self.architecture.output)
 
+    def sorted_hits(self, candidates: list[Hypothesis], target: str, already: set[str]) -> list[Hit]:
+        """The mistakes whose result is there, the likeliest first: those that were made before."""
+        hits = self.tried(sorted(candidates, key=lambda one: one.key not in already), target)
+        least = min((hit.error for hit in hits), default=0.0)
+        places = {name: place for place, (name, _) in enumerate(self.shelf.items)}
+        latest = max((places.get(hit.value.name, 0) for hit in hits), default=0)
+
+        def passing(hit: Hit) -> bool:
+            """Whether something is left out, and something else is made of the value next, as a ReLU6."""
+            return hit.key.startswith(LEFT_OUT) and places.get(hit.value.name, 0) < latest
+
+        return sorted(hits, key=lambda hit: (hit.key not in already, passing(hit), hit.error > 10 * least))
+
     def behind(self, first: Any) -> list[Hit]:
         """Mistakes that are made behind a layer whose own value is right: a mean of two maps is their sum at first."""
         taken = {name: self.known.pop(name) for name in first.sources if name in self.known}
         hits: list[Hit] = []
         if taken and self.shelf.inside:
-            self.values = self.fresh()
+            for group in self.found:  # what was made of the mistakes before it
+                self.case = group[0].applied(self.case)
+            given = {name: array for name, array in self.known.items() if name not in self.followed}
+            self.values = Values(self.case, self.probe.data, given)
             candidates = [one for one in self.search.catalogue if taken.keys() & set(one.layers)]
             hits = self.tried(candidates, first.name)
         self.known.update(taken)
         if hits:
-            wrong = self.values.of(hits[0].applied(self.search.case), hits[0].layers)
+            wrong = self.values.of(hits[0].applied(self.case), hits[0].layers)
             for name in taken.keys() & set(hits[0].layers):
                 value = wrong.get(name)
                 there = None if value is None else self.shelf.find(value, self.bounds[name])
+                self.places.append(name)
                 if there is not None:
                     self.take(name, there[0])
-                    self.places.append(name)
+                else:
+                    self.followed.add(name)
+        self.case = self.search.case
         self.values = self.fresh()
         return hits
 
@@ -800,15 +880,21 @@ class Trail:
 
     def tested(self, those: tuple[Hypothesis, ...], target: str) -> Hit | None:
         """One mistake, or two together."""
-        case = self.search.case
+        case = self.case
         for one in those:
             case = one.apply(case)
         layers = [layer for one in those for layer in one.layers]
         values = self.values.of(case, layers)
         got = values.get(target)
-        if got is None:
+        if got is None or not got.size:
             return None
         last = target == self.architecture.output and self.shelf.has_output
+        if last and self.search.ignores_input:  # it proves no cause
+            return None
+        if not last and min(got.shape[2:]) > 1 and not np.ptp(got, axis=(2, 3)).any():
+            return None  # neither does one that is constant, as behind ReLUs that have died
+        if not last and any(got.shape == one.shape and np.array_equal(got, one) for one in self.known.values()):
+            return None  # nothing is done there: what comes next shows it
         taken = self.inner if last else {*self.names.values()} - {"output"}
         there = self.shelf.find(got, self.search.allowed(values, target, layers), taken)
         return None if there is None else Hit(those, target, *there)
@@ -912,6 +998,9 @@ class Trail:
             ]
             if ranked:
                 score, place, array = max(ranked, key=lambda one: one[:2])
+                folded = self.normalised(first)
+                if folded is not None and alike(array, folded) > score:
+                    continue  # a convolution and the BatchNorm behind it are one there
                 if score > 0.5 or (first.name == self.architecture.output and items[-place][0] == "output"):
                     found = Seen(items[-place][0], array)
         if found is None:
@@ -920,6 +1009,13 @@ class Trail:
         self.places.append(first.name)
         self.take(first.name, found)
         return True
+
+    def normalised(self, layer: Any) -> np.ndarray | None:
+        """What the reference's BatchNorm makes of a convolution, where nothing else takes it."""
+        users = self.search.users.get(layer.name, [])
+        if layer.kind != "Convolution" or len(users) != 1 or self.values.layers[users[0]].kind != "BatchNorm":
+            return None
+        return self.probe.values[users[0]]
 
     def states(self) -> list[BlobState]:
         """Every blob in the port."""

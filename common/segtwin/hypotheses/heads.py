@@ -75,6 +75,16 @@ def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
                 "crop_offset", (layer.name,), f"{layer.name} begins at row and column {other}: the offset is {offset}",
                 cropped_at(layer.name, other), f"{other - offset:+d}",
             )  # fmt: skip
+    for by in (-2, -1, 1, 2):
+        for axis, words in enumerate(("row", "column")):
+            begin = [offset, offset]
+            begin[axis] += by
+            if begin[axis] >= 0:
+                yield Hypothesis(
+                    "crop_offset", (layer.name,),
+                    f"{layer.name} begins at {words} {begin[axis]}: the offset is {offset} along both axes",
+                    computed_by(cut_at(begin[0], begin[1]), layer.name), f"{words} {by:+d}",
+                )  # fmt: skip
     yield Hypothesis(
         "crop_centre", (layer.name,), f"{layer.name} cuts out the middle: the offset is {offset} at every size",
         computed_by(centre, layer.name),
@@ -101,6 +111,18 @@ def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
 def straight(name: str, bottoms: tuple[str, ...], operator: Operator) -> Callable[[Case], Case]:
     """A layer is computed from other bottoms."""
     return lambda case: case.with_layer(name, bottoms=bottoms, kind="Resize").with_operator(operator, name)
+
+
+def cut_at(top: int, left: int) -> Operator:
+    """A cut with an offset for each axis."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        x, like = bottoms
+        return x[:, :, top : top + like.shape[2], left : left + like.shape[3]]
+
+    return operator
 
 
 def centre(
@@ -479,6 +501,11 @@ def reversed_parts(
     return np.concatenate(bottoms[::-1], axis=1)
 
 
+def to(value: float) -> Change:
+    """Every number is this one."""
+    return lambda array: np.full_like(array, value)
+
+
 def scales(case: Case, layer: Layer) -> Iterator[Hypothesis]:
     """The at-once scales forgotten, or applied behind the score layer, where they scale its bias, too."""
     name = case.architecture.parameter_name(layer, "weight")
@@ -486,6 +513,15 @@ def scales(case: Case, layer: Layer) -> Iterator[Hypothesis]:
         "scale_missing", (layer.name,), f"{layer.name} is not applied",
         weight_is(name, np.ones_like),
     )  # fmt: skip
+    yield Hypothesis("scale_twice", (layer.name,), f"{layer.name} is applied twice", weight_is(name, np.square))
+    for other in case.architecture.layers:
+        own = case.architecture.parameter_name(other, "weight")
+        if other.kind == "Scale" and other is not layer and own in case.weights:
+            factor = np.asarray(case.weights[own]).flat[0]
+            yield Hypothesis(
+                "scale_swapped", (layer.name,), f"{layer.name} has the scale of {other.name}",
+                weight_is(name, to(float(factor))), other.name,
+            )  # fmt: skip
     for score in case.architecture.layers:
         if score.bottoms[:1] == (layer.name,) and score.kind == "Convolution" and score.bias:
             factor = float(np.asarray(case.weights[name]).flat[0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from segtwin.architectures import Layer
-from segtwin.hypotheses.case import Apply, Case, Change, weight_is
+from segtwin.hypotheses.case import PARAMETERS, Apply, Case, Change, weight_is
 from segtwin.hypotheses.catalogue import Hypothesis
 
 
@@ -52,6 +52,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
         )  # fmt: skip
     yield from biases(case)
     yield from swapped(case, those)
+    yield from narrowed(case)
 
 
 def weight(case: Case, layer: Layer) -> str:
@@ -122,11 +123,22 @@ def biases(case: Case) -> Iterator[Hypothesis]:
             "bias_twice", (layer.name,), f"{name} is added twice",
             weight_is(name, lambda b: 2 * b),
         )  # fmt: skip
+    for (one, mine), (other, theirs) in itertools.pairwise(having):
+        if case.weights[mine].shape == case.weights[theirs].shape:
+            yield Hypothesis(
+                "bias_swapped", (one.name, other.name), f"{mine} and {theirs} are exchanged",
+                renamed({mine: theirs, theirs: mine}), f"{one.name}, {other.name}",
+            )  # fmt: skip
     if len(having) > 1:
         yield Hypothesis(
             "bias_missing", tuple(layer.name for layer, _ in having), "no bias is added",
             without([name for _, name in having]),
         )  # fmt: skip
+
+
+def renamed(names: Mapping[str, str]) -> Apply:
+    """Weights are others."""
+    return lambda one: replace(one, weights={**one.weights, **{name: one.weights[names[name]] for name in names}})
 
 
 def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
@@ -145,6 +157,25 @@ def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
                     "weights_copied", (mine.name,), f"{mine.name} has the weights of {theirs.name}",
                     exchanged(mine, theirs, both=False), theirs.name,
                 )  # fmt: skip
+
+
+def narrowed(case: Case) -> Iterator[Hypothesis]:
+    """All weights rounded to half precision, and computed with in float32."""
+    names = {
+        name: layer.name
+        for layer in case.architecture.layers
+        for kind in PARAMETERS
+        if (name := case.architecture.parameter_name(layer, kind)) in case.weights
+    }
+
+    def apply(one: Case) -> Case:
+        with np.errstate(over="ignore"):
+            half = {name: one.weights[name].astype(np.float16).astype(np.float32) for name in names}
+        return replace(one, weights={**one.weights, **half})
+
+    if names:
+        text = "the weights are rounded to float16: the network's are float32"
+        yield Hypothesis("half_precision_weights", tuple(dict.fromkeys(names.values())), text, apply)
 
 
 def exchanged(one: Layer, other: Layer, both: bool) -> Apply:

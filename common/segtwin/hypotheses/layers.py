@@ -9,7 +9,7 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Apply, Case, computed_by, layer_is, layers_are, output_is, times
+from segtwin.hypotheses.case import Apply, Case, Change, computed_by, layer_is, layers_are, output_is, times
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.layer_kinds import output_size
 from segtwin.oracle import Operator
@@ -80,6 +80,11 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
             computed_by(padded_with(mode), *(layer.name for layer in padded)),
             "all",
         )  # fmt: skip
+        for layer in padded if mode in ("edge", "reflect") and len(padded) > 1 else ():
+            yield Hypothesis(
+                f"pad_{mode}", (layer.name,), f"{layer.name} is padded with {words}: the padding is zeros",
+                computed_by(padded_with(mode), layer.name), "alone",
+            )  # fmt: skip
 
 
 def hundred(first: Layer, second: Layer) -> Iterator[Hypothesis]:
@@ -171,6 +176,15 @@ def poolings(case: Case) -> Iterator[Hypothesis]:
                 f"rounds them {'up (ceil_mode=True)' if those[0].sizes != 'floor' else 'down'}",
                 layers_are(those, sizes=chosen),
             )  # fmt: skip
+    for those in ([pools] if len(pools) > 1 else []) + [[layer] for layer in pools]:
+        if any(layer.kernel == 2 for layer in those):
+            for pad in (0, 1):
+                yield Hypothesis(
+                    "pool_kernel", tuple(layer.name for layer in those),
+                    f"{'the poolings take' if len(those) > 1 else f'{those[0].name} takes'} windows of 3×3"
+                    f"{', padded by 1' * pad}: they are 2×2",
+                    layers_are(those, kernel=3, pad=pad), f"{pad}",
+                )  # fmt: skip
     if pools:
         names = tuple(layer.name for layer in pools)
         yield Hypothesis(
@@ -235,6 +249,20 @@ def activations(case: Case) -> Iterator[Hypothesis]:
             "leaky_relu", tuple(active), f"the ReLUs are leaky, with a slope of {slope:g} below zero: they are not",
             leaky(active, slope), f"{slope:g}",
         )  # fmt: skip
+        for name in active if len(active) > 1 else ():
+            yield Hypothesis(
+                "leaky_relu", (name,), f"the ReLU after {name} is leaky, with a slope of {slope:g} below zero: it is "
+                "not", leaky([name], slope), f"{slope:g}",
+            )  # fmt: skip
+    for id, words, function in OTHERS if active else ():
+        yield Hypothesis(
+            id, tuple(active), f"{words} stand in the place of the ReLUs", activated(active, function),
+        )  # fmt: skip
+        for name in active if len(active) > 1 else ():
+            yield Hypothesis(
+                id, (name,), f"{words.removesuffix('s')} stands in the place of the ReLU after {name}",
+                activated([name], function),
+            )  # fmt: skip
     if active:
         yield Hypothesis(
             "relu_missing", tuple(active), "there are no ReLUs",
@@ -261,13 +289,26 @@ def activations(case: Case) -> Iterator[Hypothesis]:
                 )  # fmt: skip
 
 
+OTHERS: tuple[tuple[str, str, Change], ...] = (
+    ("relu6", "ReLU6s, which end at 6,", lambda x: np.clip(x, 0, 6)),
+    ("elu", "ELUs", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
+    ("silu", "SiLUs", lambda x: x * np.where(x < 0, np.exp(np.minimum(x, 0)), 1) / (1 + np.exp(-np.abs(x)))),
+)
+"""Other functions in the place of a ReLU: id, in words, and what they compute."""
+
+
 def leaky(names: list[str], slope: float) -> Apply:
     """ReLUs are leaky."""
+    return activated(names, lambda x: np.where(x > 0, x, times(slope)(x)))
+
+
+def activated(names: list[str], function: Change) -> Apply:
+    """ReLUs are something else."""
 
     def apply(case: Case) -> Case:
         for name in names:
             case = case.with_layer(name, relu=False)
-            case = case.with_output(name, lambda x: np.where(x > 0, x, times(slope)(x)))
+            case = case.with_output(name, function)
         return case
 
     return apply

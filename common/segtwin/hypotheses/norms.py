@@ -8,7 +8,7 @@ import numpy as np
 
 from segtwin.architectures import Architecture, Layer
 from segtwin.architectures.schema import BATCHNORM_EPS
-from segtwin.hypotheses.case import Case, computed_by, left_out
+from segtwin.hypotheses.case import Apply, Case, computed_by, layers_are, left_out
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.oracle import Operator
 
@@ -62,7 +62,18 @@ def of(case: Case) -> Iterator[Hypothesis]:
         "BatchNorm's running variance is taken for a standard deviation",
         normed(deviation=True),
     )
+    yield all_of(
+        "batchnorm_deviation", "BatchNorm's running variance is a standard deviation", normed(root=True), "root"
+    )
     yield all_of("batchnorm_swapped", "BatchNorm's running mean and bias are exchanged", swapped)
+    active = [layer for layer in case.architecture.layers if layer.kind == "BatchNorm" and layer.relu]
+    if active:
+        yield Hypothesis(
+            "relu_before_batchnorm",
+            tuple(layer.name for layer in active),
+            "the ReLU comes before BatchNorm: it comes behind it",
+            relu_first(active),
+        )
     for name in names:
         yield Hypothesis(
             "batchnorm_missing",
@@ -79,6 +90,7 @@ def normed(
     mean: float = 1.0,
     variance: float = 1.0,
     deviation: bool = False,
+    root: bool = False,
 ) -> Operator:
     """BatchNorm with something else in place of its numbers."""
 
@@ -90,6 +102,7 @@ def normed(
         number = x.dtype.type
         middle = running_mean * number(mean) if statistics else number(0)
         spread = running_var * number(variance) if statistics else np.ones_like(running_var)
+        spread = np.sqrt(spread) if root else spread
         top = (x - middle) / (spread if deviation else np.sqrt(spread + number(eps)))
         return top * weight + bias if affine else top
 
@@ -104,6 +117,18 @@ def of_the_batch(
     weight, bias = (one[:, None, None] for one in parameters[:2])
     mean, variance = (of((0, 2, 3), keepdims=True) for of in (x.mean, x.var))
     return (x - mean) / np.sqrt(variance + x.dtype.type(BATCHNORM_EPS)) * weight + bias
+
+
+def relu_first(layers: list[Layer]) -> Apply:
+    """BatchNorm of what a ReLU leaves."""
+
+    def operator(
+        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+    ) -> np.ndarray:
+        return normed()(layer, architecture, [np.maximum(bottoms[0], 0)], parameters)
+
+    names = [layer.name for layer in layers]
+    return lambda case: layers_are(layers, relu=False)(case).with_operator(operator, *names)
 
 
 def swapped(

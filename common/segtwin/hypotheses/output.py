@@ -16,6 +16,12 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return small / small.sum(1, keepdims=True)
 
 
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Over the channels; the logarithm of `softmax`, which may be zero, would be infinite."""
+    small = scores - scores.max(1, keepdims=True)
+    return small - np.log(np.exp(small).sum(1, keepdims=True))
+
+
 def sigmoid(scores: np.ndarray) -> np.ndarray:
     """Of every number."""
     small = np.exp(-np.abs(scores))
@@ -52,7 +58,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
     yield after("softmax", "the output is probabilities of a softmax: the original gives scores", softmax)
     yield after(
         "log_softmax", "the output is logarithms of probabilities: the original gives scores",
-        lambda scores: np.log(softmax(scores)),
+        log_softmax,
     )  # fmt: skip
     yield after("sigmoid", "the output goes through a sigmoid: the original gives scores", sigmoid)
     yield after(

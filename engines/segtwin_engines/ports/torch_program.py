@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,15 +46,26 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            size: tuple[int | None, int | None] = (None, None)
             if kind == "torchscript":
                 program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             else:
                 # it would unpickle whatever is there where the restricted way fails
                 with mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), open(path, "rb") as file:
-                    program = torch.export.load(file).module()
+                    exported = torch.export.load(file)
+                program, size = exported.module(), size_of(exported)
     except Exception as error:  # torch's errors have no class in common
         raise PortError(f"{path}: torch cannot read it: {' '.join(str(error).split())[:200]}") from None
-    return of_function(program, str(path))
+    return replace(of_function(program, str(path)), size=size)
+
+
+def size_of(exported: torch.export.ExportedProgram) -> tuple[int | None, int | None]:
+    """Rows and columns of a program's first input; None for what may vary."""
+    names = exported.graph_signature.user_inputs
+    shapes = (node.meta["val"].shape for node in exported.graph.nodes if node.name in names and "val" in node.meta)
+    shape = next((one for one in shapes if len(one) >= 2), (None, None))
+    rows, columns = (one if isinstance(one, int) else None for one in shape[-2:])
+    return rows, columns
 
 
 def of_function(function: Any, name: str | None = None) -> Port:
@@ -92,7 +104,8 @@ def of_function(function: Any, name: str | None = None) -> Port:
             call(data)
         return recorder.values
 
-    return Port(own, run, values)
+    size = size_of(function) if isinstance(function, torch.export.ExportedProgram) else (None, None)
+    return Port(own, run, values, size)
 
 
 @contextmanager
