@@ -218,7 +218,7 @@ def test_the_full_width_at_375_by_500_is_the_originals() -> None:
         np.testing.assert_array_equal(blobs["pred_up"].reshape(-1)[safe], want[safe])
         np.testing.assert_array_equal(blobs["pred"][:, 0], golden.files["pred"])
         path = f"{FOLDER.name}/fcn8-vgg-full.onnx"
-        twin.export_onnx(network, path)
+        twin.export_onnx(network, path, verify=False)  # it is compared with the original below
         del network, blobs
         gc.collect()
         names = [name for name in golden.architecture.exported if name in golden.files] + ["upscore32"]

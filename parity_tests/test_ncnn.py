@@ -66,7 +66,7 @@ def test_a_deconvolution_that_is_not_diagonal_runs_dense(drawn: Weights) -> None
 
 
 @pytest.mark.parametrize("network", ["fcn8s", "fcn32s"])
-@pytest.mark.parametrize("size", [(1, 1), (20, 32), (35, 60), (64, 97)], ids=lambda size: "×".join(map(str, size)))
+@pytest.mark.parametrize("size", [(1, 1), (20, 32), (35, 60), (64, 97)], ids=lambda size: "x".join(map(str, size)))
 def test_fc6_is_filtered_where_its_sums_are_long(network: str, size: tuple[int, int]) -> None:
     """Columns of fc6 are computed in pairs: 1, 2, 3 and 4 of them here."""
     architecture = get_architecture(network)

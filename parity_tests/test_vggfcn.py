@@ -31,7 +31,7 @@ def test_the_scores_are_the_originals(architecture: str, framework: str) -> None
     for golden in goldens:
         check(golden, twin.blobs(network, golden.data))
     path = Path(FOLDER.name) / "vggfcn.onnx"
-    twin.export_onnx(network, path)
+    twin.export_onnx(network, path, verify=False)  # it is compared with the original below
     del network
     gc.collect()
     for golden in goldens:
