@@ -12,7 +12,7 @@ import segtwin_engines
 import segtwin_keras
 import segtwin_weights
 import torch
-from broken_ports import FCN, UNET, build, weights_of
+from broken_ports import FCN, UNET, FCN8s, build, weights_of
 from segtwin_cli.main import main
 from segtwin_engines.ports import Port, PortError, open_port
 
@@ -113,6 +113,17 @@ def test_an_output_that_does_not_depend_on_the_image_proves_no_cause(network: st
     found = segtwin_engines.diagnose(constant, network, weights, patience=1)
     assert (found.verdict, found.causes, found.reproduced) == ("differs", [], None)
     assert any(note.startswith("the port's output is the same on another input") for note in found.notes)
+
+
+def test_a_mistake_in_the_last_layer_is_named_though_the_output_is_constant() -> None:
+    class Classes(FCN8s):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).argmax(1, keepdim=True).float()
+
+    weights = weights_of("fcn8s")
+    weights["score_fr/bias"] = weights["score_fr/bias"] + np.float32([1e4, 0, 0, 0, 0])
+    found = segtwin_engines.diagnose(Classes(weights).eval(), "fcn8s", weights)
+    assert [cause.id for cause in found.causes] == ["argmax"]
 
 
 def test_an_output_that_is_not_a_number_is_followed_to_where_it_begins() -> None:

@@ -466,7 +466,10 @@ class Search:
 
     def constant(self, probe: Input) -> bool:
         """Whether the port gives the same output on another input: then it proves nothing about a mistake."""
-        other = self.port.run(np.ascontiguousarray(probe.data[:, :, ::-1, ::-1] * np.float32(0.5)))
+        try:
+            other = self.port.run(np.ascontiguousarray(probe.data[:, :, ::-1, ::-1] * np.float32(0.5)))
+        except PortError:
+            return False
         same = any(
             (laid := differences.laid_out(one, probe.output.shape)) is not None
             and differences.error(laid, probe.output) <= self.bounds[self.architecture.output]
@@ -889,9 +892,11 @@ class Trail:
         if got is None or not got.size:
             return None
         last = target == self.architecture.output and self.shelf.has_output
-        if last and self.search.ignores_input:  # it proves no cause
-            return None
-        if not last and min(got.shape[2:]) > 1 and not np.ptp(got, axis=(2, 3)).any():
+        if last and self.search.ignores_input:  # it proves no cause but one in the last layer
+            before = {*self.values.layers[target].bottoms} - {self.architecture.input}
+            if not before <= self.known.keys():
+                return None
+        if not last and got.ndim == 4 and min(got.shape[2:]) > 1 and not np.ptp(got, axis=(2, 3)).any():
             return None  # neither does one that is constant, as behind ReLUs that have died
         if not last and any(got.shape == one.shape and np.array_equal(got, one) for one in self.known.values()):
             return None  # nothing is done there: what comes next shows it
