@@ -451,11 +451,11 @@ class Search:
             for one in again
         ):
             return self.random(result, probe)
-        self.ignores_input = self.port.recorded is None and self.constant(probe)
         self.step("following the layers")
         shelf = Shelf(self.port.values(probe.data), [probe.output])
         if np.isnan(probe.output).all():
             return self.undefined(result, probe, shelf)
+        self.ignores_input = self.port.recorded is None and self.constant(probe)
         if not shelf.inside:
             cheapest = min((one for one in inputs if one.error > bound), key=lambda one: one.data.size)
             probe, shelf = cheapest, Shelf({}, [cheapest.output])
@@ -587,12 +587,8 @@ class Search:
         result.explanation = self.words(result, trail)
 
     def lost(self, trail: Trail, first: str) -> list[str]:
-        """The convolutions before the first place whose results are nowhere in the port."""
-        return [
-            layer.name
-            for layer in self.order
-            if layer.name in trail.blind and layer.kind == "Convolution" and self.place(layer.name) <= self.place(first)
-        ]
+        """The convolutions up to the first place whose results are nowhere in the port."""
+        return [name for name in trail.unseen() if self.place(name) <= self.place(first)]
 
     def cause(self, one: Hypothesis) -> Cause:
         """A hypothesis as a cause."""
@@ -783,11 +779,14 @@ class Trail:
                     self.places.append(output)
                     return
                 self.blind.add(first.name)
-                unseen = [one for one in self.search.order if one.name in self.blind and one.kind == "Convolution"]
-                if not self.known and len(unseen) > 1:  # nothing of it is there, nor anything behind it
+                if not self.known and len(self.unseen()) > 1:  # nothing of it is there, nor anything behind it
                     self.unknown.append(first.name)
                     self.places.append(first.name)
                     return
+
+    def unseen(self) -> list[str]:
+        """The convolutions that have no value in the port, in order."""
+        return [one.name for one in self.search.order if one.name in self.blind and one.kind == "Convolution"]
 
     def segment(self, target: str) -> set[str]:
         """The layers between what is known and a target, and DATA where the input is one of their bottoms."""

@@ -245,8 +245,7 @@ def filtered(made: Made) -> Iterator[Node]:
     yield Node("Deconvolution", f"{top}_columns", [f"{top}_sums"], words, columns, flag=True)
     yield Node("Reshape", f"{top}_even", [f"{top}_columns"], f"0=0 1=-1 2={out}")
     ends = f"-23309=3,0,0,0 -23310=3,1,{1 - rows},{1 - taps} -23311=3,0,1,2"
-    yield Node("Crop", f"{top}_channel", [bottom], ends)
-    yield Node("Squeeze", f"{top}_size", [f"{top}_channel"], "2=1")
+    yield from size_of(top, bottom, ends)
     yield Node("Crop", f"{top}_sum", [f"{top}_even", f"{top}_size"], "0=0 1=0")
     yield from activated(made, Node("Bias", top, [f"{top}_sum"], f"0={out}", bias))
 
@@ -285,10 +284,15 @@ def crop(made: Made) -> Iterator[Node]:
     it is cut to one of its channels and that axis dropped."""
     layer, (bottom, like) = made.layer, made.bottoms
     if made.channels[layer.bottoms[1]] != made.channels[layer.name]:
-        yield Node("Crop", f"{layer.name}_channel", [like], "-23309=1,0 -23310=1,1 -23311=1,0")
-        yield Node("Squeeze", f"{layer.name}_size", [f"{layer.name}_channel"], "2=1")
+        yield from size_of(layer.name, like, "-23309=1,0 -23310=1,1 -23311=1,0")
         like = f"{layer.name}_size"
     yield Node("Crop", made.top, [bottom, like], f"0={made.offset} 1={made.offset}")
+
+
+def size_of(name: str, like: str, part: str) -> Iterator[Node]:
+    """NAME_size: a part of a blob, one channel of it, without that axis. What is cut to it keeps its channels."""
+    yield Node("Crop", f"{name}_channel", [like], part)
+    yield Node("Squeeze", f"{name}_size", [f"{name}_channel"], "2=1")
 
 
 def eltwise(made: Made) -> Iterator[Node]:

@@ -23,11 +23,16 @@ def as_it_is(data: np.ndarray) -> np.ndarray:
 
 
 def cut(
-    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray], offset: int
+    layer: Layer,
+    architecture: Architecture,
+    bottoms: list[np.ndarray],
+    parameters: list[np.ndarray],
+    top: int,
+    left: int,
 ) -> np.ndarray:
-    """The first bottom cut to the size of the second, from row and column `offset` on."""
+    """The first bottom cut to the size of the second, from row `top` and column `left` on."""
     x, like = bottoms
-    return x[:, :, offset : offset + like.shape[2], offset : offset + like.shape[3]]
+    return x[:, :, top : top + like.shape[2], left : left + like.shape[3]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ class Case:
         if layer.name in self.operators:
             return self.operators[layer.name]
         if layer.kind == "Crop":
-            return partial(cut, offset=self.offsets[layer.name])
+            offset = self.offsets[layer.name]
+            return partial(cut, top=offset, left=offset)
         return oracle.OPERATORS[layer.kind]
 
     def compute(self, layer: Layer, bottoms: list[np.ndarray]) -> np.ndarray:

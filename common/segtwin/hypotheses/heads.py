@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, times, weight_is
+from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, cut, times, weight_is
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.hypotheses.kernels import LAYOUTS, every
 from segtwin.oracle import Operator
@@ -83,7 +84,7 @@ def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
                 yield Hypothesis(
                     "crop_offset", (layer.name,),
                     f"{layer.name} begins at {words} {begin[axis]}: the offset is {offset} along both axes",
-                    computed_by(cut_at(begin[0], begin[1]), layer.name), f"{words} {by:+d}",
+                    computed_by(partial(cut, top=begin[0], left=begin[1]), layer.name), f"{words} {by:+d}",
                 )  # fmt: skip
     yield Hypothesis(
         "crop_centre", (layer.name,), f"{layer.name} cuts out the middle: the offset is {offset} at every size",
@@ -111,18 +112,6 @@ def crops(case: Case, layer: Layer) -> Iterator[Hypothesis]:
 def straight(name: str, bottoms: tuple[str, ...], operator: Operator) -> Callable[[Case], Case]:
     """A layer is computed from other bottoms."""
     return lambda case: case.with_layer(name, bottoms=bottoms, kind="Resize").with_operator(operator, name)
-
-
-def cut_at(top: int, left: int) -> Operator:
-    """A cut with an offset for each axis."""
-
-    def operator(
-        layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
-    ) -> np.ndarray:
-        x, like = bottoms
-        return x[:, :, top : top + like.shape[2], left : left + like.shape[3]]
-
-    return operator
 
 
 def centre(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -127,18 +127,13 @@ def biases(case: Case) -> Iterator[Hypothesis]:
         if case.weights[mine].shape == case.weights[theirs].shape:
             yield Hypothesis(
                 "bias_swapped", (one.name, other.name), f"{mine} and {theirs} are exchanged",
-                renamed({mine: theirs, theirs: mine}), f"{one.name}, {other.name}",
+                exchanged(one, other, both=True, kinds=("bias",)), f"{one.name}, {other.name}",
             )  # fmt: skip
     if len(having) > 1:
         yield Hypothesis(
             "bias_missing", tuple(layer.name for layer, _ in having), "no bias is added",
             without([name for _, name in having]),
         )  # fmt: skip
-
-
-def renamed(names: Mapping[str, str]) -> Apply:
-    """Weights are others."""
-    return lambda one: replace(one, weights={**one.weights, **{name: one.weights[names[name]] for name in names}})
 
 
 def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
@@ -178,12 +173,12 @@ def narrowed(case: Case) -> Iterator[Hypothesis]:
         yield Hypothesis("half_precision_weights", tuple(dict.fromkeys(names.values())), text, apply)
 
 
-def exchanged(one: Layer, other: Layer, both: bool) -> Apply:
+def exchanged(one: Layer, other: Layer, both: bool, kinds: Sequence[str] = ("weight", "bias")) -> Apply:
     """A layer has the weight and bias of another, and perhaps the other has its."""
 
     def apply(case: Case) -> Case:
         weights = dict(case.weights)
-        for kind in ("weight", "bias"):
+        for kind in kinds:
             names = [case.architecture.parameter_name(layer, kind) for layer in (one, other)]
             if names[0] in case.weights and names[1] in case.weights:
                 weights[names[0]] = case.weights[names[1]]

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,17 +45,15 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            size: tuple[int | None, int | None] = (None, None)
             if kind == "torchscript":
                 program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             else:
                 # it would unpickle whatever is there where the restricted way fails
                 with mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), open(path, "rb") as file:
-                    exported = torch.export.load(file)
-                program, size = exported.module(), size_of(exported)
+                    program = torch.export.load(file)
+            return of_function(program, str(path))
     except Exception as error:  # torch's errors have no class in common
         raise PortError(f"{path}: torch cannot read it: {' '.join(str(error).split())[:200]}") from None
-    return replace(of_function(program, str(path)), size=size)
 
 
 def size_of(exported: torch.export.ExportedProgram) -> tuple[int | None, int | None]:
