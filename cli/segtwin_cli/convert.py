@@ -16,7 +16,7 @@ from segtwin_weights.formats import caffemodel
 from segtwin_weights.mappings import names
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import echo, noting, overwrite_option, quiet_option, refuse_to_replace, steps
 from segtwin_cli.weights_file import WeightsFile
 
 
@@ -76,14 +76,13 @@ def convert(
     labels: dict[str, Any] = {} if class_file is None else {"classes": read_names(class_file)}
     if palette is not None:
         labels["palette"] = read_palette(palette)
-    console = errors()
+    say = noting(quiet)
     with steps(3, quiet) as step:
         step(f"reading {source}")
         weights = segtwin_weights.read(source, raw=True)
         preprocessing = None
         if stated:
             hub = names.hub_names(weights)
-            say = (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
             preprocessing = chosen(base(hub, stated), stated, say, channels_of(hub))
         step("converting")
         changes: list[surgery.Change] = []
@@ -101,7 +100,7 @@ def convert(
         segtwin_weights.write(weights, target)
     if not quiet:
         for line in losses(weights.metadata, source, target, to):
-            console.print(f"note: {line}", markup=False)
+            say(line)
         counts = Counter(change.what for change in changes)
         said = ", ".join(f"{count} {what}" for what, count in counts.items())
         echo(f"{target}: {weights!r}" + (f"; blobs {said}" if said else ""))

@@ -13,6 +13,7 @@ from segtwin_cli.preprocessing_options import over, preprocessing_options
 from segtwin_cli.terminal import (
     echo,
     json_option,
+    noting,
     quiet_option,
     refuse_to_replace,
     refuse_to_replace_json,
@@ -71,10 +72,7 @@ def diagnose(
         raise click.UsageError("add --weights FILE, those that THEIRS has, or --reference FILE, another model")
     from segtwin_engines.diagnosis import diagnose as find
 
-    def say(line: str) -> None:
-        if not quiet:
-            echo(f"note: {line}", err=True)
-
+    say = noting(quiet)
     with steps(None, quiet) as step:
         result = find(
             theirs, network, weights, images, reference=reference, weights_only=weights_only,

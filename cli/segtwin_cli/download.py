@@ -26,9 +26,8 @@ def download(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> 
     --json: {"name", "path"}
     """
     refuse_to_replace_json(json_file, overwrite)
-    console = errors()
     with download_bar(name, quiet) as bar:
-        say = (lambda line: None) if quiet else (lambda line: console.print(line, markup=False))
+        say = (lambda line: None) if quiet else (lambda line: errors().print(line))
         path = catalogue.fetch(name, bar, say)
     if write_json({"name": name, "path": str(path)}, json_file):
         echo_path(path)

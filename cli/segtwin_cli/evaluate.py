@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 import segtwin
 import segtwin_engines
@@ -12,8 +10,8 @@ from segtwin_engines.installed import ENGINES, available_engines, require
 from segtwin_cli.data_options import read_table, table_option
 from segtwin_cli.terminal import (
     echo,
-    errors,
     json_option,
+    noting,
     quiet_option,
     refuse_to_replace,
     refuse_to_replace_json,
@@ -63,16 +61,20 @@ def evaluate(
     if report is not None:
         require("report", purpose="--report")
         refuse_to_replace(report, overwrite)
-    console = errors()
-    say: Callable[[str], None] = (
-        (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
-    )
     stated = read_table(table)
     count = len(segtwin_engines.chosen(segtwin.data.find(data), part)[0])
     with steps(1 + count, quiet) as step:
         step(f"reading {weights}")
         found = segtwin_engines.evaluate(
-            weights, data, engine=engine, part=part, table=stated, tile=tile, threshold=threshold, say=say, step=step
+            weights,
+            data,
+            engine=engine,
+            part=part,
+            table=stated,
+            tile=tile,
+            threshold=threshold,
+            say=noting(quiet),
+            step=step,
         )
         if report is not None:
             segtwin_engines.write_evaluation(found, report, overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from segtwin_weights.mappings import names
 from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import echo, errors, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import echo, noting, overwrite_option, quiet_option, refuse_to_replace, steps
 from segtwin_cli.weights_file import WeightsFile
 
 CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
@@ -132,7 +132,7 @@ def export(
     check_size(weights, network_in_header(weights), size)
     if framework:
         require(framework, purpose=f"--framework {framework}")
-    console = errors()
+    say = noting(quiet)
     with steps(3 + len(outputs), quiet) as step:
         step(f"reading {weights}")
         loaded, architecture = read_network(weights)
@@ -142,9 +142,6 @@ def export(
         else:
             channels = segtwin_weights.dimensions(loaded, architecture).in_channels
             base, _ = metadata.preprocessing_of(loaded, get_architecture(architecture), channels)
-            say: Callable[[str], None] = (
-                (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
-            )
             loaded = Weights(loaded, metadata.state(loaded, chosen(base, stated, say, channels)))
         dimensions, facts = segtwin_weights.dimensions(loaded, architecture), loaded.metadata
         for output in ncnn:
@@ -171,9 +168,9 @@ def export(
     if not quiet:
         for output in outputs:
             for line in losses(facts, weights, output, None):
-                console.print(f"note: {line}", markup=False)
+                say(line)
             if output in ncnn and not no_verify and missing("ncnn"):
-                console.print(f"note: {output}: not run, for ncnn is not installed; {advice('ncnn')}", markup=False)
+                say(f"{output}: not run, for ncnn is not installed; {advice('ncnn')}")
             echo(f"{output}: {architecture}{'' if output in ncnn else f' from {framework}'}")
 
 

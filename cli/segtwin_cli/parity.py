@@ -14,6 +14,7 @@ from segtwin_cli.preprocessing_options import over, preprocessing_options, range
 from segtwin_cli.terminal import (
     echo,
     json_option,
+    noting,
     quiet_option,
     refuse_to_replace,
     refuse_to_replace_json,
@@ -82,10 +83,7 @@ def parity(
         refuse_to_replace(junit, overwrite)
     refuse_to_replace_json(json_file, overwrite)
 
-    def say(line: str) -> None:
-        if not quiet:
-            echo(f"note: {line}", err=True)
-
+    say = noting(quiet)
     with steps(None, quiet) as step:
         result = segtwin_engines.parity(
             weights,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import OF_A_NETWORK, over, preprocessing_options, range_option
 from segtwin_cli.terminal import (
     echo,
-    errors,
     json_option,
+    noting,
     quiet_option,
     refuse_to_replace,
     refuse_to_replace_json,
@@ -97,10 +96,7 @@ def predict(
     refuse_to_replace_json(json_file, overwrite)
     given_names = None if class_file is None else read_names(class_file)
     given_palette = None if palette is None else read_palette(palette)
-    console = errors()
-    say: Callable[[str], None] = (
-        (lambda line: None) if quiet else (lambda line: console.print(f"note: {line}", markup=False))
-    )
+    say = noting(quiet)
     found = segtwin_engines.collect(images, recursive)
     segtwin_engines.plan(found, Path(output), probability, overwrite, silenced)  # before anything is loaded
     if with_legend:

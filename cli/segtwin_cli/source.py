@@ -28,6 +28,6 @@ def source(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> No
     """
     refuse_to_replace_json(json_file, overwrite)
     with download_bar("VGG-16", quiet) as bar:
-        path = find_vgg16(say=lambda line: errors().print(line, style="bold yellow", markup=False), progress=bar)
+        path = find_vgg16(say=lambda line: errors().print(line, style="bold yellow"), progress=bar)
     if write_json({"name": name, "path": str(path)}, json_file):
         echo_path(path)

@@ -14,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -60,9 +61,32 @@ class Errors(Console):
         super().print(*texts, **{**options, "markup": False, "emoji": False})
 
 
+_with_bars: list[Console] = []
+"""The consoles of the bars that are shown now."""
+
+
 def errors() -> Console:
-    """Standard error, made afresh so that a redirected stream is seen."""
-    return Errors(stderr=True, highlight=False, soft_wrap=True)
+    """Standard error, made afresh so that a redirected stream is seen. While a bar is shown, the bar's: lines then come
+    to stand above it, and it is wiped with the last of them."""
+    return _with_bars[-1] if _with_bars else Errors(stderr=True, highlight=False, soft_wrap=True)
+
+
+def noting(quiet: bool) -> Callable[[str], None]:
+    """What takes notes: each becomes a line on standard error, unless `quiet`."""
+    return lambda line: None if quiet else errors().print(f"note: {line}")
+
+
+@contextmanager
+def moving(columns: Sequence[ProgressColumn], quiet: bool) -> Iterator[Progress]:
+    """A bar of these columns, on a terminal; it is wiped at its end."""
+    console = errors()
+    show = console.is_terminal and not quiet
+    with Progress(*columns, console=console, transient=True, disable=not show) as progress:
+        _with_bars.append(console)
+        try:
+            yield progress
+        finally:
+            _with_bars.remove(console)
 
 
 def echo(text: object, err: bool = False, **style: Any) -> None:
@@ -82,8 +106,6 @@ def echo_path(path: object) -> None:
 def steps(total: int | None, quiet: bool) -> Iterator[Steps]:
     """Show `total` steps of long work (None: nobody knows how many yet); each call of what is yielded begins the next
     one. Conversions on the way become notes."""
-    console = errors()
-    show = console.is_terminal and not quiet
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -91,7 +113,7 @@ def steps(total: int | None, quiet: bool) -> Iterator[Steps]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not show) as progress, notes(console, quiet):
+    with moving(columns, quiet) as progress, notes(quiet):
         yield Steps(progress, total)
 
 
@@ -141,15 +163,15 @@ class Bar:
 @contextmanager
 def download_bar(name: str, quiet: bool) -> Iterator[Bar]:
     """Show how much of a file has come, on a terminal."""
-    console = errors()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+    with moving(columns, quiet) as progress:
         yield Bar(progress, name)
 
 
 @contextmanager
-def notes(console: Console, quiet: bool) -> Iterator[None]:
+def notes(quiet: bool) -> Iterator[None]:
     """`Converted` warnings become one line each on standard error."""
+    say = noting(quiet)
 
     def show(
         message: Warning | str,
@@ -160,8 +182,7 @@ def notes(console: Console, quiet: bool) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, Converted):
-            if not quiet:
-                console.print(f"note: {message}", markup=False)
+            say(str(message))
         else:
             original(message, category, filename, lineno, file, line)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from segtwin.architectures import list_architectures
 from segtwin.errors import RunError, nearest
 from segtwin.palette import read_palette
@@ -19,7 +19,17 @@ from segtwin_engines.installed import missing, require
 
 from segtwin_cli.convert import read_names
 from segtwin_cli.data_options import read_table, size, table_option, val_option
-from segtwin_cli.terminal import echo, errors, json_option, notes, quiet_option, refuse_to_replace_json, write_json
+from segtwin_cli.terminal import (
+    echo,
+    errors,
+    json_option,
+    moving,
+    notes,
+    noting,
+    quiet_option,
+    refuse_to_replace_json,
+    write_json,
+)
 from segtwin_cli.weights_file import WeightsFile
 
 
@@ -107,8 +117,7 @@ def train(
     fields |= {} if palette is None else {"palette": read_palette(palette)}
     twin = import_module(f"segtwin_{chosen}")
     options = {"device": device} if chosen == "torch" else {}
-    console = errors()
-    with notes(console, quiet), shown(quiet) as progress:
+    with notes(quiet), shown(quiet) as progress:
         result = twin.train(
             network,
             data,
@@ -120,7 +129,7 @@ def train(
             overfit=overfit,
             workers=workers,
             progress=progress,
-            say=lambda line: None if quiet else console.print(f"note: {line}", markup=False),
+            say=noting(quiet),
             **options,
             **{name: value for name, value in fields.items() if value is not None},
         )
@@ -136,24 +145,24 @@ def train(
 @contextmanager
 def shown(quiet: bool) -> Iterator[Any]:
     """On a terminal a line that moves: loss, learning rate, images a second, time left."""
-    console = errors()
     columns = (
-        TextColumn("step {task.completed}/{task.total}", markup=False),
+        TextColumn("{task.fields[at]}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    with moving(columns, quiet) as bar:
+        task = bar.add_task("", total=None, at="starting")
 
         def told(said: Any) -> None:
             words = f"loss {said.loss:.4g} lr {said.rate:.2g} {said.images:.2g} images/s"
             if said.scores is None:
-                bar.update(task, total=said.steps, completed=said.step, description=words)
+                at = f"step {said.step}/{said.steps}"
+                bar.update(task, total=said.steps, completed=said.step, description=words, at=at)
             elif not quiet:
                 accuracy, iou = said.scores["pixel_accuracy"], said.scores["mean_iou"]
                 words = f"pixel accuracy {accuracy:.2%}, mean IoU {iou:.2%}"
-                console.print(f"step {said.step}: loss {said.loss:.5g}, {words}")
+                errors().print(f"step {said.step}: loss {said.loss:.5g}, {words}")
 
         yield told

@@ -1,9 +1,11 @@
 """Names that a terminal would obey, ends that a user makes, and full disks: one line of text, and
 nothing left."""
 
+import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import segtwin_weights
 from PIL import Image
 from segtwin.printable import json_text, printable
 from segtwin_cli.main import main
+from segtwin_weights import Weights
 
 pytestmark = pytest.mark.slow
 
@@ -94,15 +97,11 @@ def test_names_are_text_in_every_command(
     is_text((tmp_path / f"p{name}.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_progress_on_a_terminal_shows_names_as_text(name: str, tmp_path: Path, weights: Path) -> None:
-    there = tmp_path / f"{name}.safetensors"
-    there.parent.mkdir(exist_ok=True)  # a tag that is closed is a folder, and a file in it
-    there.write_bytes(weights.read_bytes())
+def on_a_terminal(*arguments: object) -> bytes:
+    """What a command that succeeds writes to a terminal."""
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "1000"}
-    target = tmp_path / f"{name}.pth"
-    process = start("convert", there, target, stdout=slave, stderr=slave, env=environment)
+    process = start(*arguments, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     said = b""
     try:
@@ -112,10 +111,46 @@ def test_progress_on_a_terminal_shows_names_as_text(name: str, tmp_path: Path, w
         pass
     os.close(master)
     assert process.wait(60) == 0, said
+    return said
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_progress_on_a_terminal_shows_names_as_text(name: str, tmp_path: Path, weights: Path) -> None:
+    there = tmp_path / f"{name}.safetensors"
+    there.parent.mkdir(exist_ok=True)  # a tag that is closed is a folder, and a file in it
+    there.write_bytes(weights.read_bytes())
+    target = tmp_path / f"{name}.pth"
+    said = on_a_terminal("convert", there, target)
     for evil in (b"\x1b[31m", b"\x07", "\u202e".encode(), b"\xc2\x9b", b"\xff"):
         assert evil not in said
     assert b"Traceback" not in said
     assert f"{printable(target)}: Weights".encode() in said  # the steps may pass faster than they are drawn
+
+
+def test_a_note_takes_the_place_of_the_bar(tmp_path: Path, weights: Path) -> None:
+    held = segtwin_weights.read(weights)
+    unknown = tmp_path / "unknown.safetensors"
+    segtwin_weights.write(Weights(dict(held)), unknown)
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "grey.png")
+    said = on_a_terminal("predict", unknown, tmp_path / "grey.png", "-o", tmp_path / "out", "--engine", "oracle")
+    lines = [re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r", b"", line.rpartition(b"\x1b[2K")[2]) for line in said.split(b"\n")]
+    notes = [line for line in lines if b"note: " in line]
+    assert len(notes) == 2, said
+    assert all(line.startswith(b"note: ") for line in notes), said
+    assert "━".encode() in said
+
+
+def test_no_step_is_counted_before_the_training_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from segtwin_cli.train import shown
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with shown(quiet=False):
+        pass
+    said = sys.stderr.getvalue()
+    assert "starting" in said
+    assert "None" not in said
 
 
 def test_json_text_is_json_for_every_name() -> None:
