@@ -154,3 +154,19 @@ print("stepped")
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert ended.stdout == "stepped\n", ended.stderr
+
+
+def test_a_command_that_imports_tensorflow_is_quiet(tmp_path: Path) -> None:
+    """Whatever imports it, and without a level of its log that the user set."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    code = "from segtwin_cli.main import main; main()"
+    (tmp_path / "saved_model.pb").touch()
+    for words in (
+        ("train", "unet-small", tmp_path, "-o", tmp_path / "run", "--framework", "keras"),
+        ("diagnose", tmp_path, "--weights", segtwin_weights.DEMO),
+    ):
+        command = [sys.executable, "-c", code, *map(str, words)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert ended.returncode == 2, ended.stderr
+        assert ended.stderr.startswith("segtwin: "), ended.stderr
+        assert ended.stderr.count("\n") == 1, ended.stderr

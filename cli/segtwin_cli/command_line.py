@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import click
 from segtwin.printable import printable
+from segtwin_engines.quiet import tensorflow_starts_quietly
 
 from segtwin_cli.commands import segtwin
 
@@ -21,6 +22,7 @@ def run(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names that are no text
+    tensorflow_starts_quietly()
     try:
         words = sys.argv[1:] if arguments is None else list(arguments)
         segtwin._main_shell_completion({}, "segtwin")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import ModuleType
 
@@ -12,7 +11,6 @@ from segtwin_weights import Dimensions, Weights
 
 from segtwin_engines.quiet import quiet_start
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet_start():
     import segtwin_keras
     from segtwin_keras import read_weights
