@@ -278,6 +278,7 @@ def test_parity_fails_when_an_engine_is_wrong(exported: Path, tmp_path: Path, ca
     assert missed == {("score", "ONNX Runtime (Keras export)")}
     page = (tmp_path / "p.html").read_text()
     assert page.count('class="missed"') == 1
+    assert "things measured is beyond its bound." in page
     assert "chelsea.jpg: worst blob score in ONNX Runtime (Keras export)" in page, (
         "the banner names image, blob and engine"
     )

@@ -1,5 +1,6 @@
 """`segtwin parity` of engines by name, with gradients and steps: what it finds, what it refuses, and what it writes."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from segtwin import Preprocessing, backward
 from segtwin.architectures import Architecture, get_architecture
 from segtwin_cli.main import main
 from segtwin_engines import comparison, contestants
-from segtwin_engines.comparison import check_options, disagreement, margins_of
+from segtwin_engines.comparison import Comparison, View, check_options, disagreement, margins_of
 from segtwin_engines.contestants import Contestant, columns
 from segtwin_engines.installed import missing
+from segtwin_engines.report import draw
 from segtwin_engines.training_comparison import (
     drawn_label,
     first_step,
@@ -71,6 +73,9 @@ def test_engines_by_name_with_gradients_and_steps(files: Path, tmp_path: Path, c
     assert run("parity", files / "fcn8s.safetensors", files / "a.png", *options, *written) == 0
     out, err = capsys.readouterr()
     assert "parity of fcn8s holds" in out
+    for what in ("blob", "gradient", "loss in PyTorch", "parameter"):
+        assert f"a.png: worst {what}" in out
+    assert "without a backward pass, so not in gradients and steps: OpenVINO, OpenCV\n" in out
     assert not err
     facts = json.loads((tmp_path / "facts.json").read_text())
     jsonschema.validate(facts, SCHEMA)
@@ -94,9 +99,67 @@ def test_engines_by_name_with_gradients_and_steps(files: Path, tmp_path: Path, c
     assert (root.tag, root.get("tests"), root.get("failures")) == ("testsuites", str(cases), "0")
     assert len(root.findall("./testsuite/testcase")) == cases
     page = (tmp_path / "p.html").read_text()
-    assert "Equal: every blob, every gradient, every parameter after the steps of every engine" in page
+    verdict = "Equal: every blob of every engine and every gradient and parameter after the steps of PyTorch is within"
+    assert verdict in page
+    assert "not in gradients and steps: OpenVINO, OpenCV<" in page
     assert not re.search(r"""(src|href)="(?!data:|#)""", page), "self-contained"
     assert page.index('class="verdict') < page.index("<table")
+
+
+def test_help_names_every_engine(capsys: pytest.CaptureFixture) -> None:
+    assert run("parity", "--help") == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in contestants.NAMES)
+
+
+def test_images_of_one_name_are_told_apart(files: Path, tmp_path: Path) -> None:
+    images = [tmp_path / "a/same.png", tmp_path / "b/same.png", tmp_path / "b/other.png"]
+    for number, image in enumerate(images):
+        image.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 33), (90 * number, 80, 70)).save(image)
+    result = segtwin_engines.parity(files / "fcn8s.safetensors", images, engines="opencv", say=lambda line: None)
+    result.write_junit(tmp_path / "p.xml")
+    suites = [suite.get("name") for suite in ElementTree.parse(tmp_path / "p.xml").getroot()]
+    assert suites == [str(images[0]), str(images[1]), "other.png"]
+
+
+@pytest.mark.parametrize("name", ["unet-small", "unet-milesial"])
+def test_a_single_output_is_named_as_what_it_is(name: str, tmp_path: Path) -> None:
+    """A probability where a sigmoid ends the network, else a logit; of the class beside the background."""
+    weights = segtwin_weights.initialize(name, num_classes=1, in_channels=1, widths=(2, 3, 4, 5, 6), seed=1)
+    weights.metadata["classes"] = ["nothing", "something"]
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "a.png")
+    result = segtwin_engines.parity(
+        weights, tmp_path / "a.png", preprocessing=Preprocessing(), engines="torch", say=lambda line: None
+    )
+    result.write_report(tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    sigmoid = get_architecture(name).sigmoid
+    assert ("Probabilities of the middle pixel" in page) == sigmoid
+    assert ("Logits of the middle pixel" in page) != sigmoid
+    assert "<td>something</td>" in page
+    assert "<td>nothing</td>" not in page
+    assert f"the float64 run is from {'one half' if sigmoid else 'zero'}" in page
+    (found,) = result.comparisons
+    view = found.views["float64 (numpy)"]
+    np.testing.assert_array_equal(view.labels, view.logits >= (0.5 if sigmoid else 0))
+    box = page[page.index('"synthetic"') : page.index("for the comparison seeded probe values")]
+    assert len(result.probed) > 20
+    assert sum(probe in box for probe in result.probed) == 4
+    assert all(probe in page for probe in result.probed)
+
+
+def test_the_numbers_of_the_pictures_scales_are_whole() -> None:
+    """Of many engines, too."""
+    random = np.random.default_rng(0)
+    views = {
+        name: View(np.zeros((60, 90), np.uint8), random.uniform(-60, 50, (60, 90)), random.uniform(0, 1, (60, 90)))
+        for name in ("float64 (numpy)", *"abcdefghi")
+    }
+    picture = random.integers(0, 256, (60, 90, 3), np.uint8)
+    found = Comparison("a.png", (60, 90), [], [], [], {}, {}, {}, {}, picture, 0, views)
+    with Image.open(io.BytesIO(draw(found, "logit", "0", False))) as drawn:
+        assert (np.asarray(drawn.convert("L"))[-3:] == 255).all(), "something is cut off below"
 
 
 def test_a_network_that_ends_with_a_sigmoid_and_json_alone(files: Path, capsys: pytest.CaptureFixture) -> None:

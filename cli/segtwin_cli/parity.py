@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 import segtwin_engines
-from segtwin_engines.installed import require
+from segtwin_engines.installed import ENGINES, require
 
 from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import over, preprocessing_options, range_option
@@ -36,8 +36,8 @@ from segtwin_cli.weights_file import WeightsFile
     "engines",
     multiple=True,
     metavar="NAME[,NAME…]",
-    help="Compare these: torch, keras, onnxruntime, openvino, opencv, caffe. By default the first three, and caffe "
-    "where pycaffe is installed.",
+    help=f"Compare these: {', '.join(one for one in ENGINES if one != 'oracle')}. By default the first three, and "
+    "caffe where pycaffe is installed.",
 )
 @click.option("--gradients", is_flag=True, help="Compare the gradients of every parameter, too.")
 @click.option(
@@ -107,8 +107,8 @@ def parity(
         result.write_junit(junit, overwrite)
     if write_json(result.asdict(), json_file):
         if not quiet:
-            for comparison in result.comparisons:
-                echo(comparison.verdict)
+            for line in result.verdicts:
+                echo(line)
         verdict = "holds" if result.equal else "FAILS"
         echo(f"parity of {result.architecture.name} {verdict}" + (f": {report}" if report else ""))
     if result.synthetic:

@@ -35,6 +35,7 @@ from segtwin_weights.onnx_check import load_graph
 from segtwin_engines.contestants import (
     OF_CAFFES_LAYERS,
     ON_EXPORTS,
+    TITLES,
     TRAINING,
     Contestant,
     built,
@@ -84,7 +85,7 @@ class Pixel(NamedTuple):
     given: int
     margin: float
     """In noise floors: how far the float64 run's best class is above its second (of a single class: its probability
-    above one half, or below). A pixel that is nearer than the engine's error may go either way."""
+    from one half, its logit from zero). A pixel that is nearer than the engine's error may go either way."""
 
 
 @dataclass
@@ -110,11 +111,11 @@ class Comparison:
     gradients: list[Measured]
     """Empty unless they were asked for; so are the next two."""
     parameters: list[Measured]
-    """After the steps."""
+    """Those after the steps."""
     losses: dict[str, list[float]]
     """TRUTH and each engine that trains → the loss of each step; without steps, of the pass of the gradients."""
     logits: dict[str, list[float]]
-    """Scores of every class at the middle pixel."""
+    """Scores of every class at the middle pixel; of networks that end in a sigmoid, probabilities."""
     agreement: dict[str, float]
     """Share of the pixels whose best class is that of the float64 run."""
     disagreements: dict[str, Disagreement]
@@ -125,9 +126,9 @@ class Comparison:
     views: dict[str, View] = field(repr=False)
     """TRUTH and each engine → what is drawn of it."""
     steps: int = 0
-    """That were compared."""
+    """How many were compared."""
     solver: Solver | None = None
-    """Of the steps."""
+    """What the steps were taken by."""
 
     @property
     def measured(self) -> list[Measured]:
@@ -142,10 +143,20 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In a line: what is nearest to its bound, in which engine, and by how much."""
-        one = max((one for one in self.measured if one.errors), key=lambda one: (bool(one.missed_by), one.worst))
+        return self._worst_of(self.measured)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The same of the blobs, the gradients, the parameters and the losses, each in a line."""
+        kinds = dict.fromkeys(one.what for one in self.measured)
+        return [self._worst_of([one for one in self.measured if one.what == kind]) for kind in kinds]
+
+    def _worst_of(self, measured: Sequence[Measured]) -> str:
+        one = max((one for one in measured if one.errors), key=lambda one: (bool(one.missed_by), one.worst))
         engine = one.worst_engine
+        what = one.what if one.name == one.what else f"{one.what} {one.name}"
         return (
-            f"{self.image}: worst {one.what} {one.name} in {engine}, {one.errors[engine]:.2f} of the noise floor "
+            f"{self.image}: worst {what} in {engine}, {one.errors[engine]:.2f} of the noise floor "
             f"(bound {one.bound(engine):.3g})"
         )
 
@@ -174,6 +185,20 @@ class Parity:
     def synthetic(self) -> bool:
         """Whether the weights are synthetic: random numbers, not trained."""
         return bool(self.weights.metadata.get("synthetic"))
+
+    @property
+    def trained(self) -> list[str]:
+        """The engines whose gradients or steps were compared, as the report names them."""
+        return [engine for engine in self.comparisons[0].losses if engine != TRUTH]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Every image's `Comparison.verdicts`, and the engines that had no part in gradients and steps."""
+        lines = [line for comparison in self.comparisons for line in comparison.verdicts]
+        without = [TITLES[name] for name in self.engines if TITLES[name] not in self.trained]
+        if self.trained and without:
+            lines.append(f"without a backward pass, so not in gradients and steps: {', '.join(without)}")
+        return lines
 
     def asdict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON, as parity.schema.json describes it."""
@@ -300,8 +325,7 @@ def parity(
             raise ValueError(f"{name}: {error}") from None
     compared, probed = with_probes(loaded, architecture.aliases)
     if probed:
-        names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
-        say(f"{len(probed)} weights hold one number, mostly zero ({names}); compared with seeded probe values instead")
+        say(f"{of_one_number(probed)}; compared with seeded probe values instead")
     wanted = columns(using)
     training = sum(name in TRAINING for name in using)
     each = 2 + len(wanted) + (gradients + (steps > 0)) * (2 + training)
@@ -311,12 +335,28 @@ def parity(
         held = {name: loaded[name] for name in probed}
         contestants = start_all(using, architecture, compared, Path(folder), given, step, held)
         comparisons = [
-            compare(name, data, picture, architecture, compared, contestants, step, gradients, steps, base_lr)
-            for name, data, picture in zip(files, inputs, pictures, strict=True)
+            compare(name, shown, data, picture, architecture, compared, contestants, step, gradients, steps, base_lr)
+            for name, shown, data, picture in zip(files, told_apart(files), inputs, pictures, strict=True)
         ]
     words = used.describe(size.in_channels) + ("" if known else ", assumed from the network's name")
     labels = [column.label for column in wanted]
     return Parity(architecture, loaded, using, labels, comparisons, probed, words)
+
+
+def told_apart(files: Sequence[str]) -> list[str]:
+    """How images are named: by the files' names, and where files of several folders have one, by their paths."""
+    paths: dict[str, set[str]] = {}
+    for file in files:
+        paths.setdefault(Path(file).name, set()).add(file)
+    names = [file if len(paths[Path(file).name]) > 1 else Path(file).name for file in files]
+    return [printable(name) for name in names]
+
+
+def of_one_number(probed: Sequence[str]) -> str:
+    """In words, that weights hold one number each; the first of them by name."""
+    names = ", ".join(probed[:4]) + (", …" if len(probed) > 4 else "")
+    count = "1 weight holds" if len(probed) == 1 else f"{len(probed)} weights hold"
+    return f"{count} one number, mostly zero ({names})"
 
 
 def check_options(engines: Sequence[str], files: Mapping[str, str | os.PathLike[str] | None], training: bool) -> None:
@@ -387,6 +427,7 @@ def with_probes(weights: Weights, aliases: Mapping[str, str]) -> tuple[Weights, 
 
 def compare(
     name: str,
+    shown: str,
     data: np.ndarray,
     image: np.ndarray,
     architecture: Architecture,
@@ -397,8 +438,7 @@ def compare(
     steps: int,
     base_lr: float | None,
 ) -> Comparison:
-    """One image through every engine."""
-    shown = printable(Path(name).name)
+    """One image, which is named as `shown`, through every engine."""
     step(f"{name}: float64")
     truth = oracle.run(architecture, weights, data)
     step(f"{name}: noise floor")
@@ -408,17 +448,18 @@ def compare(
         for blob in architecture.exported[1:]
     ]
     output = truth[architecture.output]
-    best, varied = best_class(output), int(output[0].std(axis=(1, 2)).argmax())
+    threshold = 0.5 if architecture.sigmoid else 0.0
+    best, varied = best_class(output, threshold), int(output[0].std(axis=(1, 2)).argmax())
     middle = (0, slice(None), best.shape[1] // 2, best.shape[2] // 2)
     unit = np.abs(output).max() * floors[architecture.output]
-    margins = margins_of(output) / unit
+    margins = margins_of(output, threshold) / unit
     views: dict[str, View] = {}
     logits: dict[str, list[float]] = {}
     agreement: dict[str, float] = {}
     disagreements: dict[str, Disagreement] = {}
 
     def look(engine: str, values: np.ndarray) -> None:
-        labels = best_class(values)
+        labels = best_class(values, threshold)
         difference = (np.abs(values[0] - output[0]).max(0) / unit).astype(np.float32)
         views[engine] = View(labels[0], values[0, varied].astype(np.float32), difference)
         logits[engine] = [float(score) for score in values[middle]]
@@ -466,11 +507,11 @@ def _say_of(name: str, step: Callable[[str], None], text: str) -> None:
     step(f"{name}: {text}")
 
 
-def margins_of(output: np.ndarray) -> np.ndarray:
-    """N×C×H×W → N×H×W: how far each pixel's best class is above its second; of a single class, whose output is its
-    probability, how far it is from one half."""
+def margins_of(output: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """N×C×H×W → N×H×W: how far each pixel's best class is above its second; of a single class, how far it is from the
+    threshold."""
     if output.shape[1] == 1:
-        return np.abs(output[:, 0] - 0.5)
+        return np.abs(output[:, 0] - threshold)
     second, first = np.partition(output, -2, axis=1)[:, -2:].transpose(1, 0, 2, 3)
     return first - second
 

@@ -13,9 +13,9 @@ import jinja2
 from segtwin.files import check_target, whole_together
 from segtwin.noise import BOUND
 from segtwin.palette import voc_palette
-from segtwin.printable import json_text
+from segtwin.printable import json_text, printable
 
-from segtwin_engines.comparison import Comparison
+from segtwin_engines.comparison import Comparison, of_one_number
 from segtwin_engines.contestants import AS_CAFFE
 from segtwin_engines.facts import facts_of
 from segtwin_engines.training_comparison import TRUTH
@@ -50,7 +50,9 @@ def write_report(parity: Parity, path: str | os.PathLike[str], overwrite: bool) 
     check_report(path, len(parity.comparisons), overwrite)
     page_file = Path(path)
     facts = facts_of(parity)
-    pictures = [draw(comparison, parity.synthetic) for comparison in parity.comparisons]
+    classes = classes_of(parity)
+    kind = "probability" if parity.architecture.sigmoid else "logit"
+    pictures = [draw(one, kind, classes[one.varied], parity.synthetic) for one in parity.comparisons]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segtwin_engines", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -59,6 +61,8 @@ def write_report(parity: Parity, path: str | os.PathLike[str], overwrite: bool) 
     environment.filters["chart"] = chart
     page = environment.get_template("report.html.j2").render(
         facts=facts,
+        classes=classes,
+        of_one_number=of_one_number(parity.probed),
         architecture=parity.architecture,
         comparisons=list(zip(parity.comparisons, pictures, strict=True)),
         engines=parity.labels,
@@ -74,6 +78,13 @@ def write_report(parity: Parity, path: str | os.PathLike[str], overwrite: bool) 
             draft.write_bytes(picture)
         facts_draft.write_text(json_text(text) + "\n", encoding="utf-8")
         page_draft.write_text(page, encoding="utf-8")
+
+
+def classes_of(parity: Parity) -> list[str]:
+    """The names of the output's channels, or their numbers. A single one is of the class beside the background."""
+    count = len(parity.comparisons[0].logits[TRUTH])
+    names = parity.weights.metadata.get("classes")
+    return list(names[-count:]) if names else [str(number + (count == 1)) for number in range(count)]
 
 
 def chart(comparison: Comparison) -> str:
@@ -112,25 +123,33 @@ def chart(comparison: Comparison) -> str:
     return '<div class="chart">' + svg[svg.index("<svg") :] + "</div>"
 
 
-def draw(comparison: Comparison, synthetic: bool) -> bytes:
-    """Each engine's classes, its logits of the class that varies most, and how far its logits are
-    from the float64 run; and the image (PNG)."""
+def draw(comparison: Comparison, kind: str, class_name: str, synthetic: bool) -> bytes:
+    """Each engine's classes, its output for the class that varies most, and how far its output is
+    from the float64 run; and the image (PNG).
+
+    Args:
+        comparison: of one image.
+        kind: what the output is, "logit" or "probability".
+        class_name: of the class that varies most.
+        synthetic: whether the weights are.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
-    image, views, varied = comparison.picture, comparison.views, comparison.varied
+    image, views = comparison.picture, comparison.views
     palette = voc_palette()
     low, high = float(views[TRUTH].logits.min()), float(views[TRUTH].logits.max())
     height = min(max(3 * image.shape[0] / image.shape[1], 1), 4.5)
     figure, axes = plt.subplots(
-        len(views),
+        len(views) + 1,
         3,
-        figsize=(10.5, (height + 0.1) * len(views) + 0.7),
+        figsize=(10.5, (height + 0.1) * len(views) + 0.8),
+        height_ratios=[*[height] * len(views), 0.12],
         layout="constrained",
         dpi=110,
-        squeeze=False,
     )
     for line, (engine, view) in enumerate(views.items()):
         axes[line, 0].imshow(palette[view.labels])
@@ -140,14 +159,15 @@ def draw(comparison: Comparison, synthetic: bool) -> bytes:
             distance = axes[line, 2].imshow(view.difference, vmin=0, vmax=BOUND, cmap="magma")
             axes[line, 2].set_xlabel(f"at most {view.difference.max():.2f}", fontsize=8)
     axes[0, 2].imshow(image)
-    for axis in axes.flat:
+    for axis in axes[:-1].flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    for axis, title in zip(axes[0], ("class", f"logit of class {varied}", "the image"), strict=True):
+    for axis, title in zip(axes[0], ("class", f"{kind} of class {printable(class_name)}", "the image"), strict=True):
         axis.set_title(title, fontsize=10)
-    axes[1, 2].set_title("|logit − float64| in noise floors", fontsize=10)
-    figure.colorbar(logits, ax=axes[:, 1], location="bottom", aspect=30)
-    figure.colorbar(distance, ax=axes[:, 2], location="bottom", aspect=30)
+    axes[1, 2].set_title(f"|{kind} − float64| in noise floors", fontsize=10)
+    axes[-1, 0].axis("off")
+    for axis, shown in zip(axes[-1, 1:], (logits, distance), strict=True):
+        figure.colorbar(shown, cax=axis, orientation="horizontal", ticks=MaxNLocator(5)).ax.tick_params(labelsize=8)
     if synthetic:
         figure.suptitle(
             "SYNTHETIC weights, not trained: the engines are compared, the classes mean nothing",
