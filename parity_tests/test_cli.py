@@ -129,6 +129,39 @@ def test_an_output_that_cannot_be_written_is_one_line(
     one_line(capsys, "/proc")
 
 
+WRITING = {
+    "parity": ("no.safetensors", "no.png", "--report"),
+    "evaluate": ("no.safetensors", "no", "--report"),
+    "diagnose": ("no.onnx", "--weights", "no.safetensors", "--report"),
+    "check-data": ("no", "--report"),
+    "bench": ("no.safetensors", "--picture"),
+    "explain": ("fcn9s", "--size", "32x32", "--picture"),
+}
+"""Command → arguments of which nothing is there, before the name of a file that it writes."""
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_outputs_that_cannot_be_are_refused_before_any_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "a.png" if WRITING[command][-1] == "--picture" else "a.html"
+    assert run(command, *WRITING[command], name, "--json", f"./{name}") == 2
+    one_line(capsys, f"./{name}: would be written twice")
+    assert run(command, *WRITING[command], f"/proc/{name}") == 2  # a folder in which not even root makes files
+    one_line(capsys, f"/proc/{name}: No such file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+def test_a_file_of_the_report_is_written_once(option: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The page is not alone."""
+    for name in ("a.html", "a.json", "a.png", "a-2.png"):
+        words = ("no.safetensors", "no.png", "no.png", "--report", tmp_path / "a.html", option, tmp_path / name)
+        assert run("parity", *words) == 2
+        one_line(capsys, f"{tmp_path / name}: would be written twice")
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, vgg16: Path) -> None:
     """A limit on the size of files stands for the full disk: both fail in the middle of a write."""
     code = (

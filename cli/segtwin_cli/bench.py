@@ -15,10 +15,9 @@ from segtwin_engines import speed
 
 from segtwin_cli.explain import Size
 from segtwin_cli.terminal import (
+    check_outputs,
     json_option,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     say,
     show_table,
     steps,
@@ -68,9 +67,7 @@ def bench(
         raise click.ClickException("--network goes without WEIGHTS, which say it themselves")
     if picture is not None and Path(picture).suffix not in (".png", ".svg", ".pdf"):
         raise click.ClickException(f"{picture}: the name has to end in .png, .svg or .pdf")
-    if picture is not None:
-        refuse_to_replace(picture, overwrite)
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, picture, json_file)
     names = [name for words in engines for name in words.split(",")] or None
     with tempfile.TemporaryDirectory(prefix="segtwin-") as folder, steps(None, quiet) as step:
         if weights is None:

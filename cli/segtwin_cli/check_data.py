@@ -8,11 +8,11 @@ from segtwin_engines.installed import require
 
 from segtwin_cli.data_options import read_table, table_option, val_option
 from segtwin_cli.terminal import (
+    check_outputs,
+    check_page,
     echo,
     json_option,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     show_table,
     steps,
     write_json,
@@ -41,10 +41,8 @@ def check_data(
 ) -> int:
     """Look at every image and label of FOLDER; exit status 1 if a training on it would go wrong."""
     require("train", purpose="segtwin check-data")
-    refuse_to_replace_json(json_file, overwrite)
-    if report is not None:
-        require("report", purpose="--report")
-        refuse_to_replace(report, overwrite)
+    check_page(report)
+    check_outputs(overwrite, report, json_file)
     stated = read_table(table)
     with steps(1, quiet) as step:
         step(f"looking at {folder}")

@@ -16,7 +16,7 @@ from segtwin_weights.formats import caffemodel
 from segtwin_weights.mappings import names
 
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import echo, noting, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import check_outputs, echo, noting, overwrite_option, quiet_option, steps
 from segtwin_cli.weights_file import WeightsFile
 
 
@@ -70,9 +70,7 @@ def convert(
     for option, value in (("--num-classes", num_classes), ("--score-init", score_init)):
         if to is None and value is not None:
             raise click.ClickException(f"{option} goes with --to: without it the network stays as it is")
-    refuse_to_replace(target, overwrite)
-    for companion in caffemodel.companions(target) if target.endswith(".caffemodel") else ():
-        refuse_to_replace(str(companion), overwrite)
+    check_outputs(overwrite, target, *(caffemodel.companions(target) if target.endswith(".caffemodel") else ()))
     labels: dict[str, Any] = {} if class_file is None else {"classes": read_names(class_file)}
     if palette is not None:
         labels["palette"] = read_palette(palette)

@@ -7,16 +7,15 @@ from typing import Any
 
 import click
 from segtwin import list_architectures
-from segtwin_engines.installed import require
 
 from segtwin_cli.preprocessing_options import over, preprocessing_options
 from segtwin_cli.terminal import (
+    check_outputs,
+    check_page,
     echo,
     json_option,
     noting,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     steps,
     write_json,
 )
@@ -58,10 +57,8 @@ def diagnose(
     .prototxt beside its .caffemodel, or an .npz of blobs with their input `data`. It is compared on probes of
     odd and even sizes, and on IMAGES. Running it runs what it says: ask only what you would run.
     """
-    if report is not None:
-        require("report", purpose="--report")
-        refuse_to_replace(report, overwrite)
-    refuse_to_replace_json(json_file, overwrite)
+    check_page(report)
+    check_outputs(overwrite, report, json_file)
     if weights_only and weights is None and len(images) == 1:
         (weights,), images = images, ()
     if weights_only and (weights is None or reference is not None or images):

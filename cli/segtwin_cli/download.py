@@ -6,12 +6,12 @@ import click
 from segtwin_weights import catalogue
 
 from segtwin_cli.terminal import (
+    check_outputs,
     download_bar,
     echo_path,
     errors,
     json_option,
     quiet_option,
-    refuse_to_replace_json,
     write_json,
 )
 
@@ -25,7 +25,7 @@ def download(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> 
 
     --json: {"name", "path"}
     """
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, json_file)
     with download_bar(name, quiet) as bar:
         say = (lambda line: None) if quiet else (lambda line: errors().print(line))
         path = catalogue.fetch(name, bar, say)

@@ -9,12 +9,12 @@ from segtwin_engines.installed import ENGINES, available_engines, require
 
 from segtwin_cli.data_options import read_table, table_option
 from segtwin_cli.terminal import (
+    check_outputs,
+    check_page,
     echo,
     json_option,
     noting,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     show_table,
     steps,
     write_json,
@@ -57,10 +57,8 @@ def evaluate(
     """
     require(engine, purpose=f"--engine {engine}")
     require("train", purpose="segtwin evaluate")
-    refuse_to_replace_json(json_file, overwrite)
-    if report is not None:
-        require("report", purpose="--report")
-        refuse_to_replace(report, overwrite)
+    check_page(report)
+    check_outputs(overwrite, report, json_file)
     stated = read_table(table)
     count = len(segtwin_engines.chosen(segtwin.data.find(data), part)[0])
     with steps(1 + count, quiet) as step:

@@ -13,7 +13,7 @@ from segtwin.explanation import Explained, formula
 from segtwin.files import whole
 from segtwin.layer_kinds import CoordinateMap
 
-from segtwin_cli.terminal import json_option, refuse_to_replace, refuse_to_replace_json, say, show_table, write_json
+from segtwin_cli.terminal import check_outputs, json_option, say, show_table, write_json
 
 
 class Size(click.ParamType):  # type: ignore[type-arg] # click before 8.3 cannot be subscripted
@@ -70,9 +70,7 @@ def explain(
     """
     if picture is not None and Path(picture).suffix not in (".png", ".svg", ".pdf"):
         raise click.ClickException(f"{picture}: the name has to end in .png, .svg or .pdf")
-    if picture is not None:
-        refuse_to_replace(picture, overwrite)
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, picture, json_file)
     architecture = get_architecture(network)
     if pad is not None:
         architecture = explanation.with_pad(architecture, pad)

@@ -20,7 +20,7 @@ from segtwin_weights.mappings import names
 from segtwin_cli.convert import losses
 from segtwin_cli.explain import Size
 from segtwin_cli.preprocessing_options import chosen, preprocessing_options
-from segtwin_cli.terminal import echo, noting, overwrite_option, quiet_option, refuse_to_replace, steps
+from segtwin_cli.terminal import check_outputs, echo, noting, overwrite_option, quiet_option, steps
 from segtwin_cli.weights_file import WeightsFile
 
 CHECKPOINTS = {"torch": (".pth", ".pt"), "keras": (".weights.h5",)}
@@ -105,8 +105,7 @@ def export(
             raise click.ClickException(f"{output}: {whose} writes files that end in {' or '.join(endings)}")
         if framework is None and not output.endswith(".ncnn"):
             raise click.ClickException(f"{output}: add --framework torch or --framework keras: whose model is exported")
-        for file in companions(output):
-            refuse_to_replace(file, overwrite)
+    check_outputs(overwrite, *(file for output in outputs for file in companions(output)))
     ncnn = [output for output in outputs if output.endswith(".ncnn")]
     given: dict[str, Any] = {
         "--size": size,
@@ -184,7 +183,7 @@ def export_int8(
     for option, value in given.items():
         if value:
             raise click.ClickException(f"{output}: {option} does not go with --int8")
-    refuse_to_replace(output, overwrite)
+    check_outputs(overwrite, output)
     onnx_file.check_name(output)
     require("onnxruntime", purpose="--int8")
     found = list(collect([images]))

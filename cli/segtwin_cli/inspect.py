@@ -14,7 +14,7 @@ from segtwin.architectures import find_architecture, get_architecture, list_arch
 from segtwin_weights import Weights, WeightsError, metadata, plausibility, surgery
 from segtwin_weights.mappings import names
 
-from segtwin_cli.terminal import json_option, quiet_option, refuse_to_replace_json, say, show_table, steps, write_json
+from segtwin_cli.terminal import check_outputs, json_option, quiet_option, say, show_table, steps, write_json
 from segtwin_cli.weights_file import WeightsFile
 
 DIFFERENT = 1
@@ -46,7 +46,7 @@ def inspect(file: str, check: bool, other: str | None, json_file: str | None, ov
     with --diff: {"file", "other", "blobs": count, "equal",
                   "differences": [{"name", "difference"}]}
     """
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, json_file)
     with steps(2 + bool(other), quiet) as step:
         step(f"reading {file}")
         weights = segtwin_weights.read(file, raw=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from segtwin.architectures import get_architecture, list_architectures
 
-from segtwin_cli.terminal import json_option, refuse_to_replace_json, show_table, write_json
+from segtwin_cli.terminal import check_outputs, json_option, show_table, write_json
 
 
 @click.command("list")
@@ -19,7 +19,7 @@ def networks(json_file: str | None, overwrite: bool) -> None:
     --json: {"networks": [{"name", "learned", "fixed", "classes", "channels", "input", "output",
     "source"}]}
     """
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, json_file)
     facts: list[dict[str, Any]] = []
     for architecture in map(get_architecture, list_architectures()):
         sizes = [(math.prod(parameter.shape), bool(parameter.lr_mult)) for parameter in architecture.parameters()]

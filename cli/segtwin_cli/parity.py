@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 import segtwin_engines
-from segtwin_engines.installed import ENGINES, require
+from segtwin_engines.installed import ENGINES
 
 from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import over, preprocessing_options, range_option
 from segtwin_cli.terminal import (
+    check_outputs,
+    check_page,
     echo,
     json_option,
     noting,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     steps,
     write_json,
 )
@@ -73,15 +75,14 @@ def parity(
     --colour, --mean, --std, --scale and --bits say how the images become inputs; they overrule what
     WEIGHTS says.
     """
+    check_page(report)
+    pages: Sequence[Path] = ()
     if report is not None:
-        require("report", purpose="--report")
-        from segtwin_engines.report import check_report
+        from segtwin_engines.report import report_files
 
-        check_report(report, len(images), overwrite)
+        pages = report_files(Path(report), len(images))[::-1]
+    check_outputs(overwrite, *pages, junit, json_file)
     named = tuple(name.strip() for text in engines for name in text.split(",") if name.strip()) if engines else None
-    if junit is not None:
-        refuse_to_replace(junit, overwrite)
-    refuse_to_replace_json(json_file, overwrite)
 
     say = noting(quiet)
     with steps(None, quiet) as step:

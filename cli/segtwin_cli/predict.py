@@ -17,12 +17,11 @@ from segtwin_cli.convert import read_names
 from segtwin_cli.decoders import silenced
 from segtwin_cli.preprocessing_options import OF_A_NETWORK, over, preprocessing_options, range_option
 from segtwin_cli.terminal import (
+    check_outputs,
     echo,
     json_option,
     noting,
     quiet_option,
-    refuse_to_replace,
-    refuse_to_replace_json,
     steps,
     write_json,
 )
@@ -93,14 +92,12 @@ def predict(
     """Segment IMAGES (files, or folders of them) with the network of WEIGHTS: a file of weights, or
     an ONNX file, which is run as it is."""
     require(engine, purpose=f"--engine {engine}")
-    refuse_to_replace_json(json_file, overwrite)
     given_names = None if class_file is None else read_names(class_file)
     given_palette = None if palette is None else read_palette(palette)
     say = noting(quiet)
     found = segtwin_engines.collect(images, recursive)
     segtwin_engines.plan(found, Path(output), probability, overwrite, silenced)  # before anything is loaded
-    if with_legend:
-        refuse_to_replace(str(Path(output) / segtwin_engines.LEGEND), overwrite)
+    check_outputs(overwrite, json_file, str(Path(output) / LEGEND) if with_legend else None)
     results: list[Prediction] = []
     with steps(2 + len(found), quiet) as step:
         step(f"reading {weights}")

@@ -6,12 +6,12 @@ import click
 from segtwin_weights.sources import find_vgg16
 
 from segtwin_cli.terminal import (
+    check_outputs,
     download_bar,
     echo_path,
     errors,
     json_option,
     quiet_option,
-    refuse_to_replace_json,
     write_json,
 )
 
@@ -26,7 +26,7 @@ def source(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> No
 
     --json: {"name", "path"}
     """
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, json_file)
     with download_bar("VGG-16", quiet) as bar:
         path = find_vgg16(say=lambda line: errors().print(line, style="bold yellow"), progress=bar)
     if write_json({"name": name, "path": str(path)}, json_file):

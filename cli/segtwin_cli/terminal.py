@@ -16,6 +16,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,8 +34,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from segtwin import Converted
-from segtwin.files import check_target, replacing, whole
+from segtwin.files import check_place, check_target, replacing, whole
 from segtwin.printable import json_text, printable
+from segtwin_engines.installed import require
 
 GAP, INDENT = "  ", "    "
 """Between the columns of a table; before the second and later lines of a folded row."""
@@ -193,13 +195,36 @@ def notes(quiet: bool) -> Iterator[None]:
         yield
 
 
-def refuse_to_replace(path: str, overwrite: bool) -> None:
-    """Raise unless `path` is free or may be replaced.
+def check_outputs(overwrite: bool, *files: str | os.PathLike[str] | None) -> None:
+    """See, before any work, that a command can write its files; None and "-", standard output, are none.
 
     Raises:
-        OSError: it exists, or is a folder, a device or a pipe.
+        OSError: one exists and may not be replaced, is a folder, a device or a pipe, or cannot be made there.
+        click.ClickException: two are one file.
     """
-    check_target(path, overwrite)
+    seen = set()
+    for file in files:
+        if file is None or file == "-":
+            continue
+        check_target(file, overwrite)
+        check_place(file)
+        place = os.path.realpath(file)
+        if place in seen:
+            raise click.ClickException(f"{os.fspath(file)}: would be written twice; give each output its own name")
+        seen.add(place)
+
+
+def check_page(report: str | None) -> None:
+    """See, before any work, that a page of this name can be made; None: none is asked for.
+
+    Raises:
+        NotInstalledError: what makes pages is not installed.
+        click.ClickException: the name does not end in .html.
+    """
+    if report is not None:
+        require("report", purpose="--report")
+        if Path(report).suffix != ".html":
+            raise click.ClickException(f"{report}: the report is an .html file")
 
 
 # -------------------------------------------------------------------------------- facts, and tables
@@ -209,12 +234,6 @@ def json_option(command: Any) -> Any:
     """`--json FILE` and `--overwrite` for a command that prints facts."""
     words = "Write the facts as JSON to this file; - is standard output, then nothing else is."
     return click.option("--json", "json_file", type=click.Path(), help=words)(overwrite_option(command))
-
-
-def refuse_to_replace_json(json_file: str | None, overwrite: bool) -> None:
-    """Raise, before any work, unless the file of `--json` is free or may be replaced."""
-    if json_file not in (None, "-"):
-        refuse_to_replace(str(json_file), overwrite)
 
 
 def write_json(facts: Mapping[str, Any], json_file: str | None) -> bool:

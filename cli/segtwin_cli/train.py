@@ -20,6 +20,7 @@ from segtwin_engines.installed import missing, require
 from segtwin_cli.convert import read_names
 from segtwin_cli.data_options import read_table, size, table_option, val_option
 from segtwin_cli.terminal import (
+    check_outputs,
     echo,
     errors,
     json_option,
@@ -27,7 +28,6 @@ from segtwin_cli.terminal import (
     notes,
     noting,
     quiet_option,
-    refuse_to_replace_json,
     write_json,
 )
 from segtwin_cli.weights_file import WeightsFile
@@ -102,7 +102,7 @@ def train(
 
     Several processes share each batch: torchrun -m segtwin train … starts PyTorch's, TF_CONFIG names Keras'.
     """
-    refuse_to_replace_json(json_file, overwrite)
+    check_outputs(overwrite, json_file)
     chosen = framework or next((one for one in ("torch", "keras") if not missing(one)), "torch")
     require(chosen, "train", purpose=f"segtwin train --framework {chosen}")
     if chosen == "keras" and device != "cpu":

@@ -21,6 +21,7 @@ import shutil
 import signal
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -165,6 +166,21 @@ def check_target(path: str | os.PathLike[str], replace: bool = True) -> None:
         )
     if not replace:
         raise FileExistsError(errno.EEXIST, "exists already; choose another name or add --overwrite", os.fspath(path))
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a place where no file can be made, before any work. Missing folders would be made.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".segtwin-", dir=folder))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 class Target(NamedTuple):
