@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 import segtwin_weights
 from PIL import Image
 from segtwin_cli.main import main
-from segtwin_engines.demo_page import Answer, difference, rows, side_by_side
+from segtwin_engines.demo_page import BUTTONS, Answer, difference, rows, side_by_side
 
 PICTURE = Path(__file__).parent.parent / "docs/images/nuclei.png"
 
@@ -45,9 +46,35 @@ def test_the_difference_and_the_table() -> None:
     one = Answer("a", np.zeros((2, 2, 2)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8), 3.4)
     other = Answer("b", np.zeros((2, 2, 2)), np.array([[0, 1], [0, 0]], np.uint8), one.overlay, 12.6)
     other.result[1, 0, 1], other.result[0, 1, 1] = 0.5, 0.25
-    assert difference([one, other])[..., 0].tolist() == [[0, 255], [0, 127]]
-    assert difference([one, one]).max() == 0
+    picture, title = difference([one, other])
+    assert picture[..., 0].tolist() == [[0, 255], [0, 127]]
+    assert title.endswith("(white: 5.0e-01)")
+    picture, title = difference([one, one])
+    assert picture.max() == 0
+    assert title.endswith("nowhere")
     assert rows([one, other]) == [["a", "3", "0.0e+00", "0"], ["b", "13", "5.0e-01", "1"]]
+
+
+def test_the_page_advises_nothing_that_it_does_not_have(tmp_path: Path) -> None:
+    """Options of commands, say, where weights do not state their preprocessing."""
+    weights = dict(segtwin_weights.initialize("unet-small", widths=(2, 2, 2, 2, 2), seed=1))
+    segtwin_weights.write(segtwin_weights.Weights(weights), tmp_path / "u.safetensors")
+    said: list[str] = []
+    side_by_side(np.zeros((32, 32, 3), np.uint8), str(tmp_path / "u.safetensors"), None, ["oracle"], {}, said.append)
+    assert said[0].startswith("preprocessing assumed")
+    assert "segtwin convert" in said[0]
+    assert not any("--" in line for line in said)
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code = f"from segtwin_cli.main import main; main(['demo', '--port', '{port}'])"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"segtwin: 127.0.0.1:{port}: is taken")
+    assert "--port" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_page_is_served_to_this_machine_alone(tmp_path: Path) -> None:
@@ -68,6 +95,12 @@ def test_the_page_is_served_to_this_machine_alone(tmp_path: Path) -> None:
             assert f"00000000:{port:04X}" not in bound
             page = get(address)
             assert "segtwin demo" in page
+            config = json.loads(get(f"{address.rstrip('/')}/config"))
+            parts = [(one["type"], one["props"]) for one in config["components"]]
+            assert [part["buttons"] for kind, part in parts if kind in ("image", "gallery")] == [BUTTONS] * 3
+            assert [part["wrap"] for kind, part in parts if kind == "dataframe"] == [True]
+            cleared, segmented = config["dependencies"]
+            assert cleared["outputs"] == segmented["outputs"], "nothing old stays beside an error"
             call = json.dumps({"data": [None, "demo", "as the weights say", ["torch"]]}).encode()
             request = urllib.request.Request(f"{address.rstrip('/')}/gradio_api/call/segment", data=call)
             request.add_header("Content-Type", "application/json")
@@ -80,7 +113,7 @@ def test_the_page_is_served_to_this_machine_alone(tmp_path: Path) -> None:
                      f"--user-data-dir={tmp_path}", "--dump-dom", address],
                     capture_output=True, text=True, timeout=120, check=False,
                 )  # fmt: skip
-                for word in ("Segment", "Drop Image Here", "onnxruntime", "where they differ"):
+                for word in ("Segment", "Drop Image Here", "onnxruntime", "where their probabilities differ"):
                     assert word in drawn.stdout, drawn.stderr[-2000:]
         finally:
             server.terminate()

@@ -134,8 +134,9 @@ def test_a_model_in_training_is_run_in_inference(files: Path) -> None:
     ("arguments", "error", "words"),
     [
         (("u.safetensors", "onxruntime"), ValueError, "did you mean onnxruntime"),
-        (("u.onnx", "torch"), ValueError, "is an ONNX file, which --engine onnxruntime runs"),
+        (("u.onnx", "torch"), ValueError, "is an ONNX file, which the engine onnxruntime runs"),
         (("nowhere.safetensors",), FileNotFoundError, "nowhere"),
+        (("u.safetensors", "caffe"), ImportError, "^the engine caffe needs"),
         ((np.zeros(3),), TypeError, "is no network of segtwin_torch.build"),
     ],
     ids=str,

@@ -81,6 +81,16 @@ def test_what_is_missing_is_one_line_before_any_work(lacking: tuple[str, ...], t
         assert f"pip install 'segtwin[{','.join(installed.EXTRAS[name] for name in names)}]'" in done.stderr
 
 
+def test_parity_names_the_engines_that_it_could_compare(tmp_path: Path) -> None:
+    """Where the default ones are not all there."""
+    done = run(ABSENT["keras"], "parity", tmp_path / "nowhere.safetensors", PHOTO)
+    assert done.returncode == 2
+    assert "parity needs tensorflow, keras and tf2onnx, which are not installed; " in done.stderr
+    assert "--engines torch,onnxruntime" in done.stderr
+    named = run(ABSENT["keras"], "parity", tmp_path / "nowhere.safetensors", PHOTO, "--engines", "keras")
+    assert "--engines" not in named.stderr
+
+
 def test_engines_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"torch", "keras", "onnxruntime", "opencv", "oracle"} <= set(available_engines())
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # None: an import fails

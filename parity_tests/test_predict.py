@@ -91,7 +91,8 @@ def test_a_folder_becomes_masks_and_overlays(work: Path, capsys) -> None:
     assert out.splitlines()[-1] == "out: 2 of 2 images segmented by unet-small in torch"
     assert [line.rpartition(": ")[0] for line in out.splitlines()[:-1]] == ["in/a.png", "in/b.png"]
     assumed, converted = err.splitlines()
-    assert assumed.startswith("note: preprocessing assumed from the network's names: grey, values 0..1; say --colour")
+    assert assumed.startswith("note: preprocessing assumed from the network's names: grey, values 0..1; say")
+    assert "(--colour, --mean, --std, --scale)" in assumed
     assert converted == "note: in/a.png: colours became grey, 0.299 R + 0.587 G + 0.114 B"
 
     network = segtwin_torch.build("unet-small", widths=(2, 3, 4, 5, 6), weights=SMALL, pad="reflect")
@@ -505,7 +506,7 @@ def test_an_onnx_file_is_run_as_it_is(work: Path, monkeypatch, capsys) -> None:
         want = model(torch.from_numpy(((grey / 255 - 0.5) / 0.5).astype(np.float32)[None, None])).numpy()[0]
     np.testing.assert_allclose(np.load("out/g.probability.npy"), want, atol=1e-6)
     assert run("predict", "small.onnx", "g.png", "-o", "out2", "--engine", "torch") == 2
-    assert capsys.readouterr().err.count("small.onnx: is an ONNX file, which --engine onnxruntime runs") == 1
+    assert capsys.readouterr().err.count("small.onnx: is an ONNX file, which the engine onnxruntime runs") == 1
     Image.fromarray(grey[:30]).save("odd.png")
     assert run("predict", "small.onnx", "odd.png", "-o", "out3") == 2
     assert "30×48 pixels do not fit" in capsys.readouterr().err

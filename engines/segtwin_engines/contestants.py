@@ -20,7 +20,7 @@ from segtwin.errors import nearest
 from segtwin_weights import Dimensions, Weights, ncnn_file
 from segtwin_weights.formats import prototxt
 
-from segtwin_engines.installed import missing, require
+from segtwin_engines.installed import NotInstalledError, missing, require
 from segtwin_engines.loading import framework_twin, start
 
 FRAMEWORKS = ("torch", "keras")
@@ -103,7 +103,13 @@ def named(engines: str | Iterable[str] | None) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"no engine is named; there are {', '.join(NAMES)}")
     ordered = tuple(name for name in NAMES if name in names)
-    require(*ordered, purpose="parity")
+    try:
+        require(*ordered, purpose="parity")
+    except NotInstalledError as error:
+        there = [name for name in ordered if not missing(name)]
+        if engines is None and set(there) & set(FRAMEWORKS):
+            raise NotInstalledError(f"{error}, or name the engines that are (--engines {','.join(there)})") from None
+        raise
     if names & set(ON_EXPORTS) and not exporters():
         require("torch", purpose=f"an export for {' and '.join(sorted(names & set(ON_EXPORTS)))}")
     return ordered

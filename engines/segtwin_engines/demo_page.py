@@ -22,12 +22,15 @@ from segtwin.printable import printable
 
 from segtwin_engines.engine import Engine
 from segtwin_engines.installed import available_engines, require
-from segtwin_engines.loading import load
+from segtwin_engines.loading import by_the_file, load
 
 HOST = "127.0.0.1"
 STATED = "as the weights say"
 DEMO = "demo"
 """Stands for the weights that come with the package."""
+APART = "where their probabilities differ"
+BUTTONS: list[Any] = ["download", "fullscreen"]
+"""Of a picture; Gradio's others send it elsewhere."""
 SHOWN_FIRST = ("torch", "keras", "onnxruntime")
 
 
@@ -72,7 +75,7 @@ def side_by_side(
     for name in engines:
         key = (path, network, name)
         if key not in opened:
-            opened[key] = load(path, name, network=network, say=say)
+            opened[key] = load(path, name, network=network, say=by_the_file(say))
         engine = opened[key]
         with warnings.catch_warnings(record=True) as converted:
             warnings.simplefilter("always", segtwin.Converted)
@@ -90,13 +93,14 @@ def side_by_side(
     return answers
 
 
-def difference(answers: Sequence[Answer]) -> np.ndarray:
+def difference(answers: Sequence[Answer]) -> tuple[np.ndarray, str]:
     """Where the probabilities of two of the engines are farthest apart, H×W×3 uint8: white is the largest distance of
-    the image, black none."""
+    the image, black none. And a title that says how much that is."""
     results = np.stack([answer.result for answer in answers])
     apart = np.ptp(results, axis=0).max(axis=0)
-    grey = (255 * apart / max(float(apart.max()), np.finfo(np.float32).tiny)).astype(np.uint8)
-    return grey[..., np.newaxis].repeat(3, axis=2)
+    most = float(apart.max())
+    grey = (255 * apart / max(most, np.finfo(np.float32).tiny)).astype(np.uint8)
+    return grey[..., np.newaxis].repeat(3, axis=2), f"{APART} (white: {most:.1e})" if most else f"{APART}: nowhere"
 
 
 def rows(answers: Sequence[Answer]) -> list[list[str]]:
@@ -143,9 +147,10 @@ def page() -> Any:
             what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
             raise gradio.Error(printable(what), print_exception=False) from None
         pictures = [(answer.overlay, f"{answer.engine}, {answer.ms:.0f} ms") for answer in answers]
+        apart, title = difference(answers)
         return (
             pictures,
-            difference(answers),
+            gradio.Image(apart, label=title),
             rows(answers),
             "  \n".join(printable(note) for note in dict.fromkeys(notes)),
         )
@@ -155,22 +160,30 @@ def page() -> Any:
         blocks.theme = theme
         gradio.Markdown("# segtwin\nOne image, several engines: their masks, their difference, their timings.")
         with gradio.Row():
-            image = gradio.Image(type="numpy", label="image", image_mode="RGB")
+            image = gradio.Image(type="numpy", label="image", image_mode="RGB", buttons=BUTTONS)
             with gradio.Column():
                 weights = gradio.Textbox(DEMO, label="weights", info="a file on this machine; demo: nuclei, unet-small")
                 network = gradio.Dropdown([STATED, *list_architectures()], value=STATED, label="network")
                 engines = gradio.CheckboxGroup(there, value=chosen, label="engines")
                 button = gradio.Button("Segment", variant="primary")
-        gallery = gradio.Gallery(label="masks", columns=3, object_fit="contain", format="png")
+        gallery = gradio.Gallery(
+            label="masks", columns=3, object_fit="contain", format="png", buttons=["download", "fullscreen"]
+        )
         with gradio.Row():
-            apart = gradio.Image(label="where they differ (white: most)", interactive=False)
+            apart = gradio.Image(label=APART, interactive=False, buttons=BUTTONS)
             table = gradio.Dataframe(
                 headers=["engine", "ms", "largest distance from the first", "pixels of another class"],
                 label="timings",
                 interactive=False,
+                wrap=True,
+                column_widths=["28%", "14%", "30%", "28%"],
             )
         words = gradio.Markdown()
-        button.click(segment, [image, weights, network, engines], [gallery, apart, table, words], api_name="segment")
+        shown = [gallery, apart, table, words]
+        cleared = button.click(
+            lambda: (None, gradio.Image(None, label=APART), None, ""), None, shown, api_visibility="private"
+        )
+        cleared.then(segment, [image, weights, network, engines], shown, api_name="segment")
     return blocks
 
 
@@ -190,15 +203,21 @@ def serve(port: int | None, block: bool = True, open_browser: bool = False) -> t
         ImportError: Gradio is not installed.
     """
     blocks = page()
-    _, address, _ = blocks.launch(
-        server_name=HOST,
-        server_port=port,
-        share=False,
-        inbrowser=open_browser,
-        quiet=True,
-        prevent_thread_lock=True,
-        footer_links=[],
-    )
+    try:
+        _, address, _ = blocks.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            inbrowser=open_browser,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
+        )
+    except OSError as error:
+        if port is None:
+            raise
+        words = "is taken, or not allowed; choose another port (--port), or none: then it is the first that is free"
+        raise OSError(error.errno, words, f"{HOST}:{port}") from None
     if block:
         blocks.block_thread()
     return blocks, address

@@ -24,7 +24,7 @@ from segtwin.losses import IGNORE_LABEL
 from segtwin.metrics import Confusion
 
 from segtwin_engines.engine import Engine
-from segtwin_engines.loading import load, warn
+from segtwin_engines.loading import by_the_file, load, warn
 
 WORST = 8
 """Images that the page shows."""
@@ -115,7 +115,7 @@ def evaluate(
     """
     found = find(data)
     samples, part = chosen(found, part)
-    running = weights if isinstance(weights, Engine) else load(weights, engine, say=say)
+    running = weights if isinstance(weights, Engine) else load(weights, engine, say=by_the_file(say))
     classes = max(2, running.num_classes)
     contents = read_contents(samples)
     for one in (label for files in contents for label in files if label.error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from segtwin.errors import SegtwinError
@@ -65,9 +66,12 @@ def require(*names: str, purpose: str = "this") -> None:
     if lacking:
         modules = list(dict.fromkeys(module for found in lacking.values() for module in found))
         verb = "is" if len(modules) == 1 else "are"
-        raise NotInstalledError(
-            f"{purpose} needs {' and '.join(modules)}, which {verb} not installed; {advice(*lacking)}"
-        )
+        raise NotInstalledError(f"{purpose} needs {listed(modules)}, which {verb} not installed; {advice(*lacking)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """In words: one, two and three."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def advice(*names: str) -> str:

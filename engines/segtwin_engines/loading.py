@@ -30,6 +30,10 @@ Chosen = Preprocessing | Callable[[Preprocessing, int], Preprocessing]
 """How inputs are made; or a function of (what the file or the network states, number of channels)."""
 
 
+OTHERWISE = "say preprocessing (--colour, --mean, --std, --scale) where it was another"
+"""What may be done about an assumption."""
+
+
 class Assumed(UserWarning):
     """Something that a file does not state was assumed; the message says what, and how to state it."""
 
@@ -37,6 +41,11 @@ class Assumed(UserWarning):
 def warn(line: str) -> None:
     """What `load` does with a line that its user should read."""
     warnings.warn(line, Assumed, stacklevel=3)
+
+
+def by_the_file(say: Callable[[str], None]) -> Callable[[str], None]:
+    """The same for whoever can say nothing of preprocessing but in the file."""
+    return lambda line: say(line.replace(OTHERWISE, "where it was another, let segtwin convert write it into the file"))
 
 
 @known_arguments
@@ -79,7 +88,7 @@ def load(
         opened = runtime.open_file(where, network, in_channels, preprocessing is not None, say)
         return ready(opened, preprocessing, metadata.stated(opened.metadata, opened.architecture) is not None, say)
     if engine != "auto":
-        require(engine, purpose=f"--engine {engine}")
+        require(engine, purpose=f"the engine {engine}")
     if not isinstance(source, Weights):
         return of_file(where, engine, network, preprocessing, say)
     weights = names.hub_names(source)
@@ -195,7 +204,7 @@ def of_model(model: Any, engine: str, preprocessing: Chosen | None) -> Engine:
     if engine not in ("auto", framework):
         if architecture.variant_of:
             raise WeightsError(f"{architecture.name} runs in its own framework alone, {framework}")
-        require(engine, purpose=f"--engine {engine}")
+        require(engine, purpose=f"the engine {engine}")
         running = start(engine, architecture, weights, "the model")
     else:
         size = segtwin_weights.dimensions(weights, architecture)
@@ -236,10 +245,7 @@ def ready(engine: Engine, chosen: Chosen | None, told: bool, say: Callable[[str]
         engine.preprocessing.for_channels(engine.in_channels)
     elif not told:
         assumed = engine.preprocessing.describe(engine.in_channels)
-        say(
-            f"preprocessing assumed from the network's names: {assumed}; say --colour, --mean, --std, --scale where it "
-            "was another"
-        )
+        say(f"preprocessing assumed from the network's names: {assumed}; {OTHERWISE}")
     return engine
 
 
@@ -251,7 +257,7 @@ def for_onnx(engine: str, path: str) -> str:
         ValueError: it cannot run such a file.
     """
     if engine not in ("auto", "onnxruntime", "openvino"):
-        raise ValueError(f"{path}: is an ONNX file, which --engine onnxruntime runs; {engine} takes weights")
+        raise ValueError(f"{path}: is an ONNX file, which the engine onnxruntime runs; {engine} takes weights")
     engine = "onnxruntime" if engine == "auto" else engine
     require(engine, purpose="running an ONNX file")
     return engine

@@ -88,8 +88,8 @@ def open_file(
     base = own or (architecture.preprocessing if architecture else None)
     if base is None and not chosen:
         raise ValueError(
-            f"{path}: says neither its network nor how its inputs are made; add --network NAME, or --colour, "
-            "--mean, --std, --scale"
+            f"{path}: says neither its network nor how its inputs are made; say network (--network NAME), or "
+            "preprocessing (--colour, --mean, --std, --scale)"
         )
     result = next((one for one in outputs if len(one.shape) == 4), outputs[0])
     classes = (
