@@ -39,6 +39,7 @@ def on_startup(**_: Any) -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     for folder in ("notebooks", "guides", "reference", "docs/images"):
         (PAGES / folder).mkdir(parents=True)
+    shutil.copy(DOCS / "site.css", PAGES)
     write("index.md", ROOT / "README.md")
     write("changelog.md", ROOT / "CHANGELOG.md")
     for page in (DOCS / "fidelity.md", DOCS / "mutants.md", DOCS / "speed.md"):

@@ -132,3 +132,10 @@ def test_the_example_weights_segment_nuclei() -> None:
     found = segtwin_torch.blobs(model, np.ascontiguousarray(data))["probability"][0, 0] > 0.5
     wanted = np.asarray(Image.open(ROOT / "docs/images/nuclei_instances.png"))[:, 256:] > 0
     assert (found & wanted).sum() / (found | wanted).sum() > 0.85
+
+
+def test_the_site_leads_to_every_guide_and_notebook() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [*(ROOT / "docs/guides").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]
+    assert len(pages) > 10
+    assert [page.name for page in pages if f"/{page.name}\n" not in navigation] == []

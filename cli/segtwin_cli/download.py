@@ -16,8 +16,8 @@ from segtwin_cli.terminal import (
 )
 
 
-@click.command()
-@click.argument("name", type=click.Choice(list(catalogue.CATALOGUE)))
+@click.command(epilog=f"NAME is one of {', '.join(catalogue.CATALOGUE)}.")
+@click.argument("name", type=click.Choice(list(catalogue.CATALOGUE)), metavar="NAME")
 @json_option
 @quiet_option
 def download(name: str, json_file: str | None, overwrite: bool, quiet: bool) -> None:

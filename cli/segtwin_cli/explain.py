@@ -62,8 +62,8 @@ def explain(
 
     \b
     --json: {"network", "input": {"name", "shape"}, "parameters", "flops",
-             "blobs": [{"name", "kind", "shape", "window", "sees", "map", "offset",
-                        "derivation", "parameters", "flops"}]}
+             "blobs": [{"name", "kind", "shape", "window", "sees", "map",
+                        "offset", "derivation", "parameters", "flops"}]}
     shapes are [channels, rows, columns]; window is [kernel, stride, pad]
     or null; sees, map and offset are
     [of rows, of columns]; map is {"scale", "shift"} as exact fractions.

@@ -40,8 +40,9 @@ from segtwin_cli.weights_file import WeightsFile
 )  # fmt: skip
 @click.option(
     "--network",
-    type=click.Choice(list(list_architectures())),
-    help="The network, where the file does not say it.",
+    type=click.Choice(list_architectures()),
+    metavar="NETWORK",
+    help="The network, where the file does not say it (see segtwin list).",
 )
 @click.option(
     "--pad",

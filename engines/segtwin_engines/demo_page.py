@@ -176,7 +176,7 @@ def page() -> Any:
                 label="timings",
                 interactive=False,
                 wrap=True,
-                column_widths=["28%", "14%", "30%", "28%"],
+                column_widths=["34%", "14%", "27%", "25%"],
             )
         words = gradio.Markdown()
         shown = [gallery, apart, table, words]

@@ -19,7 +19,16 @@ def write_page(result: Diagnosis, path: str | os.PathLike[str], overwrite: bool)
         OSError: it exists, or cannot be written.
     """
     picture = None if result.maps is None else draw(*result.maps)
-    write("diagnosis.html.j2", path, overwrite, result=result, picture=picture)
+    write("diagnosis.html.j2", path, overwrite, result=result, picture=picture, verdict=sentence(result))
+
+
+def sentence(result: Diagnosis) -> str:
+    """The explanation with a capital letter, unless the name of a layer is first, and a full stop."""
+    text = result.explanation
+    first = text.split(" ", 1)[0]
+    if first.isalpha() and first not in {one.name for one in result.blobs}:
+        text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def draw(theirs: np.ndarray, reference: np.ndarray) -> bytes:
@@ -28,6 +37,7 @@ def draw(theirs: np.ndarray, reference: np.ndarray) -> bytes:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     away = np.nan_to_num(np.abs(theirs - reference)[0])
     channel = int(away.max((1, 2)).argmax())
@@ -46,6 +56,8 @@ def draw(theirs: np.ndarray, reference: np.ndarray) -> bytes:
         )
         axis.set_title(f"{title}, channel {channel}", fontsize=10)
         axis.tick_params(labelsize=8)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(MaxNLocator(6, integer=True))
         figure.colorbar(image, ax=axis, location="bottom", aspect=30).ax.tick_params(labelsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 90})

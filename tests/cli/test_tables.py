@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segtwin_weights
+from click.testing import CliRunner
 from segtwin import explanation
 from segtwin.architectures import get_architecture, list_architectures
-from segtwin_weights import Weights
+from segtwin_cli.main import COMMANDS, segtwin
+from segtwin_weights import Weights, catalogue
 
 NAMES = [
     "[red]inc.double_conv.0.weight[/red]",
@@ -24,6 +26,15 @@ NAMES = [
     "a b[31m",
     "up4.conv.double_conv.1.num_batches_tracked.of.a.name.wider.than.eighty.columns",
 ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(command: str) -> None:
+    """And no name is broken."""
+    said = CliRunner().invoke(segtwin, [command, "--help"], terminal_width=80).output
+    assert [line for line in said.splitlines() if len(line) > 80] == []
+    if command == "download":
+        assert set(catalogue.CATALOGUE) <= set(said.replace(",", " ").replace(".", " ").split())
 
 
 @pytest.fixture(scope="module")
