@@ -124,6 +124,25 @@ def test_several_orders_of_summation_make_the_floor() -> None:
     assert floors["fc6"] >= max(oracle.relative_error(run["fc6"], truth["fc6"]) for run in runs)
 
 
+def test_the_floor_behind_a_sigmoid_is_what_its_logits_floor_becomes_where_it_is_steep() -> None:
+    """Logits of 17, and one pixel near 0: the runs that measure the floor need not be off there, an engine may be."""
+    architecture = get_architecture("unet-small")
+    layer = architecture.layer(architecture.output)
+    logits = np.full((1, 1, 8, 8), 17.0)
+    logits[0, 0, 3, 3] = 0.1
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    truth = {layer.bottoms[0]: logits, layer.name: sigmoid(logits)}
+    floor = 7.5e-7
+    carried = noise.carried(layer, {layer.bottoms[0]: floor}, truth)
+    off = np.abs(sigmoid(logits + floor * 17) - sigmoid(logits)).max() / sigmoid(logits).max()
+    assert 3 * floor < off <= carried * (1 + 1e-3) < 1.01 * off
+    flat = {layer.bottoms[0]: logits + 17, layer.name: sigmoid(logits + 17)}
+    assert noise.carried(layer, {layer.bottoms[0]: floor}, flat) == floor, "never less than the logits' own"
+
+
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_blobs_from_four_threads(framework: str) -> None:
     """Bit-equal, and torch's switch and the model's mode are left as they were."""

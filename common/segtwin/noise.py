@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from segtwin import oracle
-from segtwin.architectures import Architecture
+from segtwin.architectures import Architecture, Layer
 from segtwin.layer_kinds import KINDS
 
 BOUND = 4.0
@@ -92,8 +92,8 @@ def floors(
 ) -> dict[str, float]:
     """Blob or layer → noise floor, relative to the blob's largest value.
 
-    It is never less than that of a blob it is computed from: what came in with an error goes out
-    with one, unless by luck, which the next engine need not have.
+    It is never less than what the floors of the blobs it is computed from become in it (`carried`):
+    what came in with an error goes out with one, unless by luck, which the next engine need not have.
 
     Args:
         architecture: the network.
@@ -104,5 +104,26 @@ def floors(
     own = rounding(architecture, weights, data, truth)
     found = {architecture.input: LEAST_FLOOR}
     for layer in architecture.layers:
-        found[layer.name] = max(own.get(layer.name, 0.0), *(found[bottom] for bottom in layer.bottoms))
+        found[layer.name] = max(own.get(layer.name, 0.0), carried(layer, found, truth))
     return found
+
+
+def carried(layer: Layer, floors: Mapping[str, float], truth: Mapping[str, np.ndarray]) -> float:
+    """The floor that a layer's bottoms alone give its top: the largest of theirs.
+
+    A sigmoid makes of a relative error e of its logits an error of e · max |logit| · slope, and few
+    pixels lie where it is steep: whether one of the runs that measure a floor has its largest
+    errors there is luck. So the steepest slope of the image is taken.
+
+    Args:
+        layer: the layer.
+        floors: of its bottoms.
+        truth: the oracle's blobs, those that there are.
+    """
+    most = max(floors[bottom] for bottom in layer.bottoms)
+    if layer.kind == "Sigmoid" and layer.name in truth and layer.bottoms[0] in truth:
+        logits, top = truth[layer.bottoms[0]], truth[layer.name]
+        if top.size and np.max(top) > 0:
+            steep = float(np.max(top * (1 - top)) / np.max(top))
+            most = max(most, floors[layer.bottoms[0]] * float(np.abs(logits).max()) * steep)
+    return most
