@@ -43,4 +43,5 @@ def hypotheses(
         *layers.of(case),
         *kernels.of(case),
         *norms.of(case),
+        *output.turned_back(case),
     ]

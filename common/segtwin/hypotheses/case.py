@@ -168,7 +168,7 @@ class Values:
         """The same; None where the network cannot run."""
         try:
             return self[name]
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, ZeroDivisionError):
             return None
 
     def of(self, case: Case, changed: Sequence[str]) -> Values:

@@ -10,7 +10,7 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, cut, times, weight_is
+from segtwin.hypotheses.case import Case, Change, computed_by, cropped_at, cut, layer_is, times, weight_is
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.hypotheses.kernels import LAYOUTS, every
 from segtwin.oracle import Operator
@@ -40,6 +40,21 @@ def of(case: Case) -> Iterator[Hypothesis]:
             )  # fmt: skip
         elif layer.kind == "Scale":
             yield from scales(case, layer)
+        if layer.kind == "Concat" and len(layer.bottoms) > 2:
+            for words, bottoms in (
+                ("last part first", layer.bottoms[-1:] + layer.bottoms[:-1]),
+                ("first part last", layer.bottoms[1:] + layer.bottoms[:1]),
+            ):
+                yield Hypothesis(
+                    "concat_order", (layer.name,), f"{layer.name} has its {words}: it is {', '.join(layer.bottoms)}",
+                    layer_is(layer.name, bottoms=bottoms), words,
+                )  # fmt: skip
+    several = [layer.name for layer in case.architecture.layers if layer.kind == "Concat"]
+    if len(several) > 1:
+        yield Hypothesis(
+            "concat_order", tuple(several), "the concatenations have their last part, what was upsampled, first",
+            computed_by(last_first, *several), "last first",
+        )  # fmt: skip
     joins = [layer for layer in case.architecture.layers if layer.kind == "Concat"]
     joined = [layer.name for layer in joins]
     if len(joined) > 1:
@@ -304,6 +319,8 @@ def placed(operator: Operator, centred: bool) -> Operator:
         rows, columns = (size * layer.stride for size in x.shape[2:])
         like = np.empty((1, 1, rows, columns), x.dtype)
         part = operator(layer, architecture, [x, like], parameters)
+        if not centred and operator is same_size:  # its pixels are those of the deconvolution, and there are no others
+            return part
         full = [(size - 1) * layer.stride + layer.kernel for size in x.shape[2:]]
         top = np.zeros((*part.shape[:2], *full), x.dtype)
         off = (layer.kernel - layer.stride) // 2 if centred else 0
@@ -488,6 +505,13 @@ def reversed_parts(
 ) -> np.ndarray:
     """The parts of a concatenation in the reverse order."""
     return np.concatenate(bottoms[::-1], axis=1)
+
+
+def last_first(
+    layer: Layer, architecture: Architecture, bottoms: list[np.ndarray], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """The last part of a concatenation first."""
+    return np.concatenate([bottoms[-1], *bottoms[:-1]], axis=1)
 
 
 def to(value: float) -> Change:

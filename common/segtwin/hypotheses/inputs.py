@@ -34,6 +34,14 @@ def of(preprocessing: Preprocessing, channels: int) -> Iterator[Hypothesis]:
         yield Hypothesis(one.id, (DATA,), one.text, prepared_by(one.change), one.variant)
 
 
+def said_in_words(said: Preprocessing) -> str:
+    """What is done to 0..255."""
+    numbers = ["×" + f"{said.scale:g}"] * (said.scale != 1)
+    numbers += ["less " + ", ".join(f"{value:g}" for value in said.mean)] * any(said.mean)
+    numbers += ["by " + ", ".join(f"{value:g}" for value in said.std)] * any(value != 1 for value in said.std)
+    return f"{said.colour} of 0..255{', ' * bool(numbers)}{', '.join(numbers)}"
+
+
 def prepared_by(change: Change) -> Apply:
     """Something is done to the input."""
     return lambda case: case.with_input(change)
@@ -60,8 +68,9 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
     def prepared(image: np.ndarray) -> np.ndarray:
         return (image * scale - mean) / std
 
+    other_colour = "RGB" if said.colour == "BGR" else "BGR"
     if channels == 3:
-        other = "RGB" if said.colour == "BGR" else "BGR"
+        other = other_colour
         yield WrongInput(
             "input_order",
             f"the network takes its channels in the order {other}: they are {said.colour}; turn the image's channels "
@@ -116,6 +125,25 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
                 lambda data, turn=turn: raw(data)[:, ::-1] if turn else raw(data),  # type: ignore[misc]
                 colour,
             )
+    for change, words, variant in (
+        (lambda image: image / 255, "0..1, nothing subtracted (torchvision's ToTensor alone)", "0..1"),
+        (lambda image: image / 127.5 - 1, "−1..1", "-1..1"),
+        (lambda image: image - mean.mean() / scale, "that with one mean for all channels subtracted", "one mean"),
+        (lambda image: image - 128, "that with 128 subtracted", "128"),
+    ):
+        for colour in (said.colour, other_colour) if channels == 3 else (said.colour,):
+            if variant == "one mean" and not np.ptp(mean):
+                continue
+            turn = colour != said.colour
+            yield WrongInput(
+                "preprocessing_other",
+                f"the input is a {colour} image of {words}: the network takes {said_in_words(said)}",
+                lambda data, turn=turn, change=change: change(  # type: ignore[misc]
+                    raw(data)[:, ::-1] if turn else raw(data)
+                ),
+                f"{variant} {colour}",
+            )
+    yield WrongInput("input_inverted", "the image is inverted, dark for bright", lambda data: prepared(255 - raw(data)))
     if channels == 3:
         own_mean, own_std = (np.array(one)[:: 1 if said.colour == "RGB" else -1, None, None] for one in TORCHVISION)
         if said.scale == 1:
@@ -124,6 +152,13 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
                 "the input is prepared as for torchvision's weights (0..1, mean 0.485 0.456 0.406, standard deviation "
                 "0.229 0.224 0.225)",
                 lambda data: (raw(data) / 255 - own_mean) / own_std,
+            )
+            turned_mean, turned_std = own_mean[::-1], own_std[::-1]
+            yield WrongInput(
+                "preprocessing_torchvision",
+                "the input is prepared as for torchvision's weights, the numbers in the order of the other colours",
+                lambda data: (raw(data) / 255 - turned_mean) / turned_std,
+                "turned",
             )
     for factor, words in (
         (1 / 255, "0..1 in place of 0..255"),

@@ -12,6 +12,9 @@ from segtwin.architectures import Layer
 from segtwin.hypotheses.case import PARAMETERS, Apply, Case, Change, weight_is
 from segtwin.hypotheses.catalogue import Hypothesis
 
+APART = 4
+"""Layers of one shape that are exchanged: as many places apart."""
+
 
 def of(case: Case) -> Iterator[Hypothesis]:
     """Hypotheses about the weights of a network."""
@@ -127,7 +130,13 @@ def biases(case: Case) -> Iterator[Hypothesis]:
         if case.weights[mine].shape == case.weights[theirs].shape:
             yield Hypothesis(
                 "bias_swapped", (one.name, other.name), f"{mine} and {theirs} are exchanged",
-                exchanged(one, other, both=True, kinds=("bias",)), f"{one.name}, {other.name}",
+                exchanged(one, other, ("bias",)), f"{one.name}, {other.name}",
+            )  # fmt: skip
+    for (first, (one, mine)), (second, (other, theirs)) in itertools.permutations(enumerate(having), 2):
+        if abs(second - first) <= APART and case.weights[mine].shape == case.weights[theirs].shape:
+            yield Hypothesis(
+                "bias_copied", (one.name,), f"{mine} is {theirs} there",
+                copied(case, one, other, ("bias",)), other.name,
             )  # fmt: skip
     if len(having) > 1:
         yield Hypothesis(
@@ -142,15 +151,17 @@ def swapped(case: Case, layers: list[Layer]) -> Iterator[Hypothesis]:
     for layer in layers:
         by_shape.setdefault(case.weights[weight(case, layer)].shape, []).append(layer)
     for those in by_shape.values():
-        for one, other in itertools.pairwise(those):
+        for (first, one), (second, other) in itertools.combinations(enumerate(those), 2):
+            if second - first > APART:
+                continue
             yield Hypothesis(
                 "weights_swapped", (one.name, other.name), f"{one.name} and {other.name} have each other's weights",
-                exchanged(one, other, both=True), f"{one.name}, {other.name}",
+                exchanged(one, other, ("weight", "bias")), f"{one.name}, {other.name}",
             )  # fmt: skip
             for mine, theirs in ((one, other), (other, one)):
                 yield Hypothesis(
                     "weights_copied", (mine.name,), f"{mine.name} has the weights of {theirs.name}",
-                    exchanged(mine, theirs, both=False), theirs.name,
+                    copied(case, mine, theirs, ("weight", "bias")), theirs.name,
                 )  # fmt: skip
 
 
@@ -173,17 +184,18 @@ def narrowed(case: Case) -> Iterator[Hypothesis]:
         yield Hypothesis("half_precision_weights", tuple(dict.fromkeys(names.values())), text, apply)
 
 
-def exchanged(one: Layer, other: Layer, both: bool, kinds: Sequence[str] = ("weight", "bias")) -> Apply:
-    """A layer has the weight and bias of another, and perhaps the other has its."""
+def exchanged(one: Layer, other: Layer, kinds: Sequence[str]) -> Apply:
+    """Two layers have each other's weights."""
 
     def apply(case: Case) -> Case:
-        weights = dict(case.weights)
-        for kind in kinds:
-            names = [case.architecture.parameter_name(layer, kind) for layer in (one, other)]
-            if names[0] in case.weights and names[1] in case.weights:
-                weights[names[0]] = case.weights[names[1]]
-                if both:
-                    weights[names[1]] = case.weights[names[0]]
-        return replace(case, weights=weights)
+        return copied(case, other, one, kinds)(copied(case, one, other, kinds)(case))
 
     return apply
+
+
+def copied(original: Case, one: Layer, other: Layer, kinds: Sequence[str]) -> Apply:
+    """A layer has what the original has in another."""
+    table, weights = original.architecture, original.weights
+    pairs = [(table.parameter_name(one, kind), table.parameter_name(other, kind)) for kind in kinds]
+    new = {mine: weights[theirs] for mine, theirs in pairs if mine in weights and theirs in weights}
+    return lambda case: replace(case, weights={**case.weights, **new})

@@ -9,9 +9,9 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
-from segtwin.hypotheses.case import Apply, Case, Change, computed_by, layer_is, layers_are, output_is, times
+from segtwin.hypotheses.case import Apply, Case, Change, computed_by, layer_is, layers_are, left_out, output_is, times
 from segtwin.hypotheses.catalogue import Hypothesis
-from segtwin.layer_kinds import output_size
+from segtwin.layer_kinds import KINDS, output_size
 from segtwin.oracle import Operator
 
 MODES = {
@@ -19,6 +19,8 @@ MODES = {
     "symmetric": "the image mirrored, its edge repeated", "wrap": "the other side of the image",
 }  # fmt: skip
 """Of padding: what numpy calls it, and in words."""
+NEARBY = 6
+"""Layers before and behind the right one that a skip may leave from."""
 SLOPES = (0.01, 0.1, 0.2, 0.3)
 """Of leaky ReLUs: torch's and TensorFlow 1's default, darknet's, TensorFlow's, Keras'."""
 
@@ -28,7 +30,9 @@ def of(case: Case) -> Iterator[Hypothesis]:
     yield from paddings(case)
     yield from poolings(case)
     yield from activations(case)
+    yield from left_out_layers(case)
     yield from skips(case)
+    yield from elsewhere(case)
 
 
 def kind(case: Case, *kinds: str) -> list[Layer]:
@@ -57,6 +61,11 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
                 "conv_pad", (layer.name,), f"{layer.name} is padded by {half}: it has no padding",
                 layer_is(layer.name, pad=half),
             )  # fmt: skip
+        if layer.kernel > 1 and layer.dilation == 1:
+            yield Hypothesis(
+                "dilation", (layer.name,), f"{layer.name} is dilated by 2, and padded by {2 * layer.pad}: it is not",
+                layer_is(layer.name, dilation=2, pad=2 * layer.pad),
+            )  # fmt: skip
         if layer.stride > 1 and layer.pad:
             yield Hypothesis(
                 "conv_same", (layer.name,),
@@ -73,7 +82,7 @@ def paddings(case: Case) -> Iterator[Hypothesis]:
             computed_by(convolution_same, *(layer.name for layer in strided)),
         )  # fmt: skip
     padded = [layer for layer in convolutions if layer.kernel > 1 and layer.pad]
-    for mode, words in MODES.items():
+    for mode, words in MODES.items() if padded else ():
         yield Hypothesis(
             f"pad_{mode}", tuple(layer.name for layer in padded),
             f"convolutions are padded with {words}: the padding is zeros",
@@ -185,6 +194,13 @@ def poolings(case: Case) -> Iterator[Hypothesis]:
                     f"{', padded by 1' * pad}: they are 2×2",
                     layers_are(those, kernel=3, pad=pad), f"{pad}",
                 )  # fmt: skip
+    for layer in pools:
+        for kernel, pad in ((2, 0), (3, 1)) if layer.kernel == 2 else ((layer.kernel, layer.pad),):
+            yield Hypothesis(
+                "pool_stride", (layer.name,),
+                f"{layer.name} goes on by 1 pixel, windows of {kernel}×{kernel}: its stride is {layer.stride}",
+                layer_is(layer.name, stride=1, kernel=kernel, pad=pad), f"{kernel}",
+            )  # fmt: skip
     if pools:
         names = tuple(layer.name for layer in pools)
         yield Hypothesis(
@@ -289,9 +305,20 @@ def activations(case: Case) -> Iterator[Hypothesis]:
                 )  # fmt: skip
 
 
+def gaussian(x: np.ndarray) -> np.ndarray:
+    """The normal distribution's cumulative function, to 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
+    z = np.abs(x) / np.sqrt(2)
+    t = 1 / (1 + 0.3275911 * z)
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    half = 0.5 * (1 - series * np.exp(-z * z))
+    return (0.5 + np.where(x < 0, -half, half)).astype(x.dtype)
+
+
 OTHERS: tuple[tuple[str, str, Change], ...] = (
     ("relu6", "ReLU6s, which end at 6,", lambda x: np.clip(x, 0, 6)),
     ("elu", "ELUs", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
+    ("gelu", "GELUs", lambda x: x * gaussian(x)),
+    ("abs", "absolute values", np.abs),
     ("silu", "SiLUs", lambda x: x * np.where(x < 0, np.exp(np.minimum(x, 0)), 1) / (1 + np.exp(-np.abs(x)))),
 )
 """Other functions in the place of a ReLU: id, in words, and what they compute."""
@@ -315,6 +342,20 @@ def activated(names: list[str], function: Change) -> Apply:
 
 
 # -------------------------------------------------------------------------------------------- skips
+
+
+def left_out_layers(case: Case) -> Iterator[Hypothesis]:
+    """A convolution between others of its width is not there, as in a smaller VGG."""
+    for layer in kind(case, "Convolution"):
+        weight = case.weights.get(case.architecture.parameter_name(layer, "weight"))
+        before = next((one for one in case.architecture.layers if one.name in layer.bottoms), None)
+        if weight is None or before is None or weight.ndim != 4 or weight.shape[0] != weight.shape[1]:
+            continue
+        if layer.kernel > 1 and layer.stride == 1:
+            yield Hypothesis(
+                "layer_missing", (layer.name,), f"{layer.name} is left out: it comes behind {before.name}",
+                computed_by(left_out, layer.name),
+            )  # fmt: skip
 
 
 def skips(case: Case) -> Iterator[Hypothesis]:
@@ -348,6 +389,54 @@ def skips(case: Case) -> Iterator[Hypothesis]:
                     f"{user.name} takes {name} of {inner.name} before its ReLU: it takes it after",
                     pooled_before_relu(user, source, inner), which,
                 )  # fmt: skip
+
+
+def elsewhere(case: Case) -> Iterator[Hypothesis]:
+    """A skip that leaves from a layer nearby, of as many channels."""
+    layers = case.architecture.layers
+    by_name, order = {layer.name: layer for layer in layers}, {layer.name: place for place, layer in enumerate(layers)}
+    users: dict[str, list[str]] = {}
+    for layer in layers:
+        for bottom in dict.fromkeys(layer.bottoms):
+            users.setdefault(bottom, []).append(layer.name)
+    count = channels(case)
+    for name, (follower, *skipping) in ((name, those) for name, those in users.items() if len(those) > 1):
+        near = [name]
+        for _ in range(NEARBY):
+            near = [*by_name[near[0]].bottoms[:1], *near] if near[0] in by_name else near
+        ahead = follower
+        for _ in range(NEARBY):
+            near.append(ahead)
+            ahead = users.get(ahead, [ahead])[0]
+        for user in skipping if name in by_name else ():
+            before = by_name[name].bottoms[:1] if by_name[name].kind == "Pooling" else ()  # skip_before_pool
+            for other in dict.fromkeys(near):
+                if other in (name, *before) or other not in by_name or order[other] >= order[user]:
+                    continue
+                if count.get(other) != count.get(name):
+                    continue
+                yield Hypothesis(
+                    "skip_source", (user,), f"{user} takes {other}: it takes {name}",
+                    rewired(by_name[user], name, other), f"{name}, {other}",
+                )  # fmt: skip
+                if by_name[name].kind == "Pooling" and by_name[other].kind != "Pooling":
+                    pooled = replace(by_name[name], name=f"{name} of {other}", bottoms=(other,))
+                    yield Hypothesis(
+                        "skip_source", (user,), f"{user} takes {other}, pooled: it takes {name}, of {before[0]}",
+                        inserted(by_name[user], [pooled], name), f"{name}, {other}, pooled",
+                    )  # fmt: skip
+
+
+def channels(case: Case) -> dict[str, int]:
+    """Blob → its channels, told by the weights; those that they tell."""
+    found: dict[str, int] = {}
+    for layer in case.architecture.layers:
+        weight = case.weights.get(case.architecture.parameter_name(layer, "weight"))
+        if layer.kind in ("Convolution", "Deconvolution", "DeconvolutionSame") and weight is not None:
+            found[layer.name] = weight.shape[layer.kind != "Convolution"]
+        elif all(bottom in found for bottom in layer.bottoms):
+            found[layer.name] = KINDS[layer.kind].channels([found[bottom] for bottom in layer.bottoms])
+    return found
 
 
 def user_first(users: list[Layer]) -> bool:

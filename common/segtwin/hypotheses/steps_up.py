@@ -61,6 +61,14 @@ def half_pixel(layer: Layer, architecture: Architecture, bottoms: Arrays, parame
     return x
 
 
+def asymmetric(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
+    """Linear, at y · have / want, as TensorFlow 1."""
+    x = bottoms[0]
+    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
+        x = oracle.sampled(x, axis, (np.arange(want) * x.shape[axis] / want).clip(0, x.shape[axis] - 1))
+    return x
+
+
 def size_of(layer: Layer, bottoms: Arrays) -> tuple[int, int]:
     """Rows and columns of the top."""
     if layer.kind == "ResizeHalfPixel":
@@ -97,6 +105,7 @@ MISTAKES: dict[str, tuple[tuple[str, str, Operator], ...]] = {
     "UpsampleBilinear": (
         ("align_corners", f"does not align the corners: {ALIGNED}", half_pixel),
         ("upsample_nearest", f"repeats every pixel: {ALIGNED}", nearest),
+        ("half_pixels_missing", f"has neither aligned corners nor pixel centres: {ALIGNED}", asymmetric),
     ),
     "UpsampleNearest": (
         ("upsample_bilinear", f"is bilinear, corners not aligned: {NEAREST}", half_pixel),
@@ -105,6 +114,7 @@ MISTAKES: dict[str, tuple[tuple[str, str, Operator], ...]] = {
     "ResizeHalfPixel": (
         ("align_corners", f"aligns the corners: {HALF}", aligned),
         ("upsample_nearest", f"repeats every pixel: {HALF}", nearest),
+        ("half_pixels_missing", f"has neither aligned corners nor pixel centres: {HALF}", asymmetric),
     ),
     "Unpooling": (
         ("unpool_order", "keeps the first pixel that goes to a place: the last one stays", unpooled_in_reverse),
@@ -122,6 +132,11 @@ def ungated(layer: Layer, architecture: Architecture, bottoms: Arrays, parameter
     return bottoms[0]
 
 
+def added(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
+    """A sum in place of the product."""
+    return bottoms[0] + bottoms[1]
+
+
 def one_minus(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
     """Gated the other way round."""
     x, gate = bottoms
@@ -133,6 +148,7 @@ def gates(products: list[Layer], case: Case) -> Iterator[Hypothesis]:
     if not products:
         return
     yield from everywhere_and_each("gate_missing", "is the skip as it is: it is multiplied", ungated, products)
+    yield from everywhere_and_each("gate_added", "is the skip plus the gate: it is multiplied", added, products)
     yield from everywhere_and_each("gate_inverted", "is multiplied by 1 − the gate", one_minus, products)
     by_name = {layer.name: layer for layer in case.architecture.layers}
     for product in products:
