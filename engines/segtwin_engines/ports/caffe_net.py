@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segtwin_engines.ports.port import Port, PortError, Values, failed
+from segtwin_engines.ports.port import Port, PortError, Values, failed, up_to_failure
 
 
 def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
@@ -41,7 +41,8 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     def values(data: np.ndarray) -> Values:
         net.setInput(data)
         between = [name for name in names if name not in ends]
-        return {name: np.array(one) for name, one in zip(between, net.forward(between), strict=True)}
+        found = up_to_failure(between, lambda some: net.forward(list(some)))
+        return {name: np.array(one) for name, one in found.items()}
 
     return Port(str(path), run, values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 from segtwin_weights import onnx_dead_zones, onnx_session
-from segtwin_weights.onnx_check import first_line, load_graph
+from segtwin_weights.onnx_check import first_line, load_graph, read_tensor
 
-from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
+from segtwin_engines.ports.port import Input, Port, PortError, Values, failed, up_to_failure
 
 TYPES: dict[str, Any] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
@@ -42,7 +43,7 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     inner = onnx_dead_zones.held(onnx_dead_zones.stated(graph), graph)
     blobs = {value: name for name, (value, _) in inner.items()}
     repeats = {value: repeat for value, repeat in inner.values() if repeat is not None}
-    opened: list[onnxruntime.InferenceSession] = []
+    opened: dict[int, onnxruntime.InferenceSession] = {}
 
     def run(data: np.ndarray) -> list[np.ndarray]:
         try:
@@ -51,22 +52,45 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
             raise failed(str(path), data, error) from None
 
     def values(data: np.ndarray) -> Values:
-        if not opened:
-            opened.append(session(path, graph))
         outputs = {one.name for one in plain.get_outputs()}
-        names = [name for name in nodes if name in {one.name for one in opened[0].get_outputs()} - outputs]
-        found = opened[0].run(names, {source.name: source.fed(data)})
+        every = [name for node in graph.graph.node for name in node.output if name and name not in outputs]
+
+        def fetch(some: Sequence[str]) -> list[Any]:
+            last = max(number for number, node in enumerate(graph.graph.node) if some[-1] in node.output)
+            if last not in opened:  # ONNX Runtime runs a whole graph, whatever is asked of it
+                opened[last] = session(path, graph, last + 1)
+            there = {one.name for one in opened[last].get_outputs()}
+            asked = [name for name in some if name in there]
+            found = dict(zip(asked, opened[last].run(asked, {source.name: source.fed(data)}), strict=True))
+            return [found.get(name) for name in some]
+
+        found = up_to_failure(every, fetch)
         return {
             blobs.get(name, name): repeats[name].whole(value) if name in repeats else value
-            for name, value in zip(names, found, strict=True)
+            for name, value in found.items()
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
         }
 
-    return Port(str(path), run, values, source.size, source.channels, nodes=nodes)
+    def weights() -> Values:
+        constants = {one.name: one for one in graph.graph.initializer}
+        for node in graph.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                constants[node.output[0]] = node.attribute[0].t
+        found = {name: read_tensor(one, path) for name, one in constants.items()}
+        return {
+            name: array.astype(np.float32, copy=False)
+            for name, array in found.items()
+            if array.dtype.kind == "f" and array.ndim
+        }
+
+    return Port(
+        str(path), run, values, source.size, source.channels, nodes=nodes, weights=weights,
+        channels_last=source.channels_last,
+    )  # fmt: skip
 
 
-def session(path: Path, graph: onnx.ModelProto | None) -> onnxruntime.InferenceSession:
-    """A session of a file as it is, or with every value of its graph as an output."""
+def session(path: Path, graph: onnx.ModelProto | None, nodes: int = 0) -> onnxruntime.InferenceSession:
+    """A session of a file as it is, or of the first nodes of its graph with every value as an output."""
     options = onnx_session.options(4)
     if graph is None:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -74,10 +98,8 @@ def session(path: Path, graph: onnx.ModelProto | None) -> onnxruntime.InferenceS
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.resolve().parent))
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
-    there = {one.name for one in changed.graph.output}
-    for node in changed.graph.node:
-        changed.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in node.output if name and name not in there
-        )
-        there.update(node.output)
+    del changed.graph.node[nodes:]
+    del changed.graph.output[:]
+    names = dict.fromkeys(name for node in changed.graph.node for name in node.output if name)
+    changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return onnxruntime.InferenceSession(changed.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -31,6 +31,10 @@ class Port:
     """The one input that there are values of; None for a port that can be run."""
     nodes: Mapping[str, Any] = field(default_factory=dict)
     """Value → the ONNX node that makes it."""
+    weights: Callable[[], Values] = dict
+    """Its constant arrays of numbers under its names, in its order; none where one cannot look inside."""
+    channels_last: bool = False
+    """Whether it takes N×H×W×C, and gives its output so."""
 
     @classmethod
     def of_function(cls, function: Callable[[np.ndarray], Any], name: str | None = None) -> Port:
@@ -44,6 +48,29 @@ class Port:
                 raise failed(own, data, error) from error
 
         return cls(own, run, lambda data: {})
+
+
+def up_to_failure(names: Sequence[str], fetch: Callable[[Sequence[str]], Sequence[Any]]) -> dict[str, Any]:
+    """Name → value of those that are computed before a network fails, where it does.
+
+    Args:
+        names: in the order in which they are computed.
+        fetch: computes some of them, and nothing that they do not need.
+    """
+    try:
+        return dict(zip(names, fetch(names), strict=True))
+    except Exception:  # of the framework; what comes from `run` says it
+        good, bad = 0, len(names)
+    found: dict[str, Any] = {}
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            found = dict(zip(names[:middle], fetch(names[:middle]), strict=True))
+        except Exception:
+            bad = middle
+        else:
+            good = middle
+    return found
 
 
 def named(function: Any) -> str:

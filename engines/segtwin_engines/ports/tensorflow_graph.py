@@ -3,13 +3,20 @@ can be fetched."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segtwin_engines.ports.port import Input, Port, PortError, Values, failed
+from segtwin_engines.ports.port import Input, Port, PortError, Values, failed, up_to_failure
+
+
+def plain(error: Exception) -> str:
+    """The beginning of a message, without the colours that Keras gives it."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:200]
 
 
 def planes(value: np.ndarray) -> np.ndarray:
@@ -44,7 +51,7 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
     except PortError:
         raise
     except Exception as error:  # Keras' and TensorFlow's errors have no class in common
-        raise PortError(f"{path}: TensorFlow cannot run it: {' '.join(str(error).split())[:200]}") from None
+        raise PortError(f"{path}: TensorFlow cannot run it: {plain(error)}") from None
 
 
 def of_model(model: Any, in_channels: int | None, name: str | None = None) -> Port:
@@ -61,8 +68,31 @@ def of_model(model: Any, in_channels: int | None, name: str | None = None) -> Po
 
         model = keras.Model(model.inputs, model.outputs)
     function = tf.function(lambda x: model(x, training=False), autograph=False)
-    concrete = function.get_concrete_function(tf.TensorSpec(shape, dtype))
-    return of_concrete(concrete, in_channels, own, model)
+
+    def of_shape(shape: Sequence[int | None]) -> Port:
+        return of_concrete(function.get_concrete_function(tf.TensorSpec(shape, dtype)), in_channels, own, model)
+
+    try:
+        return of_shape(shape)
+    except (TypeError, ValueError):
+        if None not in shape[1:]:
+            raise
+    # a layer that wants to know its size, as Keras' bilinear UpSampling2D: one graph for each size
+    ports: dict[tuple[int, ...], Port] = {}
+    taken = Input.of(own, shape, dtype, in_channels, last=True)
+
+    def at(data: np.ndarray) -> Port:
+        fed = taken.fed(data).shape
+        if fed not in ports:
+            ports[fed] = of_shape(fed)
+        return ports[fed]
+
+    channels = taken.channels or in_channels or 3
+    example = np.zeros((1, channels, *(size or 64 for size in taken.size)), np.float32)
+    return Port(
+        own, lambda data: at(data).run(data), lambda data: at(data).values(data), taken.size, taken.channels,
+        weights=lambda: at(example).weights(), channels_last=taken.channels_last,
+    )  # fmt: skip
 
 
 def of_concrete(concrete: Any, in_channels: int | None, name: str, holds: Any) -> Port:
@@ -95,17 +125,18 @@ def of_graph(graph: Any, in_channels: int | None, name: str, outputs: list[str] 
         outputs = [one.name for one in ends if one.shape.rank in (3, 4) or one.shape.rank is None]
     if not outputs:
         raise PortError(f"{name}: has no output of images")
+    floats = {one.as_datatype_enum for one in (tf.float32, tf.float16, tf.float64, tf.bfloat16)}
     between = [
         one.name
         for op in inner.get_operations()
         if op.type not in ("Placeholder", "Const", "Identity")
         for one in op.outputs
-        if one.dtype in (tf.float32, tf.float16, tf.float64, tf.bfloat16) and one.name not in outputs
+        if one.dtype.as_datatype_enum in floats and one.name not in outputs
     ]
-    fetched: dict[str, Any] = {}
+    fetched: dict[tuple[str, ...], Any] = {}
 
-    def fetch(names: list[str], data: np.ndarray) -> list[np.ndarray]:
-        key = "values" if names is between else "outputs"
+    def fetch(names: Sequence[str], data: np.ndarray) -> list[np.ndarray]:
+        key = tuple(names)
         if key not in fetched:
             fetched[key] = wrapped.prune(source, [inner.get_tensor_by_name(one) for one in names])
         try:
@@ -115,7 +146,15 @@ def of_graph(graph: Any, in_channels: int | None, name: str, outputs: list[str] 
         return [planes(np.asarray(one)) if taken.channels_last else np.asarray(one) for one in results]
 
     def values(data: np.ndarray) -> Values:
-        found = zip(between, fetch(between, data), strict=True)
-        return {key: value.astype(np.float32) for key, value in found if value.ndim >= 2}
+        found = up_to_failure(between, lambda some: fetch(some, data))
+        return {key: value.astype(np.float32) for key, value in found.items() if value.ndim >= 2}
 
-    return Port(name, lambda data: fetch(outputs, data), values, taken.size, taken.channels)
+    def weights() -> Values:
+        constants = (node for node in graph.node if node.op == "Const" and node.attr["dtype"].type in floats)
+        found = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in constants}
+        return {key: value.astype(np.float32) for key, value in found.items() if value.ndim}
+
+    return Port(
+        name, lambda data: fetch(outputs, data), values, taken.size, taken.channels, weights=weights,
+        channels_last=taken.channels_last,
+    )  # fmt: skip

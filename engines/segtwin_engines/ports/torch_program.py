@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import segtwin_torch  # noqa: F401 - torch's dispatch modes import triton: before TensorFlow, or never
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -75,8 +76,9 @@ def of_function(function: Any, name: str | None = None) -> Port:
     if isinstance(called, torch.nn.Module):
         del ways[0]
 
-    def call(data: np.ndarray) -> Any:
-        with torch.no_grad(), warnings.catch_warnings(), untouched(called):
+    def call(data: np.ndarray, recorder: Any = None) -> Any:
+        # outside of the recorder: what is put back afterwards is copied first, and no value of the network
+        with torch.no_grad(), warnings.catch_warnings(), untouched(called), recorder or nullcontext():
             warnings.simplefilter("ignore")
             for way in list(ways):
                 try:
@@ -97,12 +99,21 @@ def of_function(function: Any, name: str | None = None) -> Port:
 
     def values(data: np.ndarray) -> Values:
         looked_at = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)  # ours leave nothing out then
-        with looked_at, Recorder() as recorder, suppress(Exception):  # what was computed before it failed is there
-            call(data)
+        recorder = Recorder()
+        with looked_at, suppress(Exception):  # what was computed before it failed is there
+            call(data, recorder)
         return recorder.values
 
+    def weights() -> Values:
+        held = called.state_dict() if isinstance(called, torch.nn.Module) else {}
+        return {
+            key: array.detach().cpu().float().numpy()
+            for key, array in held.items()
+            if isinstance(array, torch.Tensor) and array.is_floating_point() and array.dim()
+        }
+
     size = size_of(function) if isinstance(function, torch.export.ExportedProgram) else (None, None)
-    return Port(own, run, values, size)
+    return Port(own, run, values, size, weights=weights)
 
 
 @contextmanager
