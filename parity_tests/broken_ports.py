@@ -27,6 +27,7 @@ FCN = {
     "log_softmax": "log_softmax", "biases_swapped": "bias_swapped", "half_weights": "half_precision_weights",
     "relu6": "relu6", "fc_leaky": "leaky_relu", "dropout_scaled_twice": "dropout_scale",
     "reflect_conv4_2": "pad_reflect", "pool_3x3": "pool_kernel", "crop5_row": "crop_offset",
+    "skip_conv4_2": "skip_source", "output_transposed": "output_transposed", "other_conv4_2": "weights_other",
 }  # fmt: skip
 """Bug → what `diagnose` has to call it."""
 UNET = {
@@ -44,9 +45,14 @@ PAIRS = (
 MEAN = torch.tensor([104.00699, 116.66877, 122.67892]).view(1, 3, 1, 1)
 
 
-def weights_of(network: str, seed: int = 1, narrow: bool = True) -> dict[str, np.ndarray]:
+NARROW = {"fcn8s": (8, 9, 10, 11, 12, 13, 14), "unet": (4, 5, 6, 7, 8)}
+
+
+def weights_of(
+    network: str, seed: int = 1, narrow: bool = True, widths: tuple[int, ...] | None = None
+) -> dict[str, np.ndarray]:
     """Random weights of the scale that trained ones have, so that every layer matters."""
-    widths = {"fcn8s": (8, 9, 10, 11, 12, 13, 14), "unet": (4, 5, 6, 7, 8)}[network] if narrow else None
+    widths = widths or (NARROW[network] if narrow else None)
     blobs = segtwin_weights.initialize(network, num_classes=5 if network == "fcn8s" else None, widths=widths, seed=seed)
     random = np.random.default_rng(seed)
     found = {}
@@ -103,6 +109,9 @@ class FCN8s(Port):
             own["conv3_2/bias"], own["conv3_3/bias"] = own["conv3_3/bias"], own["conv3_2/bias"]
         if "biases_swapped" in bugs:
             own["conv4_1/bias"], own["conv4_2/bias"] = own["conv4_2/bias"], own["conv4_1/bias"]
+        if "other_conv4_2" in bugs:
+            own["conv4_2/weight"] = own["conv4_2/weight"][::-1] * 0.9
+            own["conv4_2/bias"] = own["conv4_2/bias"] + 0.1
         if "half_weights" in bugs:
             own = {name: blob.astype(np.float16).astype(np.float32) for name, blob in own.items()}
         if "odd" in bugs:
@@ -142,7 +151,7 @@ class FCN8s(Port):
             x = x - MEAN
         if "scaled_255" in self.bugs:
             x = x / 255
-        return x.transpose(2, 3) if "transposed_image" in self.bugs else x
+        return x.transpose(2, 3) if {"transposed_image", "transposed_and_back"} & self.bugs else x
 
     def first(self, x: torch.Tensor) -> torch.Tensor:
         for mode in ("edge", "reflect"):
@@ -165,7 +174,8 @@ class FCN8s(Port):
         x = pool3 = self.pool(x)
         for name in ("conv4_1", "conv4_2", "conv4_3"):
             x = self.conv(x, name)
-        deep = x
+            if "skip_conv4_2" not in self.bugs or name == "conv4_2":
+                deep = x
         x = pool4 = self.pool(x)
         for name in ("conv5_1", "conv5_2", "conv5_3"):
             x = self.conv(x, name)
@@ -181,7 +191,8 @@ class FCN8s(Port):
             x = x * 0.5
         x = self.conv(x, "score_fr", 0, False)
         x = self.up(x, "upscore2", 2)
-        x = self.fused(x, self.conv(deep if "skip_conv4_3" in self.bugs else pool4, "score_pool4", 0, False), 5)
+        source = deep if {"skip_conv4_3", "skip_conv4_2"} & self.bugs else pool4
+        x = self.fused(x, self.conv(source, "score_pool4", 0, False), 5)
         x = self.up(x, "upscore_pool4", 2)
         if "no_pool3" not in self.bugs:
             x = self.fused(x, self.conv(pool3, "score_pool3", 0, False), 9)
@@ -192,7 +203,10 @@ class FCN8s(Port):
         else:
             start = 30 if "crop31_early" in self.bugs else 31
             x = self.up(x, "upscore8", 8)[:, :, start:, start:]
-        x = x[:, :, : image.shape[2], : image.shape[3]].float()
+        rows, columns = image.shape[3:1:-1] if "transposed_and_back" in self.bugs else image.shape[2:]
+        x = x[:, :, :rows, :columns].float()
+        if {"transposed_and_back", "output_transposed"} & self.bugs:
+            x = x.transpose(2, 3)
         if "log_softmax" in self.bugs:
             return x.log_softmax(1)
         return x.softmax(1) if "softmax" in self.bugs else x

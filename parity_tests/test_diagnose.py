@@ -12,17 +12,17 @@ import segtwin_engines
 import segtwin_keras
 import segtwin_weights
 import torch
-from broken_ports import FCN, UNET, FCN8s, build, weights_of
+from broken_ports import FCN, UNET, FCN8s, UNet, build, weights_of
 from segtwin_cli.main import main
 from segtwin_engines.ports import Port, PortError, open_port
 
-# The edge of conv4_2 is cut off before it is seen in score_pool4c; conv5_1 is the first that shows it.
 WHERE = {
     "rgb": "conv1_1", "floor": "pool1", "no_relu_conv3_2": "conv3_2", "fc6_hwc": "fc6", "crop9_early": "score_pool3c",
     "softmax": "score", "dropout": "fc6", "pad_at_conv1_2": "conv1_1", "off_diagonal": "upscore2",
     "fuse_mean": "fuse_pool4", "dropout_scaled": "fc6", "half": "conv1_1", "relu6": "conv1_1", "pool_3x3": "pool1",
-    "biases_swapped": "conv4_1", "half_weights": "conv1_1", "reflect_conv4_2": "conv5_1", "crop5_row": "score_pool4c",
-    "log_softmax": "score",
+    "biases_swapped": "conv4_1", "half_weights": "conv1_1", "reflect_conv4_2": "conv4_2", "crop5_row": "score_pool4c",
+    "log_softmax": "score", "skip_conv4_2": "score_pool4",
+    "output_transposed": "score", "other_conv4_2": "conv4_2", "transposed_image": "conv1_1",
 }  # fmt: skip
 
 
@@ -46,12 +46,20 @@ def test_a_bug_is_named_and_placed(bug: str) -> None:
     assert found.reproduced is (None if bug in ("dropout", "half") else True)
 
 
-@pytest.mark.parametrize("bug", ["rgb", "crop31_early", "fc6_hwc"])
+@pytest.mark.parametrize("bug", ["rgb", "crop31_early", "fc6_hwc", "transposed_image"])
 def test_a_port_that_is_a_function_alone(bug: str) -> None:
     module, weights = build("fcn8s", bug)
     found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights, patience=600)
     assert [cause.id for cause in found.causes] == [FCN[bug]]
     assert found.reproduced
+
+
+def test_an_image_that_is_turned_and_scores_that_are_turned_back() -> None:
+    module, weights = build("fcn8s", "transposed_and_back")
+    found = segtwin_engines.diagnose(module, "fcn8s", weights)
+    assert ([cause.id for cause in found.causes], found.first_difference) == (["input_transposed"], "conv1_1")
+    found = segtwin_engines.diagnose(function_of(module), "fcn8s", weights)
+    assert [cause.id for cause in found.causes] == ["kernel_transposed"]  # it computes the same
 
 
 @pytest.mark.parametrize("bug", UNET)
@@ -97,13 +105,64 @@ def test_batchnorm_that_an_exporter_folded_into_its_convolution(bug: str, tmp_pa
     assert found.first_difference == "conv1.conv.1"
 
 
-def test_a_port_with_other_weights_differs_from_the_first_layer_on() -> None:
+@pytest.mark.parametrize(("network", "first", "layers"), [("fcn8s", "conv1_1", 18), ("unet", "conv1.conv.0", 41)])
+def test_a_port_with_other_weights_is_right_but_for_them(network: str, first: str, layers: int) -> None:
+    module, _ = build(network, seed=2)
+    found = segtwin_engines.diagnose(module, network, weights_of(network, seed=1), patience=1)
+    assert ([cause.id for cause in found.causes], found.first_difference) == (["weights_other"], first)
+    assert found.explanation.count(f"{layers} layers ({first}") == 1
+    assert found.reproduced
+
+
+def test_other_weights_that_cannot_be_read_differ_from_the_first_layer_on(tmp_path: Path) -> None:
     module, _ = build("fcn8s", seed=2)
-    found = segtwin_engines.diagnose(module, "fcn8s", weights_of("fcn8s", seed=1), patience=1)
+    data = np.random.default_rng(0).standard_normal((1, 3, 65, 97)).astype(np.float32)
+    values = open_port(module, 3).values(data)
+    np.savez(tmp_path / "port.npz", data=data, **values, out=module(torch.from_numpy(data)).numpy())
+    found = segtwin_engines.diagnose(tmp_path / "port.npz", "fcn8s", weights_of("fcn8s", seed=1), patience=1)
     assert (found.first_difference, found.causes) == ("conv1_1", [])
     assert any(
         note.startswith("nothing in the port is what the weights of conv1_1, conv1_2 make") for note in found.notes
     )
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "script", "keras"])
+def test_one_layer_with_other_weights(kind: str, tmp_path: Path) -> None:
+    weights = weights_of("unet")
+    wrong = {**weights, "conv4.conv.3.weight": weights_of("unet", seed=2)["conv4.conv.3.weight"]}
+    wrong["conv10.bias"] = np.zeros_like(weights["conv10.bias"])
+    wrong["conv8.conv.1.running_var"] = weights["conv8.conv.1.running_var"] * np.float32(1.001)
+    example = torch.zeros(1, 3, 64, 96)
+    port = tmp_path / f"port.{kind}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "keras":
+            segtwin_keras.build("unet", widths=(4, 5, 6, 7, 8), weights=wrong).save(port)
+        elif kind == "onnx":
+            torch.onnx.export(UNet(wrong), (example,), port, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE)
+        elif kind == "pt2":
+            torch.export.save(torch.export.export(UNet(wrong), (example,)), port)
+        else:
+            torch.jit.save(torch.jit.trace(UNet(wrong), example), port)
+    found = segtwin_engines.diagnose(port, "unet", weights)
+    assert [cause.id for cause in found.causes] == ["weights_other", "scaled", "weights_zero"], found.explanation
+    assert [cause.layer for cause in found.causes[:2]] == ["conv4.conv.3", "conv8.conv.1"]
+    assert found.reproduced
+    assert "conv4.conv.3.weight, " in found.explanation
+
+
+def test_an_output_that_is_laid_out_otherwise_is_equal_and_said_to_be_so() -> None:
+    module, weights = build("fcn8s")
+    for turned, words in (
+        (lambda x: x.transpose(0, 2, 3, 1), "has its channels last"), (lambda x: x[0], "has fewer axes"),
+        (lambda x: x[0].transpose(1, 2, 0), "has its channels last and fewer axes"),
+    ):  # fmt: skip
+        port = Port.of_function(lambda x, turned=turned: turned(function_of(module).run(x)[0]))
+        found = segtwin_engines.diagnose(port, "fcn8s", weights)
+        assert found.equal
+        assert len(found.notes) == 1
+        assert words in found.notes[0]
+    assert segtwin_engines.diagnose(module, "fcn8s", weights).notes == []
 
 
 @pytest.mark.parametrize("network", ["fcn8s", "unet"])
@@ -151,10 +210,12 @@ def test_a_right_port_is_equal() -> None:
 
 
 def test_honest_where_nothing_fits() -> None:
-    module, weights = build("fcn8s")
-    own = module.get_buffer(module.key("conv4_1/weight"))
-    own += 0.3 * own.std() * torch.randn(own.shape, generator=torch.Generator().manual_seed(3))
-    found = segtwin_engines.diagnose(module, "fcn8s", weights, patience=1)
+    class Faded(FCN8s):
+        def conv(self, x: torch.Tensor, name: str, pad: int = 1, relu: bool = True) -> torch.Tensor:
+            return super().conv(x * torch.linspace(1, 2, x.shape[3]) if name == "conv4_1" else x, name, pad, relu)
+
+    weights = weights_of("fcn8s")
+    found = segtwin_engines.diagnose(Faded(weights).eval(), "fcn8s", weights, patience=1)
     assert (found.first_difference, found.causes) == ("conv4_1", [])
     assert found.explanation.startswith("differs from conv4_1 on; no known cause")
     assert found.maps is not None

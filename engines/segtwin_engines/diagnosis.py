@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from segtwin import Architecture, Preprocessing, noise
 from segtwin.architectures import get_architecture
 from segtwin.errors import known_arguments
 from segtwin.hypotheses import DATA, Case, Hypothesis, hypotheses
-from segtwin.hypotheses.case import Values
+from segtwin.hypotheses.case import Values, output_is
 from segtwin_weights import Weights, metadata
 
 from segtwin_engines import differences
 from segtwin_engines.loading import Chosen, read_network, warn
+from segtwin_engines.other_weights import VARIANT, OtherWeights
 from segtwin_engines.ports import Port, PortError, open_port
 
 SEED = 14
@@ -42,10 +44,29 @@ NEXT = 3
 """Layers behind one that is not found where the result of its mistake is looked for: it may have no value."""
 PATIENCE = 60.0
 """Seconds for pairs of mistakes."""
+RARE = (
+    "abs", "batchnorm_unloaded", "bias_copied", "bias_swapped", "dilation", "elu", "gelu", "input_padded",
+    "input_resized", "layer_missing", "output_flipped", "output_transposed", "pool_stride", "silu", "skip_source",
+    "weights_copied",
+)  # fmt: skip
+"""Mistakes that are not tried in pairs: there are many of them, and few make them beside others."""
+RARE_ALONE = (
+    "batchnorm_eps", "batchnorm_identity", "batchnorm_statistics", "batchnorm_swapped", "batchnorm_train", "bias_twice",
+    "kernel_flipped_columns", "kernel_flipped_rows", "leaky_relu", "pool_kernel", "relu6", "relu_before_batchnorm",
+)  # fmt: skip
+"""Those that are not where they are made in one layer alone."""
 BEAM = 24
 """Mistakes that are tried in pairs with every other."""
-LEFT_OUT = ("relu_missing", "batchnorm_missing", "scale_missing")
-"""Mistakes whose result a network without them computes, too, on its way."""
+LEFT_OUT = ("relu_missing", "batchnorm_missing", "scale_missing", "relu_before_batchnorm", "abs")
+"""Mistakes whose result a network without them computes, too, on its way: they are one if the port goes on from it."""
+COMBINATIONS = 24
+"""Of mistakes that explain a difference each, as many are tried together."""
+WEIGHTED = ("Convolution", "Deconvolution", "DeconvolutionSame")
+"""Layers whose values tell whose weights they are made with."""
+STRANGE = 2
+"""As many of them, all wrong for no known cause, show that the rest will be, too."""
+LIKELY = 8
+"""Values that are looked at as a layer's, where none is what it should be."""
 SAMPLES = 64
 
 
@@ -326,6 +347,8 @@ class Search:
                 self.users.setdefault(bottom, []).append(layer.name)
         self.left = patience
         """Seconds that may still be spent on pairs."""
+        self.end = time.monotonic() + patience + PATIENCE
+        """When the search stops, whatever it has found; each step is short, their number is not known."""
         self.notes: list[str] = []
         used = (architecture.parameter_name(layer, "weight") for layer in self.order)
         zeros = [name for name in used if name in weights and not np.any(weights[name])]
@@ -337,6 +360,14 @@ class Search:
             )
         self.bounds: dict[str, float] = {}
         self.ignores_input = False
+        self.probed: list[Input] = []
+        """The inputs that the port took."""
+
+    @cached_property
+    def other(self) -> OtherWeights:
+        """The port's own arrays."""
+        self.step("looking for the weights in the port")
+        return OtherWeights(self.port.weights(), self.case)
 
     def needed(self) -> list[Any]:
         """The layers that the output is computed from, in order."""
@@ -347,6 +378,12 @@ class Search:
                 names.update(layer.bottoms)
                 found.append(layer)
         return found[::-1]
+
+    def say_unfinished(self) -> None:
+        """That something was left untried."""
+        note = f"not every pair of mistakes was tried within {self.patience:g} seconds (--patience)"
+        if note not in self.notes:
+            self.notes.append(note)
 
     # ------------------------------------------------------------------------------------- the inputs
 
@@ -387,7 +424,7 @@ class Search:
             floors = {self.architecture.input: noise.LEAST_FLOOR}
             for layer in self.order:
                 own = differences.error(values[layer.name], exact[layer.name])
-                floors[layer.name] = max(own, *(floors[bottom] for bottom in layer.bottoms))
+                floors[layer.name] = max(own, noise.carried(layer, floors, exact.found))
                 self.bounds[layer.name] = floors[layer.name] * allowed[layer.name]
         return values
 
@@ -403,10 +440,23 @@ class Search:
         laid = [one for one in (differences.laid_out(output, want.shape) for output in outputs) if one is not None]
         if laid:
             output = min(laid, key=lambda one: differences.error(one, want))
+            if not any(one.ndim == 4 and one.shape[1:] == want.shape[1:] for one in outputs):
+                self.say_layout(outputs, want)
         else:
             output = next((one for one in outputs if one.ndim >= 3), outputs[0])
         output = output.astype(np.float32, copy=False)
         return Input(name, data, output, values, differences.error(output, want))
+
+    def say_layout(self, outputs: Sequence[np.ndarray], want: np.ndarray) -> None:
+        """That an output is laid out otherwise than the network's, which is no difference between the two."""
+        one = next(one for one in outputs if differences.laid_out(one, want.shape) is not None)
+        last = one.shape[-3:] == (*want.shape[2:], want.shape[1])
+        if last and self.port.channels_last:
+            return
+        words = ["its channels last"] * last + ["fewer axes"] * (one.ndim < want.ndim)
+        note = f"the port's output, {'×'.join(map(str, one.shape))}, has {' and '.join(words)}: compared as N×C×H×W"
+        if not any("compared as N×C×H×W" in one for one in self.notes):
+            self.notes.append(note)
 
     # ---------------------------------------------------------------------------------- the diagnosis
 
@@ -428,6 +478,7 @@ class Search:
         for name, data in images if self.port.recorded is None else ():
             self.step(f"comparing on {name}")
             inputs.append(self.measured(name, data))
+        self.probed = inputs
         bound = self.bounds[output]
         worst = max(inputs, key=lambda one: min(one.error, 1e9))
         result = Diagnosis(
@@ -442,6 +493,8 @@ class Search:
             )
             if failed:
                 result.explanation += f"; {self.notes[-1]}"
+            if self.port.recorded is not None:
+                self.check_blobs(result, inputs[0])
             return result
         probe = next((one for one in inputs if one.error > bound), worst)
         again = [] if self.port.recorded is not None else self.port.run(probe.data)
@@ -463,6 +516,27 @@ class Search:
         trail.follow()
         self.conclude(result, trail, inputs)
         return result
+
+    def check_blobs(self, result: Diagnosis, probe: Input) -> None:
+        """Blobs that a file has under the network's names are to agree, too, whether the output shows it or not."""
+        values = self.port.values(probe.data)
+        for layer in self.order:
+            want = probe.values[layer.name]
+            got = None if layer.name not in values else differences.laid_out(values[layer.name], want.shape)
+            off = 0.0 if got is None else differences.error(got, want)
+            if got is not None and layer.relu:  # it may be kept from before its ReLU
+                off = min(off, differences.error(np.maximum(got, 0), want))
+            if got is None or off <= self.bounds[layer.name] or (coarse(got) and off < 0.01):
+                continue
+            result.verdict, result.first_difference = "differs", layer.name
+            result.floors = off / self.bounds[layer.name]
+            result.how = differences.describe(got, want, self.bounds[layer.name]).words
+            result.maps = got, want
+            result.explanation = (
+                f"the output agrees within what rounding may cost, but the file's {layer.name} {result.how}; the "
+                "output of this input does not show it"
+            )
+            return
 
     def constant(self, probe: Input) -> bool:
         """Whether the port gives the same output on another input: then it proves nothing about a mistake."""
@@ -488,7 +562,7 @@ class Search:
         Raises:
             PortError: it computed nothing that can be seen.
         """
-        name, data = list(self.probes(LARGER))[-1]
+        name, data = next(iter(self.probes()))
         values = self.port.values(data)
         if not any(array.shape != data.shape for array in values.values()):
             raise error
@@ -553,30 +627,28 @@ class Search:
         chosen = self.confirmed(trail, [trail.probe, *others]) if inputs else None
         result.reproduced = chosen is not None if trail.found and not trail.unknown else None
         groups = trail.found
-        picks = chosen or [group[0] for group in groups]
-        seen: dict[str, Cause] = {}
+        picks = chosen or trail.consistent()
+        seen: dict[str, tuple[Hypothesis, Cause]] = {}
         for number, (group, pick) in enumerate(zip(groups, picks, strict=True)):
             same = trail.equals.get(number, []) if chosen else [one for one in group if one is not pick][:6]
             for one in pick.hypotheses:
                 if one.key not in seen:
-                    seen[one.key] = self.cause(one)
-                    seen[one.key].alternatives = [other.words for other in same]
-        result.causes = sorted([*seen.values(), *trail.special], key=lambda cause: self.place(cause.layer))
+                    seen[one.key] = one, self.cause(one)
+                    seen[one.key][1].alternatives = [other.words for other in same]
+        result.causes = sorted([*together(seen.values()), *trail.special], key=lambda cause: self.place(cause.layer))
         reference = trail.probe.values
         places = [name for name in trail.places if name]
         first = min(places, key=self.place) if places else self.architecture.output
-        if first in trail.unknown and len(lost := self.lost(trail, first)) > 1:
-            self.notes.append(
-                f"nothing in the port is what the weights of {', '.join(lost[:3])}{', …' * (len(lost) > 3)} make: "
-                "it has other weights, or is another network"
-            )
+        if first in trail.unknown and (lost := trail.strange() or self.lost(trail, first)):
+            self.notes.append(self.about_lost(lost))
             first = lost[0]
         if not trail.shelf.inside and result.causes:
             first = min((cause.layer for cause in result.causes), key=self.place)
         result.first_difference = first
         there = trail.known.get(first)
-        if there is None and first == self.architecture.output:
-            there = trail.probe.output
+        if first == self.architecture.output and inputs:
+            laid = differences.laid_out(trail.probe.output, reference[first].shape)
+            there = trail.probe.output if laid is None else laid
         if there is not None:
             result.how = differences.describe(there, reference[first], self.bounds[first]).words
             if there.shape == reference[first].shape:
@@ -587,8 +659,24 @@ class Search:
         result.explanation = self.words(result, trail)
 
     def lost(self, trail: Trail, first: str) -> list[str]:
-        """The convolutions up to the first place whose results are nowhere in the port."""
-        return [name for name in trail.unseen() if self.place(name) <= self.place(first)]
+        """The convolutions up to the first place whose results are nowhere in the port; not one that a BatchNorm
+        behind it may be folded into."""
+        names = [name for name in trail.unseen() if self.place(name) <= self.place(first)]
+        layers = {layer.name: layer for layer in self.order}
+        return names if len(names) != 1 or trail.normalised(layers[names[0]]) is None else []
+
+    def about_lost(self, lost: Sequence[str]) -> str:
+        """What is to be said where the results of layers are nowhere in the port."""
+        some = f"{', '.join(lost[:3])}{', …' * (len(lost) > 3)}"
+        weights = (self.architecture.parameter_name(self.architecture.layer(name), "weight") for name in lost)
+        if any(name in self.other.held for name in weights):
+            return (
+                f"the port has the weights of {some}, but nothing in it is what they make: what they are given is "
+                "another image (padded, resized, cut) or another blob, or they are used in another way"
+            )
+        return (
+            f"nothing in the port is what the weights of {some} make: it has other weights, or computes something else"
+        )
 
     def cause(self, one: Hypothesis) -> Cause:
         """A hypothesis as a cause."""
@@ -610,7 +698,9 @@ class Search:
         times = Counter(key for group in trail.found for key in {hit.key for hit in group})
         for group in trail.found:  # one mistake in many layers rather than many in one each
             group.sort(key=lambda hit: (-times[hit.key], len(hit.layers)))
-        for hits in itertools.islice(itertools.product(*trail.found), 24):
+        alone = [min(group, key=lambda hit: len(hit.layers)) for group in trail.found]  # as many mistakes as layers
+        tried = itertools.islice(itertools.product(*trail.found), COMBINATIONS)
+        for hits in (*tried, trail.consistent(), alone):
             case = self.case
             changed: list[str] = []
             applied: set[str] = set()
@@ -623,6 +713,10 @@ class Search:
                 self.alternatives(trail, hits, inputs)
                 return list(hits)
         return None
+
+    def holds(self, hit: Hit) -> bool:
+        """Whether mistakes give the port's output on every probe, not by the luck of one size."""
+        return all(self.reproduces(hit.applied(self.case), hit.layers, one) for one in self.probed)
 
     def reproduces(self, case: Case, changed: Sequence[str], one: Input) -> bool:
         """Whether a network with mistakes gives the port's output."""
@@ -641,7 +735,8 @@ class Search:
         rounding of their input becomes."""
         bound = self.bounds[target]
         if target in changed and values.base is not None and values.layers[target].relu is False:
-            before, own = (float(np.abs(one[target]).max(initial=0)) for one in (values.base, values))
+            blobs = values.base.get(target), values.get(target)
+            before, own = (0.0 if one is None else float(np.abs(one).max(initial=0)) for one in blobs)
             if values.base.layers[target].relu and 0 < own < before:
                 bound = min(bound * before / own, 1e-3)
         if target not in changed or target != self.architecture.output:
@@ -676,7 +771,10 @@ class Search:
         if not result.causes:
             known = f"differs from {result.first_difference} on; no known cause"
             return f"{known}. {head[0].upper()}{head[1:]}"
-        listed = "; and ".join(cause.text for cause in result.causes)
+        listed = "; and ".join(in_words(result.causes))
+        if trail.unknown and self.place(trail.unknown[0]) < min(self.place(cause.layer) for cause in result.causes):
+            known = f"differs from {result.first_difference} on; no known cause"
+            return f"{known}. {head[0].upper()}{head[1:]}. Further on: {listed}"
         text = f"{head}. Cause: {listed}"
         if trail.unknown:
             text += f". Beyond that it differs from {', '.join(trail.unknown[:3])} on, for no known cause"
@@ -686,7 +784,8 @@ class Search:
                 + ("every input" if len(result.inputs) > 1 else "its input")
             )
         elif result.reproduced is False:
-            text += ". That explains what was found on one input, not the output on all: something else is wrong, too"
+            every = "the output on all" if len(result.inputs) > 1 else "the whole output"
+            text += f". That explains what was found on one input, not {every}: something else is wrong, too"
         if result.causes[0].alternatives:
             text += f" (or, with the same result: {'; '.join(result.causes[0].alternatives[:3])})"
         return text
@@ -769,24 +868,38 @@ class Trail:
             hits = self.explained(first)
             if hits:
                 self.found.append(hits)
-                self.places.append(hits[0].target)
+                self.places.append(self.begins(hits[0]))
                 self.take(hits[0].target, hits[0].value)
                 if first.name not in {*self.known, *self.passed()}:  # it gives its target nothing but a size
                     self.blind.add(first.name)
+            elif not self.shelf.has_output and self.found:
+                return
             elif not self.likely(first):
                 if first.name == output or not self.shelf.inside:
                     self.unknown.append(output)
                     self.places.append(output)
                     return
                 self.blind.add(first.name)
-                if not self.known and len(self.unseen()) > 1:  # nothing of it is there, nor anything behind it
-                    self.unknown.append(first.name)
-                    self.places.append(first.name)
-                    return
+            if len(strange := self.strange()) >= STRANGE:  # nothing of it is there
+                self.unknown.append(strange[0])
+                self.places.append(strange[0])
+                return
+
+    def begins(self, hit: Hit) -> str:
+        """The first layer between what is known and a hit that its mistake is in: its value need not be there."""
+        return next((layer.name for layer in self.between(hit.target) if layer.name in hit.layers), hit.target)
+
+    def strange(self) -> list[str]:
+        """The layers with weights that have no value in the port or none that is known to be theirs, if they all are
+        such."""
+        weighted = [one.name for one in self.search.order if one.kind in WEIGHTED]
+        wrong = [name for name in weighted if name in self.blind or name in self.unknown]
+        right = [name for name in weighted if name in self.known and name not in self.unknown]
+        return [] if right else wrong
 
     def unseen(self) -> list[str]:
-        """The convolutions that have no value in the port, in order."""
-        return [one.name for one in self.search.order if one.name in self.blind and one.kind == "Convolution"]
+        """The layers with weights that have no value in the port, in order."""
+        return [one.name for one in self.search.order if one.name in self.blind and one.kind in WEIGHTED]
 
     def segment(self, target: str) -> set[str]:
         """The layers between what is known and a target, and DATA where the input is one of their bottoms."""
@@ -812,26 +925,41 @@ class Trail:
                 if user not in self.known and user not in found:
                     found.append(user)
                     waiting.append(user)
-        return [*found, *([output] if output not in found else [])]
+        return [*found, *([output] if output not in found and self.shelf.has_output else [])]
 
     def explained(self, first: Any) -> list[Hit]:
         """The mistakes that explain why a layer's value is not there."""
+        if time.monotonic() > self.search.end:
+            self.search.say_unfinished()
+            return []
+        own = sum(group[0].hypotheses[0].variant.startswith(VARIANT) for group in self.found)
+        if own > 1 and (hits := self.other_weights(first)):
+            return hits  # a third layer of other weights
         already = {hit.key for group in self.found for hit in group}
         for number, target in enumerate(self.targets(first)):
             segment = self.segment(target)
             candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
             if self.shelf.inside and number > NEXT:  # what lies far behind is a matter of its own
+                if hits := self.other_weights(first):
+                    return hits
                 candidates = [one for one in candidates if first.name in one.layers or DATA in one.layers]
             if hits := self.sorted_hits(candidates, target, already):
                 return hits
-        hits = self.behind(first)
+        hits = self.behind(first) or self.other_weights(first)
         if hits:
             return hits
+        if hits := self.at_the_end():
+            return hits
+        if not self.shelf.has_output and self.found:
+            return []  # it failed there
+        if self.shelf.inside and any(self.search.other.lacks(layer) for layer in self.between(first.name)):
+            return []  # no two mistakes make up for weights that are not there
         return self.pairs(first.name if self.shelf.inside else self.architecture.output)
 
     def sorted_hits(self, candidates: list[Hypothesis], target: str, already: set[str]) -> list[Hit]:
         """The mistakes whose result is there, the likeliest first: those that were made before."""
         hits = self.tried(sorted(candidates, key=lambda one: one.key not in already), target)
+        hits = [hit for hit in hits if not hit.key.startswith(LEFT_OUT) or self.goes_on(hit)]
         least = min((hit.error for hit in hits), default=0.0)
         places = {name: place for place, (name, _) in enumerate(self.shelf.items)}
         latest = max((places.get(hit.value.name, 0) for hit in hits), default=0)
@@ -841,6 +969,33 @@ class Trail:
             return hit.key.startswith(LEFT_OUT) and places.get(hit.value.name, 0) < latest
 
         return sorted(hits, key=lambda hit: (hit.key not in already, passing(hit), hit.error > 10 * least))
+
+    def goes_on(self, hit: Hit) -> bool:
+        """Whether the port computes the next layer from what a mistake makes of this one."""
+        users = self.search.users.get(hit.target, [])
+        if not users or not self.shelf.inside:
+            return True
+        known = {**self.known, hit.target: hit.value.array}
+        for case in (self.search.case, hit.applied(self.search.case)):
+            values = Values(case, self.probe.data, known)
+            for user in users:
+                want = values.get(user)
+                if want is None or np.array_equal(want, hit.value.array) or self.has(want, user, hit):
+                    return True
+                mistakes = (one for one in self.search.catalogue if user in one.layers)
+                if any(self.has(values.of(one.apply(case), one.layers).get(user), user, hit) for one in mistakes):
+                    return True
+        return False
+
+    def has(self, want: np.ndarray | None, name: str, hit: Hit) -> bool:
+        """Whether the port has a value of a layer, other than that of a hit before it."""
+        there = None if want is None else self.shelf.find(want, self.bounds[name], {hit.value.name})
+        if there is None:
+            return False
+        before = hit.value.array
+        return before.shape != there[0].array.shape or not any(
+            np.array_equal(there[0].array, one) for one in (before, np.maximum(before, 0))
+        )
 
     def behind(self, first: Any) -> list[Hit]:
         """Mistakes that are made behind a layer whose own value is right: a mean of two maps is their sum at first."""
@@ -867,6 +1022,44 @@ class Trail:
         self.case = self.search.case
         self.values = self.fresh()
         return hits
+
+    def between(self, target: str) -> list[Any]:
+        """The layers between what is known and a target."""
+        segment = self.segment(target)
+        return [layer for layer in self.search.order if layer.name in segment]
+
+    def other_weights(self, first: Any) -> list[Hit]:
+        """A layer that the port has other weights for, proven with those that it has."""
+        if not self.shelf.inside:
+            return []
+        for target in self.targets(first)[: NEXT + 1]:
+            layers = self.between(target)
+            candidates = (one for layer in layers for one in self.search.other.hypotheses(layer))
+            for one in candidates:
+                hit = self.tested((one,), target)
+                if hit is not None:
+                    return [hit]
+        return []
+
+    def at_the_end(self) -> list[Hit]:
+        """Something that is done to the output as a whole, told by the output itself."""
+        name = self.architecture.output
+        want = self.values.get(name) if self.shelf.has_output else None
+        if want is None:
+            return []
+        for id, words, change in differences.changes(self.probe.output, want, self.bounds[name]):
+            hit = self.tested((Hypothesis(id, (name,), words, output_is(name, change)),), name)
+            if hit is not None:
+                return [hit]
+        return []
+
+    def consistent(self) -> list[Hit]:
+        """For each difference the mistake that changes least of what was found to be right."""
+
+        def contradicted(hit: Hit) -> int:
+            return sum(layer in self.known and layer not in self.places for layer in hit.layers)
+
+        return [min(group, key=contradicted) for group in self.found]
 
     def tried(self, candidates: Sequence[Hypothesis], target: str) -> list[Hit]:
         """The mistakes whose result is among the port's values, at a target."""
@@ -900,8 +1093,27 @@ class Trail:
         if not last and any(got.shape == one.shape and np.array_equal(got, one) for one in self.known.values()):
             return None  # nothing is done there: what comes next shows it
         taken = self.inner if last else {*self.names.values()} - {"output"}
-        there = self.shelf.find(got, self.search.allowed(values, target, layers), taken)
-        return None if there is None else Hit(those, target, *there)
+        allowed = self.search.allowed(values, target, layers)
+        if not self.shelf.inside:  # whatever is wrong before it rounds otherwise, too
+            allowed = max(allowed, min(4 * allowed, self.probe.error / 16))
+        there = self.shelf.find(got, allowed, taken)
+        if there is None or (not last and self.before_relu(there[0].array, target)):
+            return None
+        return Hit(those, target, *there)
+
+    def before_relu(self, array: np.ndarray, target: str) -> bool:
+        """Whether a value is another layer's before its ReLU: every port has it, on its way to that."""
+        if not array.size or array.min() >= 0:
+            return False
+        positive = np.maximum(array, 0)
+        return any(
+            name != target
+            and positive.shape == one.shape
+            and self.values.layers[name].relu
+            and differences.error(positive, one) <= self.bounds[name]
+            for name, one in self.known.items()
+            if name in self.values.layers
+        )
 
     def pairs(self, target: str) -> list[Hit]:
         """Two mistakes between what is known and a target, the likelier first, within the patience."""
@@ -913,33 +1125,45 @@ class Trail:
 
     def pairs_until(self, target: str, until: float) -> list[Hit]:
         """The same until a moment."""
+        self.search.step(f"looking for two causes at {target}")
+        for one, other in self.likely_pairs(target, until):
+            if time.monotonic() > until:
+                self.search.say_unfinished()
+                return []
+            if one.key == other.key or (one.id == other.id and one.layers == other.layers):
+                continue
+            hit = self.tested((one, other), target)
+            if hit is not None and (self.shelf.inside or self.search.holds(hit)):
+                return [hit]
+        return []
+
+    def likely_pairs(self, target: str, until: float) -> Iterator[tuple[Hypothesis, Hypothesis]]:
+        """Two mistakes: those of the likeliest, first one that is made twice, which may be a rare one; then one of
+        those and any."""
         segment = self.segment(target)
         candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
-        self.search.step(f"looking for two causes at {target}")
+        ranked = self.ranked([one for one in candidates if not rare(one)], target, until)
+        best, rest = ranked[:BEAM], ranked[BEAM:]
+        pairs = list(itertools.permutations(best, 2))
+        yield from (pair for pair in pairs if pair[0].id == pair[1].id)
+        yield from (pair for pair in pairs if pair[0].id != pair[1].id)
+        seldom = self.ranked([one for one in candidates if rare(one)], target, until)[:BEAM]
+        yield from (pair for pair in itertools.permutations(seldom, 2) if pair[0].id == pair[1].id)
+        for one, other in itertools.product(best, rest):
+            yield one, other
+            yield other, one
+
+    def ranked(self, candidates: Sequence[Hypothesis], target: str, until: float) -> list[Hypothesis]:
+        """Mistakes by how much what comes of them is like what the port has; as many as there is time for."""
         taken = {*self.names.values()} - {"output"}
         wanted = [array for name, array in self.shelf.items if name not in taken]
-        likeness: list[tuple[float, int]] = []
+        found: list[tuple[float, int]] = []
         for number, one in enumerate(candidates):
             if time.monotonic() > until:
                 break
             got = self.values.of(one.apply(self.search.case), one.layers).get(target)
-            likeness.append((max((alike(array, got) for array in wanted), default=0.0), number))
-        likeness.sort(reverse=True)
-        ranked = [number for _, number in likeness]
-        for a, b in sorted(itertools.product(range(len(ranked)), repeat=2), key=lambda ab: (min(ab), sum(ab))):
-            if a == b or min(a, b) >= BEAM:
-                continue
-            if time.monotonic() > until:
-                spent = f"{self.search.patience:g} seconds"
-                self.search.notes.append(f"not every pair of mistakes was tried within {spent} (--patience)")
-                return []
-            one, other = candidates[ranked[a]], candidates[ranked[b]]
-            if one.key == other.key or (one.id == other.id and one.layers == other.layers):
-                continue
-            hit = self.tested((one, other), target)
-            if hit is not None:
-                return [hit]
-        return []
+            found.append((-max((alike(array, got) for array in wanted), default=0.0), number))
+        return [candidates[number] for _, number in sorted(found)]
 
     def ends_early(self, first: Any) -> bool:
         """Whether the port's output is another blob of the network."""
@@ -974,7 +1198,8 @@ class Trail:
                 self.special.append(Cause("dropout_on", first.name, f"{words}: call eval(), or training=False"))
             elif (precision := coarse(array)) and differences.error(array, want) < 0.1:
                 if not any(cause.id == "half_precision" for cause in self.special):
-                    text = f"the port computes in {precision}, the network in float32"
+                    does = "computes in" if self.search.port.recorded is None else "has values of"
+                    text = f"the port {does} {precision}, the network float32"
                     self.special.append(Cause("half_precision", first.name, text))
             else:
                 continue
@@ -1000,8 +1225,13 @@ class Trail:
                 for place, array in self.shelf.shaped(shape)
                 if items[place][0] not in taken
             ]
-            if ranked:
-                score, place, array = max(ranked, key=lambda one: one[:2])
+            ranked.sort(key=lambda one: one[:2], reverse=True)
+            for _, place, array in ranked[:LIKELY]:
+                if self.leads_on(first, array):
+                    found = Seen(items[-place][0], array)
+                    break
+            if found is None and ranked:
+                score, place, array = ranked[0]
                 folded = self.normalised(first)
                 if folded is not None and alike(array, folded) > score:
                     continue  # a convolution and the BatchNorm behind it are one there
@@ -1013,6 +1243,18 @@ class Trail:
         self.places.append(first.name)
         self.take(first.name, found)
         return True
+
+    def leads_on(self, layer: Any, array: np.ndarray) -> bool:
+        """Whether the port has what the next layer makes of a value, if it is this layer's."""
+        values = Values(self.search.case, self.probe.data, {**self.known, layer.name: array})
+        for user in self.search.users.get(layer.name, []):
+            want = values.get(user)
+            if want is None or np.array_equal(want, array) or not np.ptp(want):
+                continue
+            there = self.shelf.find(want, self.bounds[user])
+            if there is not None and there[0].array is not array:
+                return True
+        return False
 
     def normalised(self, layer: Any) -> np.ndarray | None:
         """What the reference's BatchNorm makes of a convolution, where nothing else takes it."""
@@ -1036,6 +1278,46 @@ class Trail:
                 here = differences.error(there, want) if want is not None else float("inf")
             found.append(BlobState(layer.name, self.names.get(layer.name), off, here, self.bounds[layer.name]))
         return found
+
+
+def rare(one: Hypothesis) -> bool:
+    """Whether a mistake is not tried beside another."""
+    return one.id in RARE or (len(one.layers) == 1 and one.id in RARE_ALONE)
+
+
+def in_words(causes: Iterable[Cause]) -> Iterator[str]:
+    """Their texts; of more than two that say the same of one name each, "each of a, b, c (3 in all) is left out"."""
+    alike: dict[tuple[str, str], list[Cause]] = {}
+    for cause in causes:
+        alike.setdefault((cause.id, cause.text.partition(" ")[2]), []).append(cause)
+    for (_, rest), those in alike.items():
+        names = [cause.text.partition(" ")[0] for cause in those]
+        if len(those) < 3:
+            yield from (cause.text for cause in those)
+        else:
+            some = names if len(names) < 6 else [*names[:3], "…", names[-1]]
+            yield f"each of {', '.join(some)} ({len(names)} in all) {rest}"
+
+
+def together(found: Iterable[tuple[Hypothesis, Cause]]) -> Iterator[Cause]:
+    """Causes, where more than two layers have arrays of the port's own for one reason, those as one."""
+    alike: dict[str, list[Cause]] = {}
+    for one, cause in found:
+        if one.variant.startswith(VARIANT):
+            alike.setdefault(one.id, []).append(cause)
+        else:
+            yield cause
+    for id, causes in alike.items():
+        if len(causes) < 3:
+            yield from causes
+            continue
+        names = [cause.layer for cause in causes]
+        some = ", ".join(names if len(names) < 6 else [*names[:3], "…", names[-1]])
+        if id == "weights_other":
+            text = f"{len(names)} layers ({some}) do not have the weights given; load those, or compare with the port's"
+        else:
+            text = f"{len(names)} layers ({some}) alike: {causes[0].text}"
+        yield Cause(id, names[0], text)
 
 
 def alike(one: np.ndarray, other: np.ndarray | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,60 @@ def describe(got: np.ndarray, want: np.ndarray, tolerance: float) -> Way:
     if channels.sum() < len(channels):
         return Way("channels", f"differs in {int(channels.sum())} of {len(channels)} channels, {where}")
     return Way("edge" if "edge" in where else "", f"differs {where}")
+
+
+def changes(
+    got: np.ndarray, want: np.ndarray, tolerance: float
+) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
+    """What can be done to the channels of an output as a whole so that it becomes another one.
+
+    Args:
+        got: the one, N×C×H×W.
+        want: the other, of perhaps another number of channels.
+        tolerance: relative error up to which they are equal.
+
+    Yields:
+        An id, in words, and what makes `got` of `want`.
+    """
+    if got.ndim != 4 or got.shape[2:] != want.shape[2:] or got.shape[0] != want.shape[0]:
+        return
+    scale = float(np.abs(want).max(initial=0)) or 1.0
+    if got.shape == want.shape:
+        order = _permutation(want, got, tolerance * scale)
+        if order is not None:
+            text = f"the output's channels are in another order: it has the network's {_some(order)}"
+            yield "output_channels_permuted", text, lambda x: x[:, order]
+        factor = float((got * want).sum(dtype=np.float64) / max(float((want * want).sum(dtype=np.float64)), 1e-30))
+        if np.isfinite(factor) and factor:
+            text = f"the output is {factor:.6g} times the network's"
+            yield "output_scaled", text, lambda x: x * x.dtype.type(factor)
+        offset = np.median(got - want, axis=(0, 2, 3), keepdims=True)
+        if np.isfinite(offset).all():
+            text = f"the output's channels are larger by {_numbers(offset)}"
+            yield "output_offset", text, lambda x: x + offset.astype(x.dtype)
+        return
+    near = np.array([[np.abs(a - b).max(initial=0) for b in want.swapaxes(0, 1)] for a in got.swapaxes(0, 1)])
+    places = near.argmin(1)
+    known = near.min(1) <= tolerance * scale
+    constant = np.ptp(got, axis=(0, 2, 3)) == 0
+    if known.any() and (known | constant).all() and len(set(places[known])) == known.sum():
+        values = got[0, :, 0, 0]
+        lacking = sorted(set(range(want.shape[1])) - set(places[known].tolist()))
+        beyond = [place for place in range(got.shape[1]) if not known[place]]
+        texts = [f"lacks the channels {_some(lacking)} of the network's"] * bool(lacking)
+        texts += [f"has the channels {_some(beyond)} beside the network's, which are constant"] * bool(beyond)
+
+        def chosen(x: np.ndarray) -> np.ndarray:
+            picked = x[:, places].copy()
+            picked[:, ~known] = values[~known][:, None, None]
+            return picked
+
+        yield "output_channels", f"the output {' and '.join(texts)}", chosen
+
+
+def _numbers(offset: np.ndarray) -> str:
+    values = [f"{value:.4g}" for value in offset.ravel()[:8]]
+    return ", ".join(values) + (", …" if offset.size > 8 else "")
 
 
 def _moves(got: np.ndarray, want: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:

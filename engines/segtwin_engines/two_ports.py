@@ -12,12 +12,13 @@ import segtwin
 from segtwin import Preprocessing
 from segtwin.hypotheses.case import Change
 from segtwin.hypotheses.inputs import CAFFE_MEAN, TORCHVISION, wrong_inputs
-from segtwin.hypotheses.output import sigmoid, softmax
+from segtwin.hypotheses.output import TURNS, sigmoid, softmax
 
 from segtwin_engines import differences
 from segtwin_engines.diagnosis import SEED, BlobState, Cause, Diagnosis, Seen, Shelf, alike, coarse
 from segtwin_engines.loading import Chosen
 from segtwin_engines.ports import Port, PortError, open_port
+from segtwin_engines.weights_diagnosis import way
 
 TOLERANCE = 1e-4
 """Relative error up to which two models are equal: what float32 costs through fifty layers in any framework. Nothing
@@ -174,6 +175,10 @@ def first(result: Diagnosis, port: Port, ours: Port, data: np.ndarray) -> None:
             text = f"there is no ReLU after {unrectified.name}: the reference's {name} is its positive part"
             result.causes = [Cause("relu_missing", name, text)]
             break
+        named = next((array for other, array in shelf.items if other == name), None)
+        if named is not None and named.shape != value.shape and name not in taken:
+            place = name, Seen(name, named)  # of another size
+            break
         left = [
             (shelf.items[number][0] == name, alike(array, value), -number, array)
             for number, array in shelf.shaped(value.shape)
@@ -248,7 +253,21 @@ def causes(port: Port, ours: Port, data: list[np.ndarray], result: Diagnosis) ->
         if found is not None:
             yield found
             return
-    yield from wrong_node(port, ours, result)
+    node = next(wrong_node(port, ours, result), None)
+    if node is not None:
+        yield node
+        return
+    if (found := other_arrays(port, ours)) is not None:
+        yield found
+        return
+    for id, _, words, turn in TURNS:
+        if explained(turn):
+            yield Cause(f"output_{id}", "output", f"the model's output: {words}")
+            return
+    for id, words, change in differences.changes(*pairs[0], TOLERANCE):
+        if explained(change):
+            yield Cause(id, "output", words.replace("the network's", "the reference's"))
+            return
     way = differences.describe(*pairs[0], TOLERANCE)
     if way.id in ("rows_mirrored", "columns_mirrored", "mirrored", "channels_reversed", "transposed", "shifted",
                   "channels_permuted", "scaled", "offset", "zero", "nan") and all(
@@ -293,6 +312,22 @@ def same_with(port: Port, ours: Port, data: np.ndarray, change: Change) -> bool:
     )
 
 
+def other_arrays(port: Port, ours: Port) -> Cause | None:
+    """Of two models whose arrays have the same names: those that hold other numbers."""
+    theirs, want = port.weights(), ours.weights()
+    wrong = [
+        name for name in want
+        if name in theirs and theirs[name].shape == want[name].shape and not np.array_equal(theirs[name], want[name])
+    ]  # fmt: skip
+    if not wrong:
+        return None
+    first = wrong[0]
+    owner = next((name for name in want if np.array_equal(want[name], theirs[first])), None)
+    words = f"holds what is {owner} in the reference" if owner else way(theirs[first], want[first])[1]
+    rest = f", {len(wrong) - 1} more of its arrays differ, too" if len(wrong) > 1 else ""
+    return Cause("weights_other", first, f"the model's {first} {words or 'holds other numbers'}{rest}")
+
+
 def wrong_node(port: Port, ours: Port, result: Diagnosis) -> Iterator[Cause]:
     """Of two ONNX files: what their nodes say at the first difference."""
     name = result.first_difference or ""
@@ -307,6 +342,18 @@ def wrong_node(port: Port, ours: Port, result: Diagnosis) -> Iterator[Cause]:
         return
     from onnx import helper
 
+    theirs_of, ours_of = port.weights(), ours.weights()
+    there = {blob.name: blob.theirs for blob in result.blobs if blob.theirs and blob.name != name}
+    for mine_name, your_name in zip(mine.input, yours.input, strict=False):
+        want, got = ours_of.get(mine_name), theirs_of.get(your_name)
+        if want is not None and got is not None and not np.array_equal(got, want):
+            words = way(got, want)[1] or "holds other numbers"
+            yield Cause("weights_other", name, f"{yours.op_type} {theirs} has other weights: {your_name} {words}")
+            return
+        if there.get(mine_name, your_name) != your_name:
+            text = f"{yours.op_type} {theirs} takes {your_name}: the reference's {name} takes {there[mine_name]}"
+            yield Cause("operand", name, text)
+            return
     a, b = ({one.name: helper.get_attribute_value(one) for one in node.attribute} for node in (mine, yours))
     for key in sorted({*a, *b}):
         if a.get(key) != b.get(key):
