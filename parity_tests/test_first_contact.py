@@ -15,6 +15,7 @@ from goldens import FOLDER
 from segtwin_cli.main import COMMANDS, segtwin
 from segtwin_engines import installed
 from segtwin_engines.installed import available_engines
+from segtwin_engines.quiet import quiet_start
 
 PHOTO = Path(__file__).parent.parent / "docs/images/chelsea.jpg"
 
@@ -180,3 +181,9 @@ def test_a_command_that_imports_tensorflow_is_quiet(tmp_path: Path) -> None:
         assert ended.returncode == 2, ended.stderr
         assert ended.stderr.startswith("segtwin: "), ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
+
+
+def test_tensorflow_starts_where_standard_error_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with quiet_start():
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"]

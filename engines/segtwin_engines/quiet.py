@@ -18,6 +18,9 @@ def quiet_start() -> Iterator[None]:
     import tempfile
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if sys.stderr is None:  # closed
+        yield
+        return
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
