@@ -1144,11 +1144,10 @@ class Trail:
         candidates = [one for one in self.search.catalogue if segment & set(one.layers)]
         ranked = self.ranked([one for one in candidates if not rare(one)], target, until)
         best, rest = ranked[:BEAM], ranked[BEAM:]
-        pairs = list(itertools.permutations(best, 2))
-        yield from (pair for pair in pairs if pair[0].id == pair[1].id)
-        yield from (pair for pair in pairs if pair[0].id != pair[1].id)
-        seldom = self.ranked([one for one in candidates if rare(one)], target, until)[:BEAM]
-        yield from (pair for pair in itertools.permutations(seldom, 2) if pair[0].id == pair[1].id)
+        yield from (pair for pair in itertools.combinations(best, 2) if pair[0].id == pair[1].id)
+        yield from (pair for pair in itertools.permutations(best, 2) if pair[0].id != pair[1].id)
+        seldom = self.ranked([one for one in candidates if rare(one)], target, until)[: 4 * BEAM]
+        yield from (pair for pair in itertools.combinations(seldom, 2) if pair[0].id == pair[1].id)
         for one, other in itertools.product(best, rest):
             yield one, other
             yield other, one
