@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from segtwin_engines.diagnosis import BlobState, Cause, Diagnosis
 from segtwin_engines.diagnosis_page import draw
+from segtwin_engines.verdict import BlobState, Cause, Diagnosis
 
 CAUSE = Cause("mirrored", "fc6", "fc6/weight is mirrored")
 

@@ -21,25 +21,27 @@ if TYPE_CHECKING:
     from segtwin.explanation import explain
 
     from segtwin_engines.comparison import Comparison, Parity, parity
-    from segtwin_engines.diagnosis import Diagnosis, diagnose
+    from segtwin_engines.diagnosis import diagnose
     from segtwin_engines.engine import Engine
     from segtwin_engines.evaluation import Evaluation, chosen, evaluate, write_data_page, write_evaluation
     from segtwin_engines.installed import ENGINES, available_engines
     from segtwin_engines.loading import Assumed, load
     from segtwin_engines.ports import Port, PortError, open_port
     from segtwin_engines.prediction import LEGEND, Prediction, collect, plan, predict
+    from segtwin_engines.verdict import Diagnosis
     from segtwin_engines.weights_diagnosis import diagnose_weights
 
 _PLACES = {
     "segtwin.explanation": ("explain",),
     "segtwin_engines.comparison": ("Comparison", "Parity", "parity"),
-    "segtwin_engines.diagnosis": ("Diagnosis", "diagnose"),
+    "segtwin_engines.diagnosis": ("diagnose",),
     "segtwin_engines.engine": ("Engine",),
     "segtwin_engines.evaluation": ("Evaluation", "chosen", "evaluate", "write_data_page", "write_evaluation"),
     "segtwin_engines.installed": ("ENGINES", "available_engines"),
     "segtwin_engines.loading": ("Assumed", "load"),
     "segtwin_engines.ports": ("Port", "PortError", "open_port"),
     "segtwin_engines.prediction": ("LEGEND", "Prediction", "collect", "plan", "predict"),
+    "segtwin_engines.verdict": ("Diagnosis",),
     "segtwin_engines.weights_diagnosis": ("diagnose_weights",),
 }
 """Module → the names that are taken from it when they are first used: a prediction needs no diagnosis."""

@@ -7,8 +7,8 @@ import os
 
 import numpy as np
 
-from segtwin_engines.diagnosis import Diagnosis
 from segtwin_engines.evaluation import write_page as write
+from segtwin_engines.verdict import Diagnosis
 
 
 def write_page(result: Diagnosis, path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -11,6 +11,8 @@ from segtwin.architectures import Layer
 from segtwin.hypotheses import Case, Hypothesis
 from segtwin.hypotheses.case import PARAMETERS
 
+from segtwin_engines.weights_diagnosis import way
+
 LARGEST = 64
 """As many of the largest and smallest numbers of an array are looked at."""
 ROUNDED = 1 / 128
@@ -108,8 +110,6 @@ class OtherWeights:
 
     def hypothesis(self, layer: Layer, new: Mapping[str, Fit], number: int) -> Hypothesis:
         """A layer with arrays of the port."""
-        from segtwin_engines.weights_diagnosis import way
-
         texts, ids = [], []
         for name, fit in new.items():
             own, want = self.arrays[fit.number][0], np.asarray(self.case.weights[name])

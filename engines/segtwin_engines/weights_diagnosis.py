@@ -11,7 +11,7 @@ import segtwin_weights
 from segtwin.hypotheses.kernels import LAYOUTS
 from segtwin_weights import Weights
 
-from segtwin_engines.diagnosis import BlobState, Cause, Diagnosis
+from segtwin_engines.verdict import BlobState, Cause, Diagnosis
 
 EXACT = 1e-6
 """Relative error up to which two arrays hold the same numbers."""

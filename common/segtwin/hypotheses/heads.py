@@ -408,10 +408,7 @@ def resized(corners: bool) -> Operator:
         x = bottoms[0]
         for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
             have = x.shape[axis]
-            if corners:
-                place = np.linspace(0, have - 1, want)
-            else:
-                place = ((np.arange(want) + 0.5) * have / want - 0.5).clip(0, have - 1)
+            place = np.linspace(0, have - 1, want) if corners else oracle.half_pixel_places(have, want)
             x = oracle.sampled(x, axis, place)
         return x
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from segtwin import oracle
 from segtwin.architectures import Architecture, Layer
+from segtwin.hypotheses import heads
 from segtwin.hypotheses.case import Apply, Case, computed_by
 from segtwin.hypotheses.catalogue import Hypothesis
 from segtwin.oracle import Operator
@@ -36,37 +37,14 @@ def everywhere_and_each(id: str, words: str, operator: Operator, layers: Sequenc
         yield Hypothesis(id, (layer.name,), f"{layer.name} {words}", computed_by(operator, layer.name))
 
 
-def nearest(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
-    """Every pixel repeated."""
-    x = bottoms[0]
-    rows, columns = size_of(layer, bottoms)
-    for axis, want in ((2, rows), (3, columns)):
-        x = x.take(np.arange(want) * x.shape[axis] // want, axis)
-    return x
+def to_its_size(operator: Operator) -> Operator:
+    """An interpolation of the first bottom to the size of a layer's top."""
 
+    def resized(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
+        like = np.empty((1, 1, *size_of(layer, bottoms)), bottoms[0].dtype)
+        return operator(layer, architecture, [bottoms[0], like], parameters)
 
-def aligned(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
-    """Linear, first pixel onto first, last onto last."""
-    x = bottoms[0]
-    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
-        x = oracle.sampled(x, axis, np.linspace(0, x.shape[axis] - 1, want))
-    return x
-
-
-def half_pixel(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
-    """Linear, edges onto edges."""
-    x = bottoms[0]
-    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
-        x = oracle.sampled(x, axis, oracle.half_pixel_places(x.shape[axis], want))
-    return x
-
-
-def asymmetric(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
-    """Linear, at y · have / want, as TensorFlow 1."""
-    x = bottoms[0]
-    for axis, want in zip((2, 3), size_of(layer, bottoms), strict=True):
-        x = oracle.sampled(x, axis, (np.arange(want) * x.shape[axis] / want).clip(0, x.shape[axis] - 1))
-    return x
+    return resized
 
 
 def size_of(layer: Layer, bottoms: Arrays) -> tuple[int, int]:
@@ -74,6 +52,10 @@ def size_of(layer: Layer, bottoms: Arrays) -> tuple[int, int]:
     if layer.kind == "ResizeHalfPixel":
         return bottoms[1].shape[2], bottoms[1].shape[3]
     return 2 * bottoms[0].shape[2], 2 * bottoms[0].shape[3]
+
+
+nearest, asymmetric = to_its_size(heads.nearest), to_its_size(heads.asymmetric)
+aligned, half_pixel = to_its_size(heads.resized(True)), to_its_size(heads.resized(False))
 
 
 def unpooled_in_reverse(layer: Layer, architecture: Architecture, bottoms: Arrays, parameters: Arrays) -> np.ndarray:
