@@ -60,6 +60,11 @@ class Hit:
         return " + ".join(one.key for one in self.hypotheses)
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether one of them leaves out what a port computes."""
+        return any(one.id in LEFT_OUT for one in self.hypotheses)
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """What they touch."""
         return tuple(layer for one in self.hypotheses for layer in one.layers)
@@ -244,21 +249,22 @@ class Trail:
     def sorted_hits(self, candidates: list[Hypothesis], target: str, already: set[str]) -> list[Hit]:
         """The mistakes whose result is there, the likeliest first: those that were made before."""
         hits = self.tried(sorted(candidates, key=lambda one: one.key not in already), target)
-        hits = [hit for hit in hits if not hit.key.startswith(LEFT_OUT) or self.goes_on(hit)]
+        hits = [hit for hit in hits if self.goes_on(hit)]
         least = min((hit.error for hit in hits), default=0.0)
         places = {name: place for place, (name, _) in enumerate(self.shelf.items)}
         latest = max((places.get(hit.value.name, 0) for hit in hits), default=0)
 
         def passing(hit: Hit) -> bool:
             """Whether something is left out, and something else is made of the value next, as a ReLU6."""
-            return hit.key.startswith(LEFT_OUT) and places.get(hit.value.name, 0) < latest
+            return hit.leaves_out and places.get(hit.value.name, 0) < latest
 
         return sorted(hits, key=lambda hit: (hit.key not in already, passing(hit), hit.error > 10 * least))
 
     def goes_on(self, hit: Hit) -> bool:
-        """Whether the port computes the next layer from what a mistake makes of this one."""
+        """Whether the port computes the next layer from what a mistake makes of this one, where it would have that
+        without the mistake, too."""
         users = self.search.users.get(hit.target, [])
-        if not users or not self.shelf.inside:
+        if not hit.leaves_out or not users or not self.shelf.inside:
             return True
         known = {**self.known, hit.target: hit.value.array}
         for case in (self.search.case, hit.applied(self.search.case)):
@@ -415,10 +421,12 @@ class Trail:
             if time.monotonic() > until:
                 self.search.say_unfinished()
                 return []
-            if one.key == other.key or (one.id == other.id and one.layers == other.layers):
+            if one.id == other.id and set(one.layers) & set(other.layers):
                 continue
             hit = self.tested((one, other), target)
-            if hit is not None and (self.shelf.inside or self.search.holds(hit)):
+            if hit is None:
+                continue
+            if self.goes_on(hit) if self.shelf.inside else self.search.holds(hit):
                 return [hit]
         return []
 
@@ -566,4 +574,5 @@ class Trail:
 
 def rare(one: Hypothesis) -> bool:
     """Whether a mistake is not tried beside another."""
-    return one.id in RARE or (len(one.layers) == 1 and one.id in RARE_ALONE)
+    turned_back = DATA in one.layers and len(one.layers) > 1  # the same as kernels that are turned
+    return turned_back or one.id in RARE or (len(one.layers) == 1 and one.id in RARE_ALONE)
