@@ -238,6 +238,9 @@ def test_a_file_that_fails_at_every_size_is_followed_to_where_it_fails(exported:
 
     found = segtwin_engines.diagnose(altered(exported, stride), "unet", weights_of("unet"), patience=1)
     assert (ids(found), found.first_difference) == (["pool_stride"], "p2"), found.explanation
+    assert "something else is wrong" not in found.explanation
+    assert ": Concat " in found.explanation, "the node that fails"
+    assert not found.notes
     assert found.explanation.startswith("the port fails on every input that was tried (")
 
 

@@ -392,7 +392,7 @@ class Search:
             self.architecture.name, self.port.name, "differs", float("inf"), notes=self.notes, inputs=[name]
         )  # fmt: skip
         self.conclude(result, trail, [])
-        result.reproduced = None
+        self.notes[:] = [note for note in self.notes if not note.startswith("the port takes no input")]
         result.explanation = f"the port fails on every input that was tried ({error}). {result.explanation}"
         return result
 
@@ -444,7 +444,7 @@ class Search:
         """From what was found on one input to the verdict."""
         others = [one for one in inputs if one is not trail.probe]
         chosen = self.confirmed(trail, [trail.probe, *others]) if inputs else None
-        result.reproduced = chosen is not None if trail.found and not trail.unknown else None
+        result.reproduced = chosen is not None if inputs and trail.found and not trail.unknown else None
         groups = trail.found
         picks = chosen or trail.consistent()
         seen: dict[str, tuple[Hypothesis, Cause]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
         try:
             return [one for one in plain.run(None, {source.name: source.fed(data)}) if isinstance(one, np.ndarray)]
         except Exception as error:
-            raise failed(str(path), data, error) from None
+            raise failed(str(path), data, RuntimeError(reason(error))) from None
 
     def values(data: np.ndarray) -> Values:
         outputs = {one.name for one in plain.get_outputs()}
@@ -87,6 +88,14 @@ def of_file(path: Path, kind: str, in_channels: int | None) -> Port:
         str(path), run, values, source.size, source.channels, nodes=nodes, weights=weights,
         channels_last=source.channels_last,
     )  # fmt: skip
+
+
+def reason(error: Exception) -> str:
+    """What ONNX Runtime says of a run that failed: the node, and what is wrong; not where in its source that is."""
+    text = " ".join(str(error).split())
+    node = re.search(r"running (\w+) node\. Name:'([^']*)'", text)
+    what = text.rpartition(" was false. ")[2][-160:]
+    return f"{node[1]} {node[2]}: {what}" if node else what
 
 
 def session(path: Path, graph: onnx.ModelProto | None, nodes: int = 0) -> onnxruntime.InferenceSession:
