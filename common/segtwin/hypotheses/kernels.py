@@ -30,7 +30,7 @@ def of(case: Case) -> Iterator[Hypothesis]:
         for layer in spatial:
             yield Hypothesis(
                 id if layer.kernel < 7 or "order" not in id else f"{layer.name}_order" if layer.relu else id,
-                (layer.name,), f"{weight(case, layer)} {words.replace('are', 'is', 1).replace('were', 'was')}",
+                (layer.name,), f"{weight(case, layer)} {of_one(words)}",
                 weight_is(weight(case, layer), change),
                 "chw" if id == "kernel_order_chw" else "",
             )  # fmt: skip
@@ -56,6 +56,13 @@ def of(case: Case) -> Iterator[Hypothesis]:
     yield from biases(case)
     yield from swapped(case, those)
     yield from narrowed(case)
+
+
+def of_one(words: str) -> str:
+    """What is said of several kernels, of one."""
+    several, rest = words.split(" ", 1)
+    verb = {"are": "is", "were": "was", "have": "has"}[several]
+    return f"{verb} {rest}".replace("their", "its").replace(" are ", " is ")
 
 
 def weight(case: Case, layer: Layer) -> str:
