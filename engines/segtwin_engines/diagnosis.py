@@ -35,7 +35,7 @@ from segtwin_engines.other_weights import VARIANT, OtherWeights
 from segtwin_engines.ports import Port, PortError, open_port
 from segtwin_engines.shelf import Shelf, coarse, dropped
 from segtwin_engines.trail import Hit, Trail
-from segtwin_engines.verdict import Cause, Diagnosis, in_words
+from segtwin_engines.verdict import Cause, Diagnosis, first_and_last, in_words
 
 SEED = 14
 SIZES = ((65, 97), (96, 64), (33, 46))
@@ -623,7 +623,7 @@ def together(found: Iterable[tuple[Hypothesis, Cause]]) -> Iterator[Cause]:
             yield from causes
             continue
         names = [cause.layer for cause in causes]
-        some = ", ".join(names if len(names) < 6 else [*names[:3], "…", names[-1]])
+        some = first_and_last(names)
         if id == "weights_other":
             text = f"{len(names)} layers ({some}) do not have the weights given; load those, or compare with the port's"
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +68,11 @@ def describe(got: np.ndarray, want: np.ndarray, tolerance: float) -> Way:
             return Way(id, words)
     order = _permutation(got, want, tolerance * scale)
     if order is not None:
-        return Way("channels_permuted", f"has its channels in another order ({_some(order)})")
-    factor = float((got * want).sum(dtype=np.float64) / max(float((want * want).sum(dtype=np.float64)), 1e-30))
+        return Way("channels_permuted", f"has its channels in another order ({some(order)})")
+    factor = _factor(got, want)
     if factor and np.abs(got - factor * want).max() <= tolerance * abs(factor) * scale:
         return Way("scaled", f"is {factor:.6g} times as large")
-    offset = np.median(got - want, axis=(0, 2, 3), keepdims=True)
+    offset = _offset(got, want)
     if np.abs(got - want - offset).max() <= tolerance * scale:
         return Way("offset", "differs by a constant in each channel")
     off = np.abs(got - want) > tolerance * scale
@@ -102,15 +102,15 @@ def changes(
     if got.shape == want.shape:
         order = _permutation(want, got, tolerance * scale)
         if order is not None:
-            text = f"the output's channels are in another order: it has the network's {_some(order)}"
+            text = f"the output's channels are in another order: it has the network's {some(order)}"
             yield "output_channels_permuted", text, lambda x: x[:, order]
-        factor = float((got * want).sum(dtype=np.float64) / max(float((want * want).sum(dtype=np.float64)), 1e-30))
+        factor = _factor(got, want)
         if np.isfinite(factor) and factor:
             text = f"the output is {factor:.6g} times the network's"
             yield "output_scaled", text, lambda x: x * x.dtype.type(factor)
-        offset = np.median(got - want, axis=(0, 2, 3), keepdims=True)
+        offset = _offset(got, want)
         if np.isfinite(offset).all():
-            text = f"the output's channels are larger by {_numbers(offset)}"
+            text = f"the output's channels are larger by {some([f'{value:.4g}' for value in offset.ravel()])}"
             yield "output_offset", text, lambda x: x + offset.astype(x.dtype)
         return
     near = np.array([[np.abs(a - b).max(initial=0) for b in want.swapaxes(0, 1)] for a in got.swapaxes(0, 1)])
@@ -121,8 +121,8 @@ def changes(
         values = got[0, :, 0, 0]
         lacking = sorted(set(range(want.shape[1])) - set(places[known].tolist()))
         beyond = [place for place in range(got.shape[1]) if not known[place]]
-        texts = [f"lacks the channels {_some(lacking)} of the network's"] * bool(lacking)
-        texts += [f"has the channels {_some(beyond)} beside the network's, which are constant"] * bool(beyond)
+        texts = [f"lacks the channels {some(lacking)} of the network's"] * bool(lacking)
+        texts += [f"has the channels {some(beyond)} beside the network's, which are constant"] * bool(beyond)
 
         def chosen(x: np.ndarray) -> np.ndarray:
             picked = x[:, places].copy()
@@ -132,9 +132,14 @@ def changes(
         yield "output_channels", f"the output {' and '.join(texts)}", chosen
 
 
-def _numbers(offset: np.ndarray) -> str:
-    values = [f"{value:.4g}" for value in offset.ravel()[:8]]
-    return ", ".join(values) + (", …" if offset.size > 8 else "")
+def _factor(got: np.ndarray, want: np.ndarray) -> float:
+    """By which `got` is most nearly larger."""
+    return float((got * want).sum(dtype=np.float64) / max(float((want * want).sum(dtype=np.float64)), 1e-30))
+
+
+def _offset(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """By which each channel of `got` is larger."""
+    return np.median(got - want, axis=(0, 2, 3), keepdims=True)
 
 
 def _moves(got: np.ndarray, want: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -189,8 +194,9 @@ def _where(pixels: np.ndarray) -> str:
     return f"in {pixels.mean():.0%} of the pixels" if pixels.mean() < 0.995 else "everywhere"
 
 
-def _some(order: list[int]) -> str:
-    return ", ".join(map(str, order[:8])) + (", …" if len(order) > 8 else "")
+def some(values: Sequence[object]) -> str:
+    """The first of them."""
+    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
 
 
 def _shape(array: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,5 +108,9 @@ def in_words(causes: Iterable[Cause]) -> Iterator[str]:
         if len(those) < 3:
             yield from (cause.text for cause in those)
         else:
-            some = names if len(names) < 6 else [*names[:3], "…", names[-1]]
-            yield f"each of {', '.join(some)} ({len(names)} in all) {rest}"
+            yield f"each of {first_and_last(names)} ({len(names)} in all) {rest}"
+
+
+def first_and_last(names: Sequence[str]) -> str:
+    """Names, of many the first three and the last."""
+    return ", ".join(names if len(names) < 6 else [*names[:3], "…", names[-1]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import segtwin_weights
 from segtwin.hypotheses.kernels import LAYOUTS
 from segtwin_weights import Weights
 
+from segtwin_engines.differences import some
 from segtwin_engines.verdict import BlobState, Cause, Diagnosis
 
 EXACT = 1e-6
@@ -155,11 +156,11 @@ def way(got: np.ndarray, want: np.ndarray) -> tuple[str, str]:
         if want.ndim > axis and want.shape[axis] > 1 and want.ndim > 1:
             order = permutation(np.moveaxis(got, axis, 0), np.moveaxis(want, axis, 0))
             if order is not None:
-                return "channels_permuted", f"has its {words} in another order ({_some(order)})"
+                return "channels_permuted", f"has its {words} in another order ({some(order)})"
     if want.ndim == 1 and want.size > 1 and np.array_equal(np.sort(half), np.sort(want.astype(np.float32))):
         order = permutation(got, want)
         if order is not None:
-            return "channels_permuted", f"has its numbers in another order ({_some(order)})"
+            return "channels_permuted", f"has its numbers in another order ({some(order)})"
     if want.ndim == 1 and want.size > 1 and want.min() > 0:
         for power, words in (
             (0.5, "the square root: a standard deviation in place of a variance"),
@@ -168,9 +169,9 @@ def way(got: np.ndarray, want: np.ndarray) -> tuple[str, str]:
             if _error(got, want.astype(np.float64) ** power) <= 4 * EXACT:
                 return "batchnorm_deviation", f"is {words}"
     if want.ndim == 4 and want.shape[1] > 1 and (factors := along(got, want, 1)) is not None:
-        return "scaled", f"has each of its inputs times a number of its own ({_some(factors)})"
+        return "scaled", f"has each of its inputs times a number of its own ({some(factors)})"
     if want.ndim > 1 and want.shape[0] > 1 and (factors := along(got, want, 0)) is not None:
-        return "scaled", f"has each of its outputs times a number of its own ({_some(factors)}): BatchNorm, folded in?"
+        return "scaled", f"has each of its outputs times a number of its own ({some(factors)}): BatchNorm, folded in?"
     if (steps := quantised(got, want)) is not None:
         return "quantised", f"is rounded to {steps} steps, as 8-bit integers are"
     wrong = np.abs(got - want) > EXACT * np.abs(want).max()
@@ -250,10 +251,6 @@ def quantised(got: np.ndarray, want: np.ndarray) -> int | None:
     if near and whole <= 256 < want.size // 4:
         return whole
     return count if near and count <= 256 < mine.shape[1] // 4 else None
-
-
-def _some(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
 
 
 def permutation(got: np.ndarray, want: np.ndarray) -> list[int] | None:

@@ -33,28 +33,9 @@ def of(case: Case) -> Iterator[Hypothesis]:
         elif layer.kind == "Eltwise":
             yield from sums(layer)
         elif layer.kind == "Concat":
-            yield Hypothesis(
-                "concat_order", (layer.name,),
-                f"{layer.name} has its parts in the wrong order: it is {', '.join(layer.bottoms)}",
-                computed_by(reversed_parts, layer.name),
-            )  # fmt: skip
+            yield from orders(layer)
         elif layer.kind == "Scale":
             yield from scales(case, layer)
-        if layer.kind == "Concat" and len(layer.bottoms) > 2:
-            for words, bottoms in (
-                ("last part first", layer.bottoms[-1:] + layer.bottoms[:-1]),
-                ("first part last", layer.bottoms[1:] + layer.bottoms[:1]),
-            ):
-                yield Hypothesis(
-                    "concat_order", (layer.name,), f"{layer.name} has its {words}: it is {', '.join(layer.bottoms)}",
-                    layer_is(layer.name, bottoms=bottoms), words,
-                )  # fmt: skip
-    several = [layer.name for layer in case.architecture.layers if layer.kind == "Concat"]
-    if len(several) > 1:
-        yield Hypothesis(
-            "concat_order", tuple(several), "the concatenations have their last part, what was upsampled, first",
-            computed_by(last_first, *several), "last first",
-        )  # fmt: skip
     joins = [layer for layer in case.architecture.layers if layer.kind == "Concat"]
     joined = [layer.name for layer in joins]
     if len(joined) > 1:
@@ -62,6 +43,11 @@ def of(case: Case) -> Iterator[Hypothesis]:
             "concat_order", tuple(joined), "the concatenations have their parts in the wrong order: "
             f"{joined[0]} is {', '.join(joins[0].bottoms)}", computed_by(reversed_parts, *joined),
         )  # fmt: skip
+        if any(len(layer.bottoms) > 2 for layer in joins):
+            yield Hypothesis(
+                "concat_order", tuple(joined), "the concatenations have their last part, what was upsampled, first",
+                computed_by(last_first, *joined), "last first",
+            )  # fmt: skip
     yield from all_learned(case)
     cropped = [layer.name for layer in case.architecture.layers if layer.kind == "Crop"]
     if len(cropped) > 1:
@@ -495,6 +481,24 @@ def all_but(number: int) -> Callable[[list[np.ndarray]], np.ndarray]:
         return np.add.reduce([part for place, part in enumerate(parts) if place != number])
 
     return function
+
+
+def orders(layer: Layer) -> Iterator[Hypothesis]:
+    """The parts of a concatenation in the reverse order; of more than two, turned by one place."""
+    right = f"it is {', '.join(layer.bottoms)}"
+    yield Hypothesis(
+        "concat_order", (layer.name,), f"{layer.name} has its parts in the wrong order: {right}",
+        computed_by(reversed_parts, layer.name),
+    )  # fmt: skip
+    if len(layer.bottoms) > 2:
+        for words, bottoms in (
+            ("last part first", layer.bottoms[-1:] + layer.bottoms[:-1]),
+            ("first part last", layer.bottoms[1:] + layer.bottoms[:1]),
+        ):
+            yield Hypothesis(
+                "concat_order", (layer.name,), f"{layer.name} has its {words}: {right}",
+                layer_is(layer.name, bottoms=bottoms), words,
+            )  # fmt: skip
 
 
 def reversed_parts(

@@ -68,9 +68,9 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
     def prepared(image: np.ndarray) -> np.ndarray:
         return (image * scale - mean) / std
 
-    other_colour = "RGB" if said.colour == "BGR" else "BGR"
+    other = "RGB" if said.colour == "BGR" else "BGR"
+    colours = (said.colour, other) if channels == 3 else (said.colour,)
     if channels == 3:
-        other = other_colour
         yield WrongInput(
             "input_order",
             f"the network takes its channels in the order {other}: they are {said.colour}; turn the image's channels "
@@ -110,7 +110,7 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
                         lambda data, theirs=theirs: data + (mean - theirs) / std,  # type: ignore[misc]
                     )
     if mean.any() or scale != 1 or (std != 1).any():
-        for colour in (said.colour, "RGB" if said.colour == "BGR" else "BGR") if channels == 3 else (said.colour,):
+        for colour in colours:
             turn = colour != said.colour
             yield WrongInput(
                 "preprocessing_inside",
@@ -131,7 +131,7 @@ def wrong_inputs(preprocessing: Preprocessing, channels: int) -> Iterator[WrongI
         (lambda image: image - mean.mean() / scale, "that with one mean for all channels subtracted", "one mean"),
         (lambda image: image - 128, "that with 128 subtracted", "128"),
     ):
-        for colour in (said.colour, other_colour) if channels == 3 else (said.colour,):
+        for colour in colours:
             if variant == "one mean" and not np.ptp(mean):
                 continue
             turn = colour != said.colour
